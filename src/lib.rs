@@ -1,0 +1,37 @@
+//! Waypost: one agent per Kubernetes node for service load balancing and cluster DNS.
+//!
+//! Data flows in one direction:
+//!
+//! ```text
+//! API server or manifests ─▶ source ─▶ store ─▶ proxy (the plan) ─▶ nft (the commit) ─▶ kernel
+//!                                        │                             │ committed
+//!                                        └────────▶ dns (records) ◀────┘ ─▶ answers
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`model`] | services, endpoint slices and nodes, stripped to what the agent needs; no I/O |
+//! | [`source`] | the edge: Kubernetes objects in, model updates out |
+//! | [`store`] | the one state: every object of the cluster that matters here, and what changed |
+//! | [`proxy`] | pure: from a service and its endpoints to the destinations that the kernel should hold |
+//! | [`nft`] | the tables: layout, differences, netlink, and an in-memory kernel for tests |
+//! | [`dns`] | records, answers (pure), and the servers and forwarding around them |
+//! | [`admin`] | health, readiness, metrics |
+//! | [`config`] | flags, environment and file, made into one validated [`config::Config`] |
+//! | [`agent`] | the one place where everything is wired together |
+//! | [`lab`] | network namespaces as nodes and pods: for the demo and for tests with real packets |
+//! | [`commands`] | one file for each verb of the command line |
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod admin;
+pub mod agent;
+pub mod commands;
+pub mod config;
+pub mod dns;
+pub mod lab;
+pub mod model;
+pub mod nft;
+pub mod proxy;
+pub mod source;
+pub mod store;

@@ -1,0 +1,54 @@
+//! EndpointSlices as the agent sees them.
+
+use super::{Family, Name, ObjectKey, Protocol};
+use std::net::IpAddr;
+
+/// Namespace and name of an EndpointSlice.
+pub type SliceKey = ObjectKey;
+
+/// One EndpointSlice of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Namespace and name of the slice.
+    pub key: SliceKey,
+    /// The Service it belongs to (label `kubernetes.io/service-name`).
+    pub service: ObjectKey,
+    /// Its `addressType`; slices of type FQDN never get here.
+    pub family: Family,
+    /// Its ports; those with a nil or zero number are left out.
+    pub ports: Box<[SlicePort]>,
+    /// Its endpoints, one for each address.
+    pub endpoints: Box<[Endpoint]>,
+    /// Whether it carries the label `service.kubernetes.io/headless`: such slices are for DNS only, as in kube-proxy.
+    pub headless: bool,
+}
+
+/// A port of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlicePort {
+    /// The port's name; empty when nil. Joined with the Service's port of the same name and protocol.
+    pub name: Name,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The number on the endpoints; never 0.
+    pub port: u16,
+}
+
+/// One address of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// `conditions.ready`; nil counts as true.
+    pub ready: bool,
+    /// `conditions.serving`; nil counts as true.
+    pub serving: bool,
+    /// `conditions.terminating`; nil counts as false.
+    pub terminating: bool,
+    /// Not the endpoint's first address: kube-proxy sends traffic to the first one only, CoreDNS serves all.
+    pub secondary: bool,
+    /// `hostname`, under which DNS names the endpoint.
+    pub hostname: Option<Name>,
+    /// `nodeName`: the endpoint is local on the node with this name, whatever its address.
+    pub node: Option<Name>,
+}

@@ -1,0 +1,171 @@
+//! Services, endpoint slices and nodes, stripped to what the agent needs.
+//!
+//! Nothing here does I/O or knows a Kubernetes type: [`crate::source`] makes these values, everything behind it reads them.
+
+mod endpoints;
+mod intern;
+mod service;
+
+pub use endpoints::{Endpoint, Slice, SliceKey, SlicePort};
+pub use intern::Interner;
+pub use service::{AddressKind, Policy, Service, ServiceKind, ServicePort};
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A shared, immutable string: namespaces, names and port names repeat thousands of times (see [`Interner`]).
+pub type Name = Arc<str>;
+
+/// IPv4 or IPv6. Each family has its own table and stands alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families, in the order in which the agent handles them.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Family {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    /// `IPv4` or `IPv6`, as kube-proxy's metrics label them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
+}
+
+/// A transport protocol that Services can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The IP protocol number (IANA).
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// The protocol with this IP protocol number.
+    pub fn from_number(number: u8) -> Option<Protocol> {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.number() == number)
+    }
+
+    /// The lower-case name, as in DNS (`_tcp`) and in nft.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Namespace and name of an object; for a slice's service too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// The namespace.
+    pub namespace: Name,
+    /// The name.
+    pub name: Name,
+}
+
+impl ObjectKey {
+    /// A key of these two names.
+    pub fn new(namespace: impl Into<Name>, name: impl Into<Name>) -> ObjectKey {
+        ObjectKey { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What the agent needs to know of the node it runs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The node's own addresses: the first InternalIP (else ExternalIP) of each family, as kube-proxy's `primary` means it.
+    pub addresses: Vec<IpAddr>,
+    /// Whether load balancers should send traffic here: false while the Node is being deleted or carries the taint
+    /// `ToBeDeletedByClusterAutoscaler`.
+    pub eligible: bool,
+}
+
+/// One change of the cluster's objects, in the order in which the source saw them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update {
+    /// A full listing of this kind begins. Objects of the kind that are not applied before [`Update::ListEnd`] are gone.
+    ListBegin(Kind),
+    /// The full listing of this kind is complete.
+    ListEnd(Kind),
+    /// A Service was added or changed.
+    Service(Box<Service>),
+    /// A Service is gone (or is malformed: that counts as absent).
+    ServiceGone(ObjectKey),
+    /// An EndpointSlice was added or changed.
+    Slice(Box<Slice>),
+    /// An EndpointSlice is gone, malformed, or no longer belongs to a Service.
+    SliceGone(SliceKey),
+    /// A Namespace exists.
+    Namespace(Name),
+    /// A Namespace is gone.
+    NamespaceGone(Name),
+    /// The agent's own Node was added or changed.
+    Node(Node),
+    /// The agent's own Node is gone.
+    NodeGone,
+}
+
+/// The kinds that the agent watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    Slice,
+    /// Namespaces.
+    Namespace,
+    /// The agent's own Node.
+    Node,
+}
+
+impl fmt::Display for Kind {
+    /// The resource's plural name, as kubectl and RBAC rules write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Service => "services",
+            Kind::Slice => "endpointslices",
+            Kind::Namespace => "namespaces",
+            Kind::Node => "nodes",
+        })
+    }
+}

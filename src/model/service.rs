@@ -1,0 +1,114 @@
+//! A Service as the agent sees it.
+
+use super::{Family, Name, ObjectKey, Protocol};
+use ipnet::IpNet;
+use std::fmt;
+use std::net::IpAddr;
+
+/// A Service: where it is reached, and how its traffic is to be treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// ClusterIP (NodePort and LoadBalancer included), headless, or ExternalName.
+    pub kind: ServiceKind,
+    /// `clusterIPs`: at most one of each family; empty for headless and ExternalName services.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses of `status.loadBalancer.ingress` that the node must serve (ipMode `VIP` or unset).
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`; empty means unrestricted.
+    pub source_ranges: Vec<IpNet>,
+    /// Ports, as declared.
+    pub ports: Vec<ServicePort>,
+    /// `internalTrafficPolicy`.
+    pub internal_policy: Policy,
+    /// `externalTrafficPolicy`.
+    pub external_policy: Policy,
+    /// Session affinity by client address, with its time-out in seconds; `None` without affinity.
+    pub affinity_seconds: Option<u32>,
+    /// `healthCheckNodePort`; 0 when the Service has none.
+    pub health_check_node_port: u16,
+    /// False when the label `service.kubernetes.io/service-proxy-name` gives the Service to another proxy.
+    /// Its names are served all the same.
+    pub proxied: bool,
+    /// Creation time, seconds since 1970: of two services that claim one address and port the older wins.
+    pub created: i64,
+}
+
+impl Service {
+    /// The addresses of one kind.
+    pub fn addresses(&self, kind: AddressKind) -> &[IpAddr] {
+        match kind {
+            AddressKind::ClusterIp => &self.cluster_ips,
+            AddressKind::LoadBalancer => &self.load_balancer_ips,
+            AddressKind::ExternalIp => &self.external_ips,
+            AddressKind::NodePort => &[],
+        }
+    }
+
+    /// The ClusterIP of a family.
+    pub fn cluster_ip(&self, family: Family) -> Option<IpAddr> {
+        self.cluster_ips.iter().copied().find(|address| Family::of(*address) == family)
+    }
+}
+
+/// What kind of Service this is, as far as proxy and DNS are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    /// Has (or will get) a ClusterIP; NodePort and LoadBalancer services too.
+    ClusterIp,
+    /// `clusterIP: None`: names only, one address for each ready endpoint.
+    Headless,
+    /// An alias for this DNS name (as written, without a trailing dot).
+    ExternalName(Box<str>),
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The port's name; empty when it has none. Slices are joined by name and protocol, never by `targetPort`.
+    pub name: Name,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port on the service's addresses.
+    pub port: u16,
+    /// The port on the node's addresses; 0 when the service has none.
+    pub node_port: u16,
+}
+
+/// A traffic policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Any endpoint.
+    #[default]
+    Cluster,
+    /// Endpoints on the node that received the packet.
+    Local,
+}
+
+/// The kinds of address under which a Service is reached, in the order in which they win over each other when two services
+/// claim one address and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AddressKind {
+    /// `clusterIPs`.
+    ClusterIp,
+    /// `status.loadBalancer.ingress`.
+    LoadBalancer,
+    /// `externalIPs`.
+    ExternalIp,
+    /// A node address with `nodePort`.
+    NodePort,
+}
+
+impl fmt::Display for AddressKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AddressKind::ClusterIp => "ClusterIP",
+            AddressKind::LoadBalancer => "load balancer address",
+            AddressKind::ExternalIp => "externalIP",
+            AddressKind::NodePort => "NodePort",
+        })
+    }
+}

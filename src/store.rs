@@ -1,0 +1,292 @@
+//! The one state: every object of the cluster that matters here, and what has changed since it was last asked.
+//!
+//! One owner (the agent's loop) applies [`Update`]s and takes the dirty keys. Listings may be repeated at any time: what a new
+//! listing does not mention is gone, which is how deletions survive a lost watch.
+
+use crate::model::{Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Services, slices, namespaces and the node.
+#[derive(Debug, Default)]
+pub struct Store {
+    services: HashMap<ObjectKey, Listed<Service>>,
+    /// Slices by service, then by the slice's own key, so that a service's slices are found without a scan.
+    slices: HashMap<ObjectKey, BTreeMap<SliceKey, Listed<Slice>>>,
+    slice_owner: HashMap<SliceKey, ObjectKey>,
+    namespaces: HashMap<Name, u32>,
+    node: Option<Listed<Node>>,
+    listing: [Listing; 4],
+    dirty: Dirty,
+}
+
+/// A value and the number of the listing that mentioned it last.
+#[derive(Debug)]
+struct Listed<T> {
+    value: T,
+    listing: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Listing {
+    number: u32,
+    under_way: bool,
+    complete_once: bool,
+}
+
+/// What has changed since [`Store::take_dirty`] was last called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Services whose own object or slices changed.
+    pub services: BTreeSet<ObjectKey>,
+    /// Namespaces that appeared or disappeared.
+    pub namespaces: BTreeSet<Name>,
+    /// The node changed.
+    pub node: bool,
+}
+
+impl Dirty {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.namespaces.is_empty() && !self.node
+    }
+}
+
+impl Store {
+    /// Applies one update.
+    pub fn apply(&mut self, update: Update) {
+        match update {
+            Update::ListBegin(kind) => self.list_begin(kind),
+            Update::ListEnd(kind) => self.list_end(kind),
+            Update::Service(service) => self.put_service(*service),
+            Update::ServiceGone(key) => self.drop_service(&key),
+            Update::Slice(slice) => self.put_slice(*slice),
+            Update::SliceGone(key) => self.drop_slice(&key),
+            Update::Namespace(name) => self.put_namespace(name),
+            Update::NamespaceGone(name) => self.drop_namespace(&name),
+            Update::Node(node) => self.put_node(Some(node)),
+            Update::NodeGone => self.put_node(None),
+        }
+    }
+
+    /// Whether a full listing of this kind has been seen.
+    pub fn is_listed(&self, kind: Kind) -> bool {
+        self.listing[kind as usize].complete_once
+    }
+
+    /// The Service with this key.
+    pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key).map(|listed| &listed.value)
+    }
+
+    /// The slices of a Service, ordered by their keys; they may exist before the Service or without it.
+    pub fn slices(&self, service: &ObjectKey) -> Vec<&Slice> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(|listed| &listed.value).collect()
+    }
+
+    /// Whether the namespace exists.
+    pub fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains_key(name)
+    }
+
+    /// The agent's own Node, if the API server has it.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref().map(|listed| &listed.value)
+    }
+
+    /// The keys of all Services.
+    pub fn service_keys(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.services.keys()
+    }
+
+    /// How many Services there are.
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// What changed since the last call.
+    pub fn take_dirty(&mut self) -> Dirty {
+        std::mem::take(&mut self.dirty)
+    }
+
+    fn list_begin(&mut self, kind: Kind) {
+        let listing = &mut self.listing[kind as usize];
+        listing.number += 1;
+        listing.under_way = true;
+    }
+
+    /// Removes what the listing that ends did not mention. An end without a begin (a listing that broke off and began anew) is harmless.
+    fn list_end(&mut self, kind: Kind) {
+        let listing = &mut self.listing[kind as usize];
+        if !listing.under_way {
+            return;
+        }
+        listing.under_way = false;
+        listing.complete_once = true;
+        let current = listing.number;
+        match kind {
+            Kind::Service => {
+                let gone: Vec<_> = stale(self.services.iter().map(|(key, listed)| (key, listed.listing)), current);
+                gone.iter().for_each(|key| self.drop_service(key));
+            }
+            Kind::Slice => {
+                let all = self.slices.values().flat_map(|slices| slices.iter().map(|(key, listed)| (key, listed.listing)));
+                let gone: Vec<_> = stale(all, current);
+                gone.iter().for_each(|key| self.drop_slice(key));
+            }
+            Kind::Namespace => {
+                let gone: Vec<_> = stale(self.namespaces.iter().map(|(name, listing)| (name, *listing)), current);
+                gone.iter().for_each(|name| self.drop_namespace(name));
+            }
+            Kind::Node => {
+                if self.node.as_ref().is_some_and(|listed| listed.listing != current) {
+                    self.put_node(None);
+                }
+            }
+        }
+    }
+
+    fn number(&self, kind: Kind) -> u32 {
+        self.listing[kind as usize].number
+    }
+
+    fn put_service(&mut self, service: Service) {
+        let listing = self.number(Kind::Service);
+        let key = service.key.clone();
+        let changed = self.service(&key) != Some(&service);
+        self.services.insert(key.clone(), Listed { value: service, listing });
+        if changed {
+            self.dirty.services.insert(key);
+        }
+    }
+
+    fn drop_service(&mut self, key: &ObjectKey) {
+        if self.services.remove(key).is_some() {
+            self.dirty.services.insert(key.clone());
+        }
+    }
+
+    fn put_slice(&mut self, slice: Slice) {
+        let listing = self.number(Kind::Slice);
+        if self.slice_owner.get(&slice.key).is_some_and(|owner| *owner != slice.service) {
+            self.drop_slice(&slice.key);
+        }
+        self.slice_owner.insert(slice.key.clone(), slice.service.clone());
+        let of_service = self.slices.entry(slice.service.clone()).or_default();
+        let changed = of_service.get(&slice.key).is_none_or(|listed| listed.value != slice);
+        if changed {
+            self.dirty.services.insert(slice.service.clone());
+        }
+        of_service.insert(slice.key.clone(), Listed { value: slice, listing });
+    }
+
+    fn drop_slice(&mut self, key: &SliceKey) {
+        let Some(service) = self.slice_owner.remove(key) else { return };
+        if let Some(of_service) = self.slices.get_mut(&service) {
+            of_service.remove(key);
+            if of_service.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+        self.dirty.services.insert(service);
+    }
+
+    fn put_namespace(&mut self, name: Name) {
+        let listing = self.number(Kind::Namespace);
+        if self.namespaces.insert(name.clone(), listing).is_none() {
+            self.dirty.namespaces.insert(name);
+        }
+    }
+
+    fn drop_namespace(&mut self, name: &Name) {
+        if self.namespaces.remove(name).is_some() {
+            self.dirty.namespaces.insert(name.clone());
+        }
+    }
+
+    fn put_node(&mut self, node: Option<Node>) {
+        if self.node() != node.as_ref() {
+            self.dirty.node = true;
+        }
+        let listing = self.number(Kind::Node);
+        self.node = node.map(|value| Listed { value, listing });
+    }
+}
+
+fn stale<'a, K: Clone + 'a>(entries: impl Iterator<Item = (&'a K, u32)>, current: u32) -> Vec<K> {
+    entries.filter(|(_, listing)| *listing != current).map(|(key, _)| key.clone()).collect()
+}
+
+impl FromIterator<Update> for Store {
+    fn from_iter<I: IntoIterator<Item = Update>>(updates: I) -> Store {
+        let mut store = Store::default();
+        updates.into_iter().for_each(|update| store.apply(update));
+        store
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Family;
+    use std::collections::HashSet;
+
+    fn slice(name: &str, service: &str) -> Update {
+        Update::Slice(Box::new(Slice {
+            key: ObjectKey::new("default", name),
+            service: ObjectKey::new("default", service),
+            family: Family::V4,
+            ports: Box::new([]),
+            endpoints: Box::new([]),
+            headless: false,
+        }))
+    }
+
+    fn owners(store: &Store, service: &str) -> HashSet<String> {
+        store.slices(&ObjectKey::new("default", service)).iter().map(|slice| slice.key.name.to_string()).collect()
+    }
+
+    #[test]
+    fn what_a_new_listing_does_not_mention_is_gone() {
+        let mut store: Store =
+            [Update::ListBegin(Kind::Slice), slice("web-1", "web"), slice("web-2", "web"), Update::ListEnd(Kind::Slice)]
+                .into_iter()
+                .collect();
+        store.take_dirty();
+        store.apply(Update::ListBegin(Kind::Slice));
+        store.apply(slice("web-2", "web"));
+        assert!(store.take_dirty().is_empty(), "an unchanged object makes nothing dirty, and nothing is gone before the end");
+        store.apply(Update::ListEnd(Kind::Slice));
+        assert_eq!(owners(&store, "web"), HashSet::from(["web-2".to_string()]));
+        assert_eq!(store.take_dirty().services.len(), 1);
+    }
+
+    #[test]
+    fn a_slice_that_changes_its_service_leaves_the_old_one() {
+        let mut store: Store = [slice("s", "old")].into_iter().collect();
+        store.take_dirty();
+        store.apply(slice("s", "new"));
+        assert!(owners(&store, "old").is_empty());
+        assert_eq!(store.take_dirty().services.len(), 2, "both services must be planned again");
+    }
+
+    #[test]
+    fn a_listing_that_broke_off_removes_nothing() {
+        let mut store: Store = [
+            Update::ListBegin(Kind::Namespace),
+            Update::Namespace("a".into()),
+            Update::Namespace("b".into()),
+            Update::ListEnd(Kind::Namespace),
+            Update::ListBegin(Kind::Namespace),
+            Update::Namespace("a".into()),
+            Update::ListBegin(Kind::Namespace),
+            Update::Namespace("a".into()),
+            Update::Namespace("b".into()),
+            Update::ListEnd(Kind::Namespace),
+        ]
+        .into_iter()
+        .collect();
+        assert!(store.has_namespace("a") && store.has_namespace("b"));
+        assert!(store.is_listed(Kind::Namespace) && !store.is_listed(Kind::Service));
+        store.take_dirty();
+    }
+}
