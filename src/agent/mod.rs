@@ -7,6 +7,8 @@ mod data_path;
 mod follow;
 mod metrics;
 mod node_addresses;
+#[cfg(test)]
+mod tests;
 
 use crate::admin::{self, AdminError, Registries, Status};
 use crate::config::{Config, ProxyConfig, Role};
