@@ -56,3 +56,41 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
         None => ExitCode::FAILURE,
     }
 }
+
+/// An error and its causes on one line; a cause whose words stand there already is not repeated.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if !text.contains(&cause) {
+            let gap = if text.is_empty() { "" } else { ": " };
+            text += &format!("{gap}{cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_line_in_which_nothing_stands_twice() {
+        let error = anyhow!("connection\n  refused").context("no answer").context("cannot list: no answer");
+        assert_eq!(describe(&error), "cannot list: no answer: connection refused");
+    }
+
+    #[test]
+    fn a_wrong_configuration_has_an_exit_code_of_its_own() {
+        let wrong = anyhow::Error::from(ConfigError::NoDnsAddress);
+        assert_eq!(format!("{:?}", exit_code(&wrong)), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(format!("{:?}", exit_code(&anyhow!("other"))), format!("{:?}", ExitCode::FAILURE));
+    }
+}

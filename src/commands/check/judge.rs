@@ -1,6 +1,7 @@
 //! From facts to findings: pure.
 
 use super::facts::{Chain, Facts, Probe, Reading, Ruleset, SourceFact};
+use crate::admin::holder::Holder;
 use crate::config::{ClusterSource, Config, Role};
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -147,13 +148,16 @@ impl Judge<'_> {
     }
 
     fn ports(&mut self) {
+        let runs = |holder: &Holder| holder.process.clone().filter(|process| process.name == "waypost");
         for (setting, protocol, address, holder) in &self.facts.taken {
-            let found = format!("{setting} {address} ({protocol}) is taken by {holder}");
-            if holder.process.as_ref().is_some_and(|process| process.name == "waypost") {
-                self.note("ports", found, "nothing, if that is the agent of this node");
-                continue;
+            if runs(holder).is_none() {
+                let found = format!("{setting} {address} ({protocol}) is taken by {holder}");
+                self.error("ports", found, format!("stop it, or give --{setting} another address"));
             }
-            self.error("ports", found, format!("stop it, or give --{setting} another address"));
+        }
+        if let Some(agent) = self.facts.taken.iter().find_map(|(.., holder)| runs(holder)) {
+            let found = format!("waypost runs here already (process {}) and has its ports", agent.pid);
+            self.note("waypost", found, "nothing, if that is the agent of this node; stop it before another is started");
         }
     }
 

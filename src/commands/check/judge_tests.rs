@@ -184,10 +184,13 @@ fn a_taken_port_names_setting_address_and_holder() {
 fn a_port_held_by_the_running_agent_is_no_error() {
     let address = "127.0.0.1:10249".parse().unwrap();
     let holder = Holder { address, process: Some(Process { pid: 7, name: "waypost".into() }) };
-    let taken = vec![("metrics-bind-address", Protocol::Tcp, address, holder)];
+    let taken = vec![
+        ("metrics-bind-address", Protocol::Tcp, address, holder.clone()),
+        ("healthz-bind-address", Protocol::Tcp, address, holder),
+    ];
     starts(
         only(&config(&[]), &Facts { taken, ..good() }),
-        "Note ports: metrics-bind-address 127.0.0.1:10249 (tcp) is taken by waypost",
+        "Note waypost: waypost runs here already (process 7) and has its ports",
     );
 }
 
