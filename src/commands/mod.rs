@@ -57,14 +57,15 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// An error and its causes on one line; a cause whose words stand there already is not repeated.
+/// An error and its causes, the first line of each; a cause whose words stand there already is not repeated.
 pub fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        if !text.contains(&cause) {
+        let cause = cause.to_string();
+        let line = cause.lines().next().unwrap_or_default();
+        if !text.contains(line) {
             let gap = if text.is_empty() { "" } else { ": " };
-            text += &format!("{gap}{cause}");
+            text += &format!("{gap}{line}");
         }
     }
     text
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn an_error_is_one_line_in_which_nothing_stands_twice() {
-        let error = anyhow!("connection\n  refused").context("no answer").context("cannot list: no answer");
+        let error = anyhow!("connection refused\n | excerpt").context("no answer").context("cannot list: no answer");
         assert_eq!(describe(&error), "cannot list: no answer: connection refused");
     }
 

@@ -155,6 +155,11 @@ impl Judge<'_> {
                 self.error("ports", found, format!("stop it, or give --{setting} another address"));
             }
         }
+        for (setting, ip) in &self.facts.absent {
+            let prefix = if ip.is_ipv4() { 32 } else { 128 };
+            let advice = format!("`ip address add {ip}/{prefix} dev lo`, or give --{setting} another address");
+            self.error("addresses", format!("{setting} {ip} is no address of this host"), advice);
+        }
         if let Some(agent) = self.facts.taken.iter().find_map(|(.., holder)| runs(holder)) {
             let found = format!("waypost runs here already (process {}) and has its ports", agent.pid);
             self.note("waypost", found, "nothing, if that is the agent of this node; stop it before another is started");

@@ -22,6 +22,7 @@ fn good() -> Facts {
         bridges: Vec::new(),
         bridge_nf_call_iptables: None,
         taken: Vec::new(),
+        absent: Vec::new(),
         resolv_conf: Some(Ok(vec!["192.0.2.53".parse().unwrap()])),
         source: SourceFact::Reached { refused: Vec::new() },
     }
@@ -177,6 +178,16 @@ fn a_taken_port_names_setting_address_and_holder() {
         only(&config(DNS), &Facts { taken, ..good() }),
         "Error ports: dns-address 169.254.20.10:53 (udp) is taken by dnsmasq (process 7) on 0.0.0.0:53 \
          -> stop it, or give --dns-address another address"
+    );
+}
+
+#[test]
+fn an_address_that_the_host_lacks_is_an_error_with_the_command_that_adds_it() {
+    let absent = vec![("dns-address", "fd00::10".parse().unwrap())];
+    assert_eq!(
+        only(&config(DNS), &Facts { absent, ..good() }),
+        "Error addresses: dns-address fd00::10 is no address of this host \
+         -> `ip address add fd00::10/128 dev lo`, or give --dns-address another address"
     );
 }
 
