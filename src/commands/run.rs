@@ -36,7 +36,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let mut source = source(&config, updates.clone()).await?;
-    let mut agent = agent::start(config, received).await?;
+    let agent = agent::start(config, received).await?;
     let outcome = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, "stopping; the rules stay in the kernel and go on serving");
