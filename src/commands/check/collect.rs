@@ -2,8 +2,8 @@
 
 use super::facts::{Chain, Facts, IptablesChains, Probe, Reading, Ruleset};
 use super::source;
-use crate::admin::holder;
 use crate::config::{Config, ProxyConfig, Role, Upstreams};
+use crate::holder;
 use crate::model::{Family, Protocol};
 use crate::nft::{Committer, Layout, Netlink, NftError};
 use crate::proxy::Delta;

@@ -1,6 +1,6 @@
 //! What `waypost check` knows of the host: plain data, so that the judgement can be tested without one.
 
-use crate::admin::holder::Holder;
+use crate::holder::Holder;
 use crate::model::{Kind, Protocol};
 use std::net::{IpAddr, SocketAddr};
 

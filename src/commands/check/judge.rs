@@ -1,8 +1,8 @@
 //! From facts to findings: pure.
 
 use super::facts::{Chain, Facts, Probe, Reading, Ruleset, SourceFact};
-use crate::admin::holder::Holder;
 use crate::config::{ClusterSource, Config, Role};
+use crate::holder::Holder;
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 
@@ -161,7 +161,7 @@ impl Judge<'_> {
             self.error("addresses", format!("{setting} {ip} is no address of this host"), advice);
         }
         if let Some(agent) = self.facts.taken.iter().find_map(|(.., holder)| runs(holder)) {
-            let found = format!("waypost runs here already (process {}) and has its ports", agent.pid);
+            let found = format!("waypost runs here already (pid {}) and has its ports", agent.pid);
             self.note("waypost", found, "nothing, if that is the agent of this node; stop it before another is started");
         }
     }

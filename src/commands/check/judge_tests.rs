@@ -1,7 +1,7 @@
 use super::*;
-use crate::admin::holder::{Holder, Process};
 use crate::commands::check::facts::IptablesChains;
 use crate::config::{RunArgs, Surroundings, load};
+use crate::holder::{Holder, Process};
 use crate::model::{Kind, Protocol};
 
 fn config(flags: &[(&str, &str)]) -> Config {
@@ -176,7 +176,7 @@ fn a_taken_port_names_setting_address_and_holder() {
     let taken = vec![("dns-address", Protocol::Udp, "169.254.20.10:53".parse().unwrap(), holder)];
     assert_eq!(
         only(&config(DNS), &Facts { taken, ..good() }),
-        "Error ports: dns-address 169.254.20.10:53 (udp) is taken by dnsmasq (process 7) on 0.0.0.0:53 \
+        "Error ports: dns-address 169.254.20.10:53 (udp) is taken by dnsmasq (pid 7) on 0.0.0.0:53 \
          -> stop it, or give --dns-address another address"
     );
 }
@@ -199,10 +199,7 @@ fn a_port_held_by_the_running_agent_is_no_error() {
         ("metrics-bind-address", Protocol::Tcp, address, holder.clone()),
         ("healthz-bind-address", Protocol::Tcp, address, holder),
     ];
-    starts(
-        only(&config(&[]), &Facts { taken, ..good() }),
-        "Note waypost: waypost runs here already (process 7) and has its ports",
-    );
+    starts(only(&config(&[]), &Facts { taken, ..good() }), "Note waypost: waypost runs here already (pid 7) and has its ports");
 }
 
 #[test]
