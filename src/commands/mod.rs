@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod demo;
 mod logging;
 pub mod run;
 
@@ -27,6 +28,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup,
+    /// Shows services and DNS at work on this machine: real nftables, real packets, no root, no cluster
+    Demo(demo::DemoArgs),
     /// Print the version
     Version,
 }
@@ -41,6 +44,7 @@ impl Cli {
             Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::run(&args),
             Verb::Cleanup => cleanup::run().map(|()| ExitCode::SUCCESS),
+            Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));
                 Ok(ExitCode::SUCCESS)
