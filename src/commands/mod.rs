@@ -24,12 +24,12 @@ pub struct Cli {
 enum Verb {
     /// Run the agent of this node, or with --role dns the DNS servers behind the kube-dns Service
     Run(RunArgs),
+    /// Show services and DNS at work on this machine: real nftables, real packets, no root, no cluster
+    Demo(demo::DemoArgs),
     /// Print the effective configuration and what this host lacks for running with it
     Check(check::CheckArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup,
-    /// Shows services and DNS at work on this machine: real nftables, real packets, no root, no cluster
-    Demo(demo::DemoArgs),
     /// Print the version
     Version,
 }
@@ -42,9 +42,9 @@ impl Cli {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::run(&args),
             Verb::Cleanup => cleanup::run().map(|()| ExitCode::SUCCESS),
-            Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));
                 Ok(ExitCode::SUCCESS)
@@ -58,5 +58,43 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<ConfigError>() {
         Some(_) => ExitCode::from(2),
         None => ExitCode::FAILURE,
+    }
+}
+
+/// An error, and of its causes the first line each; a cause whose words stand there already is not repeated.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        let line = cause.lines().next().unwrap_or_default();
+        if !text.contains(line) {
+            text += &format!(": {line}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_follow_an_error_and_nothing_stands_twice() {
+        let error = anyhow!("connection refused\n | excerpt").context("no answer").context("cannot list: no answer");
+        assert_eq!(describe(&error), "cannot list: no answer: connection refused");
+    }
+
+    #[test]
+    fn a_wrong_configuration_has_an_exit_code_of_its_own() {
+        let wrong = anyhow::Error::from(ConfigError::NoDnsAddress);
+        assert_eq!(format!("{:?}", exit_code(&wrong)), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(format!("{:?}", exit_code(&anyhow!("other"))), format!("{:?}", ExitCode::FAILURE));
     }
 }
