@@ -135,6 +135,11 @@ fn with_a_gateway() -> Result<(), Failed> {
             assert_eq!(outcome, Outcome::TimedOut, "the gateway gets it and knows nobody of that address");
         }
     }
+    node.own_pod_network("10.96.0.0/16".parse()?)?;
+    node.own_pod_network("fd00:96::/64".parse()?)?;
+    for target in nowhere {
+        assert_eq!(lab::connect(&client, Protocol::Tcp, target, PATIENCE), Outcome::Unreachable);
+    }
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use cluster::{Cluster, agent_config};
 use linger::{Stage, Wishes};
 use scratch::Scratch;
 use screen::{Screen, counted, short};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -57,6 +57,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let folder =
         args.dir.as_ref().map(|dir| dir.canonicalize().with_context(|| format!("the folder {}", dir.display()))).transpose()?;
     let begun = Instant::now();
+    if !Path::new("/proc/sys/net/ipv6").exists() {
+        bail!("this kernel has IPv6 switched off (ipv6.disable=1 on its command line?); the demo shows both families");
+    }
     lab::enter()?;
     let config = agent_config();
     logging::init(&config.log)?;
@@ -66,20 +69,15 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         None => scratch.samples()?,
     })?;
     let mut screen = Screen::default();
-    let ignored: Vec<_> = manifests.ignored.iter().map(|ignored| format!("{} {}", ignored.kind, ignored.name)).collect();
-
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting threads")?;
     let (updates, told) = mpsc::channel::<Update>(1024);
     let mut cluster = Cluster::new(updates)?;
     let agent = runtime.block_on(agent::start(config, told)).context("starting the agent")?;
-    let remarks: Vec<_> = cluster.apply(manifests)?.into_iter().filter(|change| !change.starts_with(['+', '~', '-'])).collect();
+    let remarks = cluster.apply(manifests)?.remarks;
     wait_until_ready(&runtime, &agent)?;
 
     introduce(&cluster, &screen, begun);
-    if !ignored.is_empty() {
-        screen.line(&screen.faint(&format!("ignored, because it means nothing here: {}", ignored.join(", "))));
-    }
     remarks.iter().for_each(|remark| screen.line(&screen.faint(remark)));
     names::show(&cluster, &mut screen)?;
     traffic::show(&cluster, &mut screen)?;

@@ -17,8 +17,10 @@ use std::fs;
 /// [`LabError::Forbidden`] names the setting that stands in the way and says how root can run the same command.
 pub fn enter() -> Result<(), LabError> {
     let (uid, gid) = (Uid::current(), Gid::current());
+    let forbidden = |errno| forbidden(errno, uid);
     match unshare(CloneFlags::CLONE_NEWUSER) {
-        Ok(()) => map_to_root(uid, gid)?,
+        // AppArmor's restriction lets the namespace be made and refuses here.
+        Ok(()) => map_to_root(uid, gid).map_err(forbidden)?,
         Err(_) if uid.is_root() => {}
         Err(errno) => return Err(forbidden(errno)),
     }
@@ -28,17 +30,16 @@ pub fn enter() -> Result<(), LabError> {
         .map_err(LabError::errno("making the mounts private"))
 }
 
-fn map_to_root(uid: Uid, gid: Gid) -> Result<(), LabError> {
-    for (file, text) in [("setgroups", "deny".to_string()), ("uid_map", format!("0 {uid} 1")), ("gid_map", format!("0 {gid} 1"))]
-    {
-        let path = format!("/proc/self/{file}");
-        fs::write(&path, text).map_err(LabError::system(format!("writing {path}")))?;
-    }
-    Ok(())
+fn map_to_root(uid: Uid, gid: Gid) -> Result<(), Errno> {
+    let write = |file: &str, text: &str| fs::write(format!("/proc/self/{file}"), text);
+    write("setgroups", "deny")
+        .and_then(|()| write("uid_map", &format!("0 {uid} 1")))
+        .and_then(|()| write("gid_map", &format!("0 {gid} 1")))
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
 }
 
 /// What forbids namespaces, from the settings that are known to do so.
-fn forbidden(errno: Errno) -> LabError {
+fn forbidden(errno: Errno, uid: Uid) -> LabError {
     let setting = |name: &str| fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok();
     let is = |name: &str, value: &str| setting(name).is_some_and(|text| text.trim() == value);
     let seccomp = fs::read_to_string("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line == "Seccomp:\t2"));
@@ -61,8 +62,12 @@ fn forbidden(errno: Errno) -> LabError {
     } else {
         (format!("the kernel says {errno}"), "")
     };
-    let allow = if fix.is_empty() { String::new() } else { format!("Root can allow it: {fix}\n") };
-    let advice = format!("{allow}Or run the same command as root: sudo {}", command_line());
+    let mut advice = if fix.is_empty() { Vec::new() } else { vec![format!("Root of the machine can allow it: {fix}")] };
+    advice.push(match uid.is_root() {
+        true => "Being root here is not enough: the process needs the capability SYS_ADMIN".to_string(),
+        false => format!("Root can run the same command without that: sudo {}", command_line()),
+    });
+    let advice = advice.join("\n");
     LabError::Forbidden { reason, advice }
 }
 

@@ -3,10 +3,11 @@
 use super::{LabError, Namespace};
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkMessage};
 use rtnetlink::sys::SocketAddr as NetlinkAddress;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, MulticastGroup, RouteMessageBuilder};
@@ -113,6 +114,17 @@ impl Wire {
             handle.link().del(index).execute().await
         })
     }
+}
+
+/// Answers packets to addresses of this network that nobody has with "unreachable".
+pub(super) fn make_unreachable(namespace: &Namespace, network: IpNet) -> Result<(), LabError> {
+    netlink(namespace, &format!("making {network} unreachable"), async |handle| {
+        let mut route = RouteMessageBuilder::<IpAddr>::new().kind(RouteType::Unreachable).build();
+        route.header.address_family = if network.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        route.header.destination_prefix_length = network.prefix_len();
+        route.attributes.push(RouteAttribute::Destination(network.network().into()));
+        handle.route().add(route).execute().await
+    })
 }
 
 /// Brings the loopback interface up.

@@ -3,6 +3,7 @@
 use super::links::{self, Source, Wire};
 use super::servers::{Serve, Server};
 use super::{LabError, Namespace};
+use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,8 @@ impl Node {
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
             ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/all/disable_ipv6", "0"),
+            ("ipv6/conf/default/disable_ipv6", "0"),
             ("ipv4/ip_forward", "1"),
             ("ipv6/conf/all/forwarding", "1"),
         ] {
@@ -69,12 +72,23 @@ impl Node {
         outside.wire.become_default(&self.namespace, &one_each.into_iter().flatten().collect::<Vec<_>>())
     }
 
+    /// Answers packets to pods that are not (any more) there with "unreachable", as network plugins do; else the gateway gets them.
+    pub fn own_pod_network(&self, network: IpNet) -> Result<(), LabError> {
+        links::make_unreachable(&self.namespace, network)
+    }
+
     /// A pod with these addresses, joined to this node. A host outside the cluster is made the same way: its addresses are just not
     /// of the pod network, and all it knows is that its way leads through the node.
     pub fn pod(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod, LabError> {
         let namespace = Namespace::new()?;
-        namespace.set_sysctl("ipv6/conf/default/accept_dad", "0")?;
-        namespace.set_sysctl("ipv4/conf/default/rp_filter", "0")?;
+        for (name, value) in [
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/all/disable_ipv6", "0"),
+            ("ipv6/conf/default/disable_ipv6", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+        ] {
+            namespace.set_sysctl(name, value)?;
+        }
         let wire = Wire { number: self.wires.fetch_add(1, Ordering::Relaxed) + 1 };
         wire.connect(&self.namespace, &namespace)?;
         for address in addresses {

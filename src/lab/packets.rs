@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// How a try ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,20 +67,46 @@ pub fn connect_here(protocol: Protocol, to: SocketAddr, timeout: Duration) -> Ou
     reply.map_or_else(|error| from_error(&error), |reply| understand(&reply))
 }
 
+/// [`connect_here`] over TCP for many connections at a time: the calling thread's namespace is that of its runtime.
+pub async fn connect_async(to: SocketAddr, timeout: Duration) -> Outcome {
+    let attempt = async {
+        let mut stream = tokio::net::TcpStream::connect(to).await?;
+        stream.write_all(question(to).as_bytes()).await?;
+        let (mut reply, mut buffer) = (Vec::new(), [0; 2048]);
+        loop {
+            let length = stream.read(&mut buffer).await?;
+            reply.extend_from_slice(&buffer[..length]);
+            if length == 0 || is_plain_line(&reply) {
+                return Ok(String::from_utf8_lossy(&reply).into_owned());
+            }
+        }
+    };
+    let reply = tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    reply.map_or_else(|error| from_error(&error), |reply| understand(&reply))
+}
+
 fn over_tcp(to: SocketAddr, timeout: Duration) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&to, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(question(to).as_bytes())?;
     let (mut reply, mut buffer) = (Vec::new(), [0; 2048]);
     loop {
         let length = stream.read(&mut buffer)?;
         reply.extend_from_slice(&buffer[..length]);
-        // An HTTP server closes when it has answered; a plain one says its line and waits for more.
-        let plain_line = !reply.starts_with(b"HTTP/") && reply.contains(&b'\n');
-        if length == 0 || plain_line {
+        if length == 0 || is_plain_line(&reply) {
             return Ok(String::from_utf8_lossy(&reply).into_owned());
         }
     }
+}
+
+/// Servers that do not speak HTTP ignore it.
+fn question(to: SocketAddr) -> String {
+    format!("GET / HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n")
+}
+
+/// An HTTP server closes when it has answered; a plain one says its line and waits for more.
+fn is_plain_line(reply: &[u8]) -> bool {
+    !reply.starts_with(b"HTTP/") && reply.contains(&b'\n')
 }
 
 fn over_udp(to: SocketAddr, timeout: Duration) -> io::Result<String> {

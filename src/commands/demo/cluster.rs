@@ -3,6 +3,7 @@
 use super::allocate::{Allocator, POD_NETWORKS, SERVICE_NETWORKS, networks, numbered};
 use super::dns;
 use super::plan::{self, NODE_NAME, Plan, PlannedPod};
+use super::screen::counted;
 use crate::config::{
     AdminConfig, ClusterSource, Config, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams,
 };
@@ -45,7 +46,7 @@ pub struct Cluster {
     pub store: Store,
     /// What is running.
     pub plan: Plan,
-    pods: BTreeMap<ObjectKey, Pod>,
+    pods: BTreeMap<ObjectKey, RunningPod>,
     manifests: Manifests,
     dead: BTreeSet<ObjectKey>,
     allocator: Allocator,
@@ -54,13 +55,30 @@ pub struct Cluster {
     told: Instant,
 }
 
-/// What an application of manifests changed, one line each.
-pub type Changes = Vec<String>;
+/// A pod and the plan after which it was made.
+#[derive(Debug)]
+struct RunningPod {
+    planned: PlannedPod,
+    /// Held, because it serves as long as it is not dropped.
+    _pod: Pod,
+}
+
+/// What an application of manifests did.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// What differs from before, one line each.
+    pub lines: Vec<String>,
+    /// What the manifests ask for and the demo does not do.
+    pub remarks: Vec<String>,
+}
 
 impl Cluster {
     /// An empty cluster: the node, the client and the host outside. The agent reads what it is told from the other end of `updates`.
     pub fn new(updates: Sender<Update>) -> anyhow::Result<Cluster> {
         let node = Node::here(&NODE_ADDRESSES).context("making the node")?;
+        for network in networks(POD_NETWORKS) {
+            node.own_pod_network(network)?;
+        }
         for server in dns_addresses() {
             node.add_address(server.ip()).context("giving the node the cluster DNS address")?;
         }
@@ -88,21 +106,18 @@ impl Cluster {
     /// Makes the cluster what these manifests say: new pods first, then the agent is told, then pods that are no longer wanted go.
     pub fn apply(&mut self, manifests: Manifests) -> anyhow::Result<Changes> {
         let plan = plan::plan(manifests.clone(), &NODE_ADDRESSES, &self.dead, &mut self.allocator)?;
-        let mut changes = differences(&self.plan, &plan);
-        let unwanted: Vec<_> = self.pods.keys().filter(|key| self.plan.pods.get(*key) != plan.pods.get(*key)).cloned().collect();
+        let changes = Changes { lines: differences(&self.plan, &plan), remarks: remarks(&plan) };
         for pod in plan.pods.values() {
-            match self.plan.pods.get(&pod.key) {
-                // A pod that is to run differently is another pod: its addresses are needed, so the old one goes first.
-                Some(old) if old == pod => continue,
-                _ => drop(self.pods.remove(&pod.key)),
+            if self.pods.get(&pod.key).is_some_and(|running| running.planned == *pod) {
+                continue;
             }
-            changes.extend(self.start(pod)?);
+            // A pod that is to run differently is another pod: the old one goes first, because its addresses are needed.
+            self.pods.remove(&pod.key);
+            self.start(pod)?;
         }
         (self.manifests, self.plan) = (manifests, plan);
         self.tell_agent()?;
-        for key in unwanted.iter().filter(|key| !self.plan.pods.contains_key(*key)) {
-            self.pods.remove(key);
-        }
+        self.pods.retain(|key, _| self.plan.pods.contains_key(key));
         Ok(changes)
     }
 
@@ -155,24 +170,36 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a pod and its servers; a port that cannot be served is a remark, not the end.
-    fn start(&mut self, planned: &PlannedPod) -> anyhow::Result<Changes> {
+    fn start(&mut self, planned: &PlannedPod) -> anyhow::Result<()> {
         let pod = self.node.pod(&planned.key.name, &planned.addresses).with_context(|| format!("making pod {}", planned.key))?;
-        let mut remarks = Changes::new();
         for (protocol, port) in &planned.served {
-            let served = match protocol {
-                Protocol::Tcp => pod.serve(Serve::Http, *port),
-                Protocol::Udp => pod.serve(Serve::Udp, *port),
-                Protocol::Sctp => {
-                    remarks.push(format!("pod {} does not answer on SCTP port {port}: the demo has no SCTP server", planned.key));
-                    continue;
-                }
+            let what = match protocol {
+                Protocol::Tcp => Serve::Http,
+                Protocol::Udp => Serve::Udp,
+                Protocol::Sctp => continue,
             };
-            served.with_context(|| format!("serving port {port} of pod {}", planned.key))?;
+            pod.serve(what, *port).with_context(|| format!("serving port {port} of pod {}", planned.key))?;
         }
-        self.pods.insert(planned.key.clone(), pod);
-        Ok(remarks)
+        self.pods.insert(planned.key.clone(), RunningPod { planned: planned.clone(), _pod: pod });
+        Ok(())
     }
+}
+
+/// What the manifests ask for and the demo does not do.
+fn remarks(plan: &Plan) -> Vec<String> {
+    let sctp = plan.pods.values().filter(|pod| pod.served.iter().any(|(protocol, _)| *protocol == Protocol::Sctp)).count();
+    let mut remarks = Vec::new();
+    if sctp > 0 {
+        remarks.push(format!(
+            "{} with SCTP ports: programmed, but nobody answers, the demo has no SCTP server",
+            counted(sctp, "pod")
+        ));
+    }
+    let ignored: Vec<_> = plan.manifests.ignored.iter().map(|ignored| format!("{} {}", ignored.kind, ignored.name)).collect();
+    if !ignored.is_empty() {
+        remarks.push(format!("ignored, because it means nothing here: {}", ignored.join(", ")));
+    }
+    remarks
 }
 
 /// Where cluster DNS answers.
@@ -218,8 +245,8 @@ pub fn agent_config() -> Config {
 }
 
 /// What differs between two plans, for people.
-fn differences(old: &Plan, new: &Plan) -> Changes {
-    let mut changes = Changes::new();
+fn differences(old: &Plan, new: &Plan) -> Vec<String> {
+    let mut changes = Vec::new();
     for pod in new.pods.values() {
         let addresses = pod.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
         match old.pods.get(&pod.key) {

@@ -130,10 +130,10 @@ fn reload(folder: &Path, cluster: &mut Cluster, screen: &Screen) {
     let applied = manifests::read(folder).map_err(anyhow::Error::from).and_then(|manifests| cluster.apply(manifests));
     match applied {
         Err(error) => screen.line(&format!("not applied: {error:#}")),
-        Ok(changes) if changes.is_empty() => {}
+        Ok(changes) if changes.lines.is_empty() => {}
         Ok(changes) => {
             println!();
-            changes.iter().for_each(|change| screen.line(change));
+            changes.lines.iter().for_each(|change| screen.line(change));
             screen.line(&screen.faint(&format!("applied in {}", short(begun.elapsed()))));
             let told = cluster.told();
             let new = cluster.services().filter(|service| !before.contains(&service.key) && !service.cluster_ips.is_empty());

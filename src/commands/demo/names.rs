@@ -90,7 +90,8 @@ fn questions(cluster: &Cluster, server: SocketAddr, server6: SocketAddr) -> Vec<
         let expected = Expected::Records(vec![endpoint.address.to_string()]);
         ask(server, name, record_type(endpoint.address), expected, "one pod by its own name");
     }
-    let with_port_name = |service: &&Service| service.ports.iter().any(|port| !port.name.is_empty());
+    let with_port_name =
+        |service: &&Service| service.cluster_ips[0].is_ipv4() && !service.ports.iter().all(|port| port.name.is_empty());
     let with_address = || cluster.services().filter(|service| !service.cluster_ips.is_empty());
     if let Some(service) = with_address().find(with_port_name).or(with_address().next()) {
         let name = format!("{}.{}.svc.{DOMAIN}", service.key.name, service.key.namespace);

@@ -12,6 +12,9 @@ use std::time::Duration;
 const TRIES_PER_POD: usize = 20;
 const MOST_TRIES: usize = 200;
 
+/// So many pods fit on a line.
+const MOST_SHARES: usize = 5;
+
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Connections to one address and port.
@@ -24,7 +27,7 @@ struct Flow<'a> {
     to: SocketAddr,
     /// The pods among which the connections must spread.
     pods: BTreeSet<String>,
-    /// With session affinity all of them go to one pod.
+    /// Session affinity: the client may meet one pod only.
     sticky: bool,
     /// Whom the pods must see, and how to say that.
     source: (Option<IpAddr>, &'static str),
@@ -34,6 +37,9 @@ struct Flow<'a> {
 pub fn show(cluster: &Cluster, screen: &mut Screen) -> anyhow::Result<()> {
     screen.heading("Connections", "from the client pod to ClusterIPs, from the host outside to the rest");
     let flows = flows(cluster);
+    if flows.is_empty() {
+        screen.line("no Service here has anything to connect to");
+    }
     let width = |text: fn(&Flow<'_>) -> usize| flows.iter().map(|flow| text(flow)).max().unwrap_or(0);
     let (label, way) = (width(|flow| flow.label.len()), width(|flow| flow.way.len()));
     screen.limit(16);
@@ -166,6 +172,12 @@ impl Flow<'_> {
     fn told(&self, outcomes: &[Outcome], screen: &Screen) -> String {
         let shares = shares(outcomes);
         match shares.values().max() {
+            Some(most) if shares.len() > MOST_SHARES => {
+                let least = shares.values().min().unwrap_or(most);
+                format!("{} pods answered, {least} to {most} times each  {}", shares.len(), screen.faint(self.source.1))
+                    .trim_end()
+                    .to_string()
+            }
             Some(most) => {
                 let mut told: Vec<_> = shares.iter().map(|(pod, count)| screen.share(pod, *count, *most)).collect();
                 told.push(screen.faint(self.source.1));
@@ -190,10 +202,10 @@ impl Flow<'_> {
         if let Some(stranger) = shares.keys().find(|pod| !self.pods.contains(**pod)) {
             return Some(format!("{stranger} answered and is no endpoint; {look}"));
         }
-        let enough = match (self.sticky, self.pods.len() * TRIES_PER_POD <= MOST_TRIES) {
-            (true, _) => shares.len() == 1,
-            (false, true) => shares.len() == self.pods.len(),
-            (false, false) => shares.len() * 2 > self.pods.len(),
+        let enough = match self.pods.len() * TRIES_PER_POD <= MOST_TRIES {
+            _ if self.sticky => !shares.is_empty(),
+            true => shares.len() == self.pods.len(),
+            false => shares.len() * 2 > self.pods.len(),
         };
         if !enough {
             return Some(format!("{} pods answered out of {}; {look}", shares.len(), self.pods.len()));
