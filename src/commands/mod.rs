@@ -1,1 +1,50 @@
-//! commands
+//! One file for each verb of the command line.
+//!
+//! Exit codes: 0 done, 1 failed, 2 a wrong command line or configuration.
+
+mod logging;
+pub mod run;
+
+use crate::config::{ConfigError, RunArgs};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// One agent per Kubernetes node for service load balancing and cluster DNS.
+#[derive(Debug, Parser)]
+#[command(name = "waypost", version, about, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent of this node, or with --role dns the DNS servers behind the kube-dns Service
+    Run(RunArgs),
+    /// Print the version
+    Version,
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// What went wrong and what to do about it, fit for one line.
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Version => {
+                println!("waypost {}", env!("CARGO_PKG_VERSION"));
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+/// The exit code for an error: 2 where the user's configuration is wrong, so that a service manager need not try again; else 1.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<ConfigError>() {
+        Some(_) => ExitCode::from(2),
+        None => ExitCode::FAILURE,
+    }
+}

@@ -1,8 +1,100 @@
 //! Flags, environment and one YAML file, made into one validated [`Config`].
+//!
+//! A setting has one name everywhere: `--dns-ttl`, `WAYPOST_DNS_TTL`, and `dns-ttl` in the file. Parsing does no system call but
+//! reading the file; what the host contributes is handed in as [`Surroundings`].
+
+mod args;
+mod effective;
+mod file;
+mod resolve;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use args::{FilePlace, Origin, RunArgs};
+pub use effective::to_yaml;
+pub use resolve::{Origins, load};
+pub use settings::{SETTINGS, Setting, reference_markdown};
 
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: std::io::Error,
+    },
+    /// The configuration file is not the YAML that is expected.
+    #[error("{}: {problem}; expected are lines such as `dns-ttl: 30` (see waypost run --help for the keys)", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with the line.
+        problem: String,
+    },
+    /// A key that does not exist.
+    #[error("{}, line {line}: there is no key {key:?}; allowed are {allowed}", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The key.
+        key: String,
+        /// The keys that exist.
+        allowed: String,
+    },
+    /// A value that is not allowed.
+    #[error("{origin}: {value:?} is not allowed; give {allowed}")]
+    Value {
+        /// Where it was given.
+        origin: Origin,
+        /// The value.
+        value: String,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Two settings that exclude each other.
+    #[error("{first} and {second} exclude each other; give one of them")]
+    Conflict {
+        /// One of them.
+        first: Origin,
+        /// The other.
+        second: Origin,
+    },
+    /// Role dns without an address to serve on.
+    #[error("role dns needs an address to serve on; give --dns-address, or set POD_IPS from the pod's status.podIPs")]
+    NoDnsAddress,
+}
+
+/// What the process's surroundings contribute to the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The environment variable `NODE_NAME`, by custom set from `spec.nodeName`.
+    pub node_name: Option<String>,
+    /// The host name.
+    pub host_name: Option<String>,
+    /// The environment variable `POD_IPS`, by custom set from `status.podIPs`: where role dns serves by default.
+    pub pod_ips: Option<String>,
+}
+
+impl Surroundings {
+    /// Asks the environment and the host.
+    pub fn of_this_process() -> Surroundings {
+        Surroundings {
+            node_name: std::env::var("NODE_NAME").ok(),
+            host_name: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()),
+            pod_ips: std::env::var("POD_IPS").ok(),
+        }
+    }
+}
 
 /// Everything that `waypost run` needs to know, validated.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,75 @@
+//! The effective configuration as YAML that loads again to the same configuration.
+
+use super::args::Origin;
+use super::settings::SETTINGS;
+use super::{ClusterSource, Config, LogFormat, NodePortAddresses, Origins, Role, Upstreams};
+use serde_json::{Value, json};
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+/// Every setting with its value, in the order of the reference; what was not left to the default says where it comes from.
+pub fn to_yaml(config: &Config, origins: &Origins) -> String {
+    let mut text = String::new();
+    for setting in SETTINGS {
+        let Some(value) = value(config, setting.key) else { continue };
+        let origin = origins.iter().find(|(key, _)| *key == setting.key).map(|(_, origin)| origin);
+        let remark = match origin {
+            None | Some(Origin::Default(_)) => String::new(),
+            Some(Origin::File(place)) => format!("  # {}, line {}", place.path.display(), place.line),
+            Some(origin) => format!("  # {origin}"),
+        };
+        // JSON's scalars and lists are YAML's too.
+        text += &format!("{}: {value}{remark}\n", setting.key);
+    }
+    text
+}
+
+/// The value of a setting; `None` for the two cluster sources that are not in use.
+fn value(config: &Config, key: &str) -> Option<Value> {
+    let Config { proxy, dns, admin, log, cluster, .. } = config;
+    Some(match (key, cluster) {
+        ("role", _) => json!(match config.role {
+            Role::All => "all",
+            Role::Proxy => "proxy",
+            Role::Dns => "dns",
+        }),
+        ("node-name", _) => json!(config.node_name),
+        ("kubeconfig", ClusterSource::Kubeconfig(path)) => json!(path),
+        ("api-server", ClusterSource::ApiServer(url)) => json!(url),
+        ("manifests", ClusterSource::Manifests(path)) => json!(path),
+        ("cluster-cidr", _) => list(&proxy.cluster_cidrs),
+        ("service-cidr", _) => list(&proxy.service_cidrs),
+        ("nodeport-addresses", _) => match &proxy.nodeport_addresses {
+            NodePortAddresses::Primary => json!(["primary"]),
+            NodePortAddresses::Networks(networks) => list(networks),
+        },
+        ("masquerade-all", _) => json!(proxy.masquerade_all),
+        ("masquerade-bit", _) => json!(proxy.masquerade_bit),
+        ("cluster-domain", _) => json!(dns.domain),
+        ("dns-address", _) => list(&dns.addresses),
+        ("dns-ttl", _) => json!(dns.ttl),
+        ("dns-upstream", _) => match &dns.upstreams {
+            Upstreams::ResolvConf(path) => json!([path]),
+            Upstreams::Servers(servers) => list(servers),
+        },
+        ("healthz-bind-address", _) => listener(admin.healthz),
+        ("metrics-bind-address", _) => listener(admin.metrics),
+        ("dns-health-address", _) => listener(admin.dns_health),
+        ("dns-ready-address", _) => listener(admin.dns_ready),
+        ("dns-metrics-address", _) => listener(admin.dns_metrics),
+        ("log-format", _) => json!(match log.format {
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        }),
+        ("log-level", _) => json!(log.filter),
+        _ => return None,
+    })
+}
+
+fn list<T: Display>(values: &[T]) -> Value {
+    values.iter().map(|value| json!(value.to_string())).collect()
+}
+
+fn listener(address: Option<SocketAddr>) -> Value {
+    json!(address.map(|address| address.to_string()).unwrap_or_default())
+}

@@ -1,0 +1,315 @@
+//! From raw values to the validated [`Config`]: precedence, defaults, and what is allowed.
+
+use super::args::{Given, Origin, Raw, RunArgs};
+use super::settings::{self, SETTINGS, Setting};
+use super::{
+    AdminConfig, ClusterSource, Config, ConfigError, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role,
+    Surroundings, Upstreams, file,
+};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use tracing_subscriber::EnvFilter;
+
+const DNS_PORT: u16 = 53;
+
+/// Where each setting's value came from, in the order of [`SETTINGS`].
+pub type Origins = Vec<(&'static str, Origin)>;
+
+/// Makes the configuration: a flag wins over the environment, that over the file, that over the default.
+///
+/// # Errors
+/// The file cannot be read or parsed, has an unknown key, or a value is not allowed; the message says which and what is allowed.
+pub fn load(args: &RunArgs, surroundings: &Surroundings) -> Result<(Config, Origins), ConfigError> {
+    let mut given = match &args.config {
+        Some(path) => file::read(path)?,
+        None => Given::new(),
+    };
+    given.extend(args.given.clone());
+    let values = Values { given, surroundings };
+    let config = values.config()?;
+    let origins = SETTINGS.iter().map(|setting| (setting.key, values.origin(setting))).collect();
+    Ok((config, origins))
+}
+
+/// The values that won, before validation.
+struct Values<'a> {
+    given: Given,
+    surroundings: &'a Surroundings,
+}
+
+impl Values<'_> {
+    fn config(&self) -> Result<Config, ConfigError> {
+        let role = self.role()?;
+        let dns = self.dns(role)?;
+        let serves_dns = role != Role::Proxy && !dns.addresses.is_empty();
+        Ok(Config {
+            role,
+            node_name: self.node_name()?,
+            cluster: self.cluster()?,
+            proxy: self.proxy()?,
+            admin: self.admin(role != Role::Dns, serves_dns)?,
+            dns,
+            log: self.log()?,
+        })
+    }
+
+    fn role(&self) -> Result<Role, ConfigError> {
+        self.choice(&settings::ROLE, &[("all", Role::All), ("proxy", Role::Proxy), ("dns", Role::Dns)])
+    }
+
+    /// Lower case without blanks around it, as kube-proxy takes the host name.
+    fn node_name(&self) -> Result<String, ConfigError> {
+        let setting = &settings::NODE_NAME;
+        let allowed = "the name of this node's Node object: lower-case letters, digits, '-' and '.', at most 253 characters";
+        let surroundings = [&self.surroundings.node_name, &self.surroundings.host_name];
+        let name = match self.given(setting)? {
+            Some(name) => name.to_string(),
+            None => surroundings.into_iter().flatten().find(|name| !name.trim().is_empty()).cloned().unwrap_or_default(),
+        };
+        let name = name.trim().to_lowercase();
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        match !name.is_empty() && name.len() <= 253 && name.chars().all(good) {
+            true => Ok(name),
+            false => Err(self.bad(setting, &name, allowed)),
+        }
+    }
+
+    /// The three sources exclude each other; of two given at different ranks the higher one wins, as with any setting.
+    fn cluster(&self) -> Result<ClusterSource, ConfigError> {
+        let sources = [&settings::KUBECONFIG, &settings::API_SERVER, &settings::MANIFESTS];
+        let mut chosen: Option<(&Setting, &str)> = None;
+        for setting in sources {
+            let Some(value) = self.given(setting)?.filter(|value| !value.is_empty()) else { continue };
+            match chosen {
+                Some((other, _)) if self.origin(other).rank() == self.origin(setting).rank() => {
+                    return Err(ConfigError::Conflict { first: self.origin(other), second: self.origin(setting) });
+                }
+                Some((other, _)) if self.origin(other).rank() > self.origin(setting).rank() => {}
+                _ => chosen = Some((setting, value)),
+            }
+        }
+        match chosen {
+            None => Ok(ClusterSource::InCluster),
+            Some((setting, value)) if setting.key == settings::KUBECONFIG.key => Ok(ClusterSource::Kubeconfig(value.into())),
+            Some((setting, value)) if setting.key == settings::MANIFESTS.key => Ok(ClusterSource::Manifests(value.into())),
+            Some((setting, value)) => match is_url(value) {
+                true => Ok(ClusterSource::ApiServer(value.to_string())),
+                false => Err(self.bad(setting, value, "a URL with scheme and host, such as https://10.0.0.1:6443")),
+            },
+        }
+    }
+
+    fn proxy(&self) -> Result<ProxyConfig, ConfigError> {
+        let bit = self.number(&settings::MASQUERADE_BIT, 0..=31, 14)?;
+        Ok(ProxyConfig {
+            cluster_cidrs: self.networks(&settings::CLUSTER_CIDR, "networks such as 10.244.0.0/16 or fd00:10:244::/56")?,
+            service_cidrs: self.networks(&settings::SERVICE_CIDR, "networks such as 10.96.0.0/12 or fd00:10:96::/112")?,
+            nodeport_addresses: self.nodeport_addresses()?,
+            masquerade_all: self.choice(&settings::MASQUERADE_ALL, &[("false", false), ("true", true)])?,
+            masquerade_bit: bit as u8,
+        })
+    }
+
+    fn nodeport_addresses(&self) -> Result<NodePortAddresses, ConfigError> {
+        let setting = &settings::NODEPORT_ADDRESSES;
+        let values = self.list(setting);
+        if values.is_none() || values == Some(&["primary".to_string()]) {
+            return Ok(NodePortAddresses::Primary);
+        }
+        let networks = self.networks(setting, "primary, or networks such as 192.0.2.0/24, not both")?;
+        Ok(NodePortAddresses::Networks(networks))
+    }
+
+    fn dns(&self, role: Role) -> Result<DnsConfig, ConfigError> {
+        let addresses = self.dns_addresses(role)?;
+        let upstreams = self.upstreams()?;
+        if let Upstreams::Servers(servers) = &upstreams
+            && let Some(own) = servers.iter().find(|server| addresses.contains(server))
+        {
+            let allowed = "servers that are not this agent's own dns-address: it would ask itself for ever";
+            return Err(self.bad(&settings::DNS_UPSTREAM, &own.to_string(), allowed));
+        }
+        let ttl = self.number(&settings::DNS_TTL, 0..=3600, 30)?;
+        Ok(DnsConfig { domain: self.domain()?, addresses, ttl, upstreams })
+    }
+
+    /// Never the wildcard: another process's wildcard on port 53 would block it, and answers could leave from an address that was not asked.
+    fn dns_addresses(&self, role: Role) -> Result<Vec<SocketAddr>, ConfigError> {
+        let setting = &settings::DNS_ADDRESS;
+        let mut addresses = Vec::new();
+        let given = match (self.list(setting), role) {
+            (Some(values), _) => values.to_vec(),
+            (None, Role::Dns) => self.pod_ips(),
+            (None, _) => Vec::new(),
+        };
+        for value in &given {
+            match parse_socket(value, Some(DNS_PORT)) {
+                Some(address) if address.ip().is_unspecified() => {
+                    return Err(self.bad(
+                        setting,
+                        value,
+                        "the very addresses that are asked, such as 10.96.0.10, not the wildcard",
+                    ));
+                }
+                Some(address) if address.port() != 0 => addresses.push(address),
+                _ => return Err(self.bad(setting, value, "addresses such as 169.254.20.10, 10.96.0.10:53 or [fd00::10]:53")),
+            }
+        }
+        if addresses.is_empty() && role == Role::Dns {
+            return Err(ConfigError::NoDnsAddress);
+        }
+        Ok(unique(addresses))
+    }
+
+    fn pod_ips(&self) -> Vec<String> {
+        let text = self.surroundings.pod_ips.as_deref().unwrap_or_default();
+        text.split(',').map(str::trim).filter(|ip| !ip.is_empty()).map(str::to_string).collect()
+    }
+
+    fn upstreams(&self) -> Result<Upstreams, ConfigError> {
+        let setting = &settings::DNS_UPSTREAM;
+        let allowed = "up to 15 servers such as 192.0.2.53 or [2001:db8::53]:53, or the path of one resolv.conf";
+        match self.list(setting) {
+            None => Ok(Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))),
+            Some([path]) if path.starts_with('/') => Ok(Upstreams::ResolvConf(PathBuf::from(path))),
+            Some(servers) => {
+                let parse = |value: &String| {
+                    let address = parse_socket(value, Some(DNS_PORT)).filter(|a| a.port() != 0 && !a.ip().is_unspecified());
+                    address.ok_or_else(|| self.bad(setting, value, allowed))
+                };
+                let addresses = unique(servers.iter().map(parse).collect::<Result<Vec<_>, _>>()?);
+                match (1..=15).contains(&addresses.len()) {
+                    true => Ok(Upstreams::Servers(addresses)),
+                    false => Err(self.bad(setting, &servers.join(","), allowed)),
+                }
+            }
+        }
+    }
+
+    fn domain(&self) -> Result<String, ConfigError> {
+        let setting = &settings::CLUSTER_DOMAIN;
+        let value = self.given(setting)?.unwrap_or("cluster.local");
+        let domain = value.strip_suffix('.').unwrap_or(value).to_lowercase();
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.chars().all(good);
+        match domain.len() <= 200 && domain.split('.').all(label) {
+            true => Ok(domain),
+            false => Err(self.bad(setting, value, "a domain name such as cluster.local, at most 200 characters")),
+        }
+    }
+
+    fn admin(&self, proxies: bool, serves_dns: bool) -> Result<AdminConfig, ConfigError> {
+        let everywhere = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let when = |condition: bool, address| condition.then_some(address);
+        Ok(AdminConfig {
+            healthz: self.listener(&settings::HEALTHZ, when(proxies, ([0, 0, 0, 0], 10256).into()))?,
+            metrics: self.listener(&settings::METRICS, when(proxies, ([127, 0, 0, 1], 10249).into()))?,
+            dns_health: self.listener(&settings::DNS_HEALTH, when(serves_dns, everywhere(8080)))?,
+            dns_ready: self.listener(&settings::DNS_READY, when(serves_dns, everywhere(8181)))?,
+            dns_metrics: self.listener(&settings::DNS_METRICS, when(serves_dns, everywhere(9153)))?,
+        })
+    }
+
+    fn listener(&self, setting: &Setting, default: Option<SocketAddr>) -> Result<Option<SocketAddr>, ConfigError> {
+        match self.given(setting)? {
+            None => Ok(default),
+            Some("") => Ok(None),
+            Some(value) => match parse_socket(value, None) {
+                Some(address) => Ok(Some(address)),
+                None => Err(self.bad(
+                    setting,
+                    value,
+                    "an address with a port, such as 127.0.0.1:8080, [::1]:8080 or :8080; empty: off",
+                )),
+            },
+        }
+    }
+
+    fn log(&self) -> Result<LogConfig, ConfigError> {
+        let format = self.choice(&settings::LOG_FORMAT, &[("human", LogFormat::Human), ("json", LogFormat::Json)])?;
+        let setting = &settings::LOG_LEVEL;
+        let filter = self.given(setting)?.unwrap_or("info").to_string();
+        // The filter's own parser takes any word for a target, so that a misspelt level would silence everything.
+        let level_or_pairs = |part: &str| part.contains('=') || part.contains('[') || is_level(part);
+        match !filter.is_empty() && filter.split(',').all(level_or_pairs) && EnvFilter::builder().parse(&filter).is_ok() {
+            true => Ok(LogConfig { format, filter }),
+            false => Err(self.bad(setting, &filter, "error, warn, info, debug, trace, or pairs such as info,waypost::dns=debug")),
+        }
+    }
+
+    /// The one value given, if any.
+    fn given(&self, setting: &Setting) -> Result<Option<&str>, ConfigError> {
+        match self.given.get(setting.key) {
+            None => Ok(None),
+            Some(Raw { values, .. }) if values.len() == 1 => Ok(Some(&values[0])),
+            Some(Raw { values, .. }) => Err(self.bad(setting, &values.join(","), "a single value")),
+        }
+    }
+
+    fn list(&self, setting: &Setting) -> Option<&[String]> {
+        self.given.get(setting.key).map(|raw| raw.values.as_slice())
+    }
+
+    /// The first choice is the default.
+    fn choice<T: Copy>(&self, setting: &Setting, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let value = self.given(setting)?.unwrap_or(choices[0].0);
+        let names = || choices.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let found = choices.iter().find(|(name, _)| *name == value);
+        found.map(|(_, choice)| *choice).ok_or_else(|| self.bad(setting, value, &format!("one of {}", names())))
+    }
+
+    fn number(&self, setting: &Setting, range: RangeInclusive<u32>, default: u32) -> Result<u32, ConfigError> {
+        let Some(value) = self.given(setting)? else { return Ok(default) };
+        let number = u32::from_str(value).ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| self.bad(setting, value, &format!("a number from {} to {}", range.start(), range.end())))
+    }
+
+    /// Networks with the host's bits cleared, as kube-proxy reads them.
+    fn networks(&self, setting: &Setting, allowed: &str) -> Result<Vec<IpNet>, ConfigError> {
+        let values = self.list(setting).unwrap_or_default();
+        let parse = |value: &String| IpNet::from_str(value).map(|net| net.trunc()).map_err(|_| self.bad(setting, value, allowed));
+        values.iter().map(parse).collect::<Result<Vec<_>, _>>().map(unique)
+    }
+
+    fn origin(&self, setting: &Setting) -> Origin {
+        self.given.get(setting.key).map_or(Origin::Default(setting.key), |raw| raw.origin.clone())
+    }
+
+    fn bad(&self, setting: &Setting, value: &str, allowed: &str) -> ConfigError {
+        ConfigError::Value { origin: self.origin(setting), value: value.to_string(), allowed: allowed.to_string() }
+    }
+}
+
+/// `IP:PORT`, `[IPv6]:PORT`, `:PORT` (every address), and, where there is a default port, a bare IP.
+fn parse_socket(text: &str, default_port: Option<u16>) -> Option<SocketAddr> {
+    if let Some(port) = text.strip_prefix(':').and_then(|port| u16::from_str(port).ok()) {
+        return Some((Ipv6Addr::UNSPECIFIED, port).into());
+    }
+    let bare = || {
+        let ip = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        Some(SocketAddr::new(IpAddr::from_str(ip).ok()?, default_port?))
+    };
+    SocketAddr::from_str(text).ok().or_else(bare)
+}
+
+fn is_url(text: &str) -> bool {
+    let uri = hyper::Uri::from_str(text);
+    uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("https" | "http")) && uri.host().is_some_and(|host| !host.is_empty()))
+}
+
+fn is_level(text: &str) -> bool {
+    ["off", "error", "warn", "info", "debug", "trace"].contains(&text)
+}
+
+fn unique<T: PartialEq>(values: Vec<T>) -> Vec<T> {
+    let mut kept = Vec::with_capacity(values.len());
+    for value in values {
+        if !kept.contains(&value) {
+            kept.push(value);
+        }
+    }
+    kept
+}

@@ -1,0 +1,111 @@
+//! The table of settings: flags, environment, file, help and reference are all made from it.
+
+use std::fmt::Write;
+
+/// One setting. The key is at once the flag (`--key`) and the key in the file.
+#[derive(Debug)]
+pub struct Setting {
+    /// Flag without the dashes, and key in the file.
+    pub key: &'static str,
+    /// The environment variable.
+    pub env: &'static str,
+    /// What stands for the value in help texts.
+    pub value: &'static str,
+    /// Whether several values are allowed (a repeated flag, a comma-separated text, or a YAML list).
+    pub list: bool,
+    /// The default, as the reference shows it.
+    pub default: &'static str,
+    /// The meaning.
+    pub help: &'static str,
+    /// The heading under which help and reference show it.
+    pub section: &'static str,
+}
+
+const AGENT: &str = "Agent";
+const CLUSTER: &str = "Cluster";
+const SERVICES: &str = "Services";
+const DNS: &str = "DNS";
+const OPERATION: &str = "Operation";
+
+macro_rules! settings {
+    ($($name:ident = $section:ident $key:literal $env:literal $value:literal $list:literal, $default:literal, $help:literal;)*) => {
+        $(pub(super) static $name: Setting = Setting {
+            key: $key, env: $env, value: $value, list: $list, default: $default, help: $help, section: $section,
+        };)*
+        /// Every setting, in the order of help and reference.
+        pub static SETTINGS: &[&Setting] = &[$(&$name),*];
+    };
+}
+
+settings! {
+    ROLE = AGENT "role" "WAYPOST_ROLE" "all|proxy|dns" false, "all",
+        "Which half runs: service proxy and DNS (all), only the proxy, or only DNS, which needs no privileges";
+    NODE_NAME = AGENT "node-name" "WAYPOST_NODE_NAME" "NAME" false, "NODE_NAME, else the host name",
+        "The name of this node's Node object";
+
+    KUBECONFIG = CLUSTER "kubeconfig" "WAYPOST_KUBECONFIG" "FILE" false, "in-cluster",
+        "Reach the API server as this kubeconfig file says";
+    API_SERVER = CLUSTER "api-server" "WAYPOST_API_SERVER" "URL" false, "in-cluster",
+        "Reach the API server at this URL, with the pod's service account where there is one";
+    MANIFESTS = CLUSTER "manifests" "WAYPOST_MANIFESTS" "DIR" false, "none",
+        "Take the objects from the YAML files in this folder instead of an API server, and follow its changes";
+
+    CLUSTER_CIDR = SERVICES "cluster-cidr" "WAYPOST_CLUSTER_CIDR" "CIDR,…" true, "none",
+        "Pod networks: traffic to a ClusterIP from elsewhere is masqueraded. None: nothing is";
+    SERVICE_CIDR = SERVICES "service-cidr" "WAYPOST_SERVICE_CIDR" "CIDR,…" true, "none",
+        "Service networks: packets to their unallocated addresses are dropped";
+    NODEPORT_ADDRESSES = SERVICES "nodeport-addresses" "WAYPOST_NODEPORT_ADDRESSES" "primary|CIDR,…" true, "primary",
+        "Where NodePorts answer: on the addresses of the Node object (primary), or on local addresses in these networks";
+    MASQUERADE_ALL = SERVICES "masquerade-all" "WAYPOST_MASQUERADE_ALL" "true|false" false, "false",
+        "Masquerade all traffic to ClusterIPs";
+    MASQUERADE_BIT = SERVICES "masquerade-bit" "WAYPOST_MASQUERADE_BIT" "BIT" false, "14",
+        "The bit of the packet mark that asks for masquerading, 0 to 31 (kube-proxy: iptables-masquerade-bit)";
+
+    CLUSTER_DOMAIN = DNS "cluster-domain" "WAYPOST_CLUSTER_DOMAIN" "DOMAIN" false, "cluster.local",
+        "The domain of the cluster's names";
+    DNS_ADDRESS = DNS "dns-address" "WAYPOST_DNS_ADDRESS" "IP[:PORT],…" true, "none; with role dns POD_IPS, port 53",
+        "Where DNS is served over UDP and TCP, port 53 unless given. None: this agent serves no DNS";
+    DNS_TTL = DNS "dns-ttl" "WAYPOST_DNS_TTL" "SECONDS" false, "30",
+        "TTL of the cluster's records, 0 to 3600";
+    DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|IP[:PORT],…" true, "/etc/resolv.conf",
+        "Where names outside the cluster domain are asked: servers, or the path of a resolv.conf";
+
+    HEALTHZ = OPERATION "healthz-bind-address" "WAYPOST_HEALTHZ_BIND_ADDRESS" "IP:PORT" false, "0.0.0.0:10256; off with role dns",
+        "Serves /healthz, /livez and /readyz. Empty: off";
+    METRICS = OPERATION "metrics-bind-address" "WAYPOST_METRICS_BIND_ADDRESS" "IP:PORT" false, "127.0.0.1:10249; off with role dns",
+        "Serves /metrics, /proxyMode and /version. Empty: off";
+    DNS_HEALTH = OPERATION "dns-health-address" "WAYPOST_DNS_HEALTH_ADDRESS" "IP:PORT" false, ":8080; off without DNS",
+        "Serves /health. Empty: off";
+    DNS_READY = OPERATION "dns-ready-address" "WAYPOST_DNS_READY_ADDRESS" "IP:PORT" false, ":8181; off without DNS",
+        "Serves /ready. Empty: off";
+    DNS_METRICS = OPERATION "dns-metrics-address" "WAYPOST_DNS_METRICS_ADDRESS" "IP:PORT" false, ":9153; off without DNS",
+        "Serves the /metrics of DNS. Empty: off";
+    LOG_FORMAT = OPERATION "log-format" "WAYPOST_LOG_FORMAT" "human|json" false, "human",
+        "The shape of log lines";
+    LOG_LEVEL = OPERATION "log-level" "WAYPOST_LOG_LEVEL" "FILTER" false, "info",
+        "error, warn, info, debug or trace, or a tracing filter such as info,waypost::dns=debug";
+}
+
+/// The setting with this key.
+pub(super) fn find(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().copied().find(|setting| setting.key == key)
+}
+
+/// The configuration reference as Markdown: one table a section.
+pub fn reference_markdown() -> String {
+    let mut text = String::new();
+    let mut section = "";
+    for setting in SETTINGS {
+        if setting.section != section {
+            let gap = if section.is_empty() { "" } else { "\n" };
+            section = setting.section;
+            text += &format!(
+                "{gap}**{section}**\n\n| flag, key in the file | environment | default | meaning |\n|---|---|---|---|\n"
+            );
+        }
+        let value = setting.value.replace('|', "\\|");
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `--{} {value}` | `{}` | {} | {} |", setting.key, setting.env, setting.default, setting.help);
+    }
+    text
+}

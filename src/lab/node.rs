@@ -1,0 +1,151 @@
+//! Nodes, and the pods and hosts that are joined to them.
+
+use super::links::{self, Wire};
+use super::servers::{Serve, Server};
+use super::{LabError, Namespace};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A node: a namespace that forwards between its pods. Clones are the same node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    namespace: Namespace,
+    addresses: Arc<[IpAddr]>,
+    wires: Arc<AtomicU32>,
+}
+
+impl Node {
+    /// Makes the namespace that the calling thread is in a node with these addresses (kept on `lo`).
+    pub fn here(addresses: &[IpAddr]) -> Result<Node, LabError> {
+        Node::of(Namespace::current()?, addresses)
+    }
+
+    /// A node in a namespace of its own: tests that run side by side take one each.
+    pub fn new(addresses: &[IpAddr]) -> Result<Node, LabError> {
+        Node::of(Namespace::new()?, addresses)
+    }
+
+    fn of(namespace: Namespace, addresses: &[IpAddr]) -> Result<Node, LabError> {
+        for (name, value) in [
+            // Redirects would make a pod that reaches itself through a service try to go there directly.
+            ("ipv4/conf/all/send_redirects", "0"),
+            ("ipv4/conf/default/send_redirects", "0"),
+            // Inherited from the host, where it may be strict.
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv4/ip_forward", "1"),
+            ("ipv6/conf/all/forwarding", "1"),
+        ] {
+            namespace.set_sysctl(name, value)?;
+        }
+        links::loopback_up(&namespace)?;
+        let node = Node { namespace, addresses: addresses.into(), wires: Arc::default() };
+        addresses.iter().try_for_each(|address| node.add_address(*address))?;
+        Ok(node)
+    }
+
+    /// The node's network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The addresses it was made with.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Gives the node one more local address (on `lo`).
+    pub fn add_address(&self, address: IpAddr) -> Result<(), LabError> {
+        links::add_address(&self.namespace, "lo", address)
+    }
+
+    /// A pod with these addresses, joined to this node. A host outside the cluster is made the same way: its addresses are just not
+    /// of the pod network, and all it knows is that its way leads through the node.
+    pub fn pod(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod, LabError> {
+        let namespace = Namespace::new()?;
+        namespace.set_sysctl("ipv6/conf/default/accept_dad", "0")?;
+        namespace.set_sysctl("ipv4/conf/default/rp_filter", "0")?;
+        let wire = Wire { number: self.wires.fetch_add(1, Ordering::Relaxed) + 1 };
+        wire.connect(&self.namespace, &namespace)?;
+        for address in addresses {
+            let source = self.addresses.iter().copied().find(|own| own.is_ipv4() == address.is_ipv4());
+            wire.add_address(&self.namespace, &namespace, *address, source)?;
+        }
+        Ok(Pod { name: name.into(), namespace, addresses: addresses.into(), node: self.clone(), wire, servers: Mutex::default() })
+    }
+}
+
+impl AsRef<Namespace> for Node {
+    fn as_ref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+/// A pod, or any other host that is joined to a [`Node`]. Dropping it stops its servers and cuts it off.
+#[derive(Debug)]
+pub struct Pod {
+    name: Arc<str>,
+    namespace: Namespace,
+    addresses: Box<[IpAddr]>,
+    node: Node,
+    wire: Wire,
+    servers: Mutex<Vec<Server>>,
+}
+
+impl Pod {
+    /// Its name, with which its servers answer.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Its first address of the same family as `other`.
+    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
+    }
+
+    /// Serves a port on all of the pod's addresses, until the pod is dropped or [killed](Pod::kill). The sockets listen when this
+    /// returns.
+    pub fn serve(&self, what: Serve, port: u16) -> Result<(), LabError> {
+        for address in &self.addresses {
+            let server = Server::start(&self.namespace, what, SocketAddr::new(*address, port), self.name.clone())?;
+            self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server);
+        }
+        Ok(())
+    }
+
+    /// Closes the pod's servers, their connections too; its addresses stay and refuse.
+    pub fn stop_serving(&self) {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The pod is gone: its servers, its addresses and the node's routes to them.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.stop_serving();
+        // Fails only when the link is gone already, as when a test removed it by hand.
+        let _ = self.wire.cut(&self.node.namespace);
+    }
+}
+
+impl AsRef<Namespace> for Pod {
+    fn as_ref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
