@@ -1,1 +1,247 @@
-//! admin
+//! Health, readiness and metrics over HTTP, under the ports and paths that users of kube-proxy and CoreDNS know.
+//!
+//! | page | answers |
+//! |---|---|
+//! | `/healthz` | kube-proxy's JSON; 503 when a change waits too long for its commit, or the node is going away or unknown |
+//! | `/livez` | the same without the node |
+//! | `/readyz` | 503 with the names of what is pending, until everything is in |
+//! | `/metrics` | Prometheus text |
+//! | `/proxyMode`, `/version` | `nftables`; the version |
+//! | `/health`, `/ready` | CoreDNS's pages: `OK`, or 503 |
+
+pub mod holder;
+mod pages;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use status::{FamilyHealth, HEALTH_TIMEOUT, Health, Status};
+
+use crate::config::AdminConfig;
+use crate::model::Protocol;
+use holder::Holder;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pages::Pages;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{IntGauge, Opts, Registry};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Connections a listener serves at a time: the port is open to the network, and each connection costs memory.
+const MAX_CONNECTIONS: usize = 64;
+/// A client that does not send its request within this time, or keeps a connection idle for it, is cut off.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// What an answer that is under way at the end still gets.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where metrics are registered. One metric belongs to one registry: equal names would be shown twice on a merged listener.
+#[derive(Clone, Debug)]
+pub struct Registries {
+    /// Shown on every metrics page: the process and the build.
+    pub process: Registry,
+    /// Shown on the metrics page of the service proxy.
+    pub proxy: Registry,
+    /// Shown on the metrics page of DNS.
+    pub dns: Registry,
+}
+
+impl Registries {
+    /// Registries with the metrics of the process and the build.
+    ///
+    /// # Errors
+    /// Never, unless a name of this function's own is wrong.
+    pub fn new() -> Result<Registries, AdminError> {
+        let process = Registry::new();
+        process.register(Box::new(ProcessCollector::for_self()))?;
+        let options = Opts::new("waypost_build_info", "Always 1; the version is the label")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        let build = IntGauge::with_opts(options)?;
+        build.set(1);
+        process.register(Box::new(build))?;
+        Ok(Registries { process, proxy: Registry::new(), dns: Registry::new() })
+    }
+}
+
+/// A listener that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address cannot be bound.
+    #[error("--{flag}: cannot listen on {address}: {reason}{}; {}", held_by(holder), advice(reason))]
+    Bind {
+        /// The setting that asked for it.
+        flag: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        reason: io::Error,
+        /// Who has it.
+        holder: Option<Holder>,
+    },
+    /// A metric cannot be registered.
+    #[error("a metric cannot be registered: {0}")]
+    Metric(#[from] prometheus::Error),
+}
+
+fn held_by(holder: &Option<Holder>) -> String {
+    holder.as_ref().map(|holder| format!(", by {holder}")).unwrap_or_default()
+}
+
+fn advice(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::AddrInUse => "stop it, or give another address (an empty one switches the listener off)",
+        io::ErrorKind::PermissionDenied => "a port below 1024 needs the capability NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "give an address that this host has",
+        _ => "give another address (an empty one switches the listener off)",
+    }
+}
+
+/// A group of paths that a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Page {
+    Healthz,
+    Metrics,
+    DnsHealth,
+    DnsReady,
+    DnsMetrics,
+}
+
+impl Page {
+    fn paths(self) -> &'static [&'static str] {
+        match self {
+            Page::Healthz => &["/healthz", "/livez", "/readyz"],
+            Page::Metrics => &["/proxyMode", "/version", "/metrics"],
+            Page::DnsHealth => &["/health"],
+            Page::DnsReady => &["/ready"],
+            Page::DnsMetrics => &["/metrics"],
+        }
+    }
+}
+
+/// The open listeners. Dropping it closes them.
+#[derive(Debug)]
+pub struct Serving {
+    addresses: Vec<SocketAddr>,
+    stop: watch::Sender<()>,
+    listeners: JoinSet<()>,
+}
+
+impl Serving {
+    /// The addresses that are served, in no particular order; where port 0 was asked for, the port that was found.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Closes the listeners and waits for the answers that are under way.
+    pub async fn shutdown(self) {
+        let Serving { stop, mut listeners, .. } = self;
+        drop(stop);
+        while listeners.join_next().await.is_some() {}
+    }
+}
+
+/// Opens the listeners; equal addresses share one, with the paths of all.
+///
+/// # Errors
+/// An address cannot be bound: the message names the flag and, where it can be found, the process that has the port.
+pub async fn serve(config: &AdminConfig, status: Status, registries: Registries) -> Result<Serving, AdminError> {
+    let pages = Arc::new(Pages::new(status, registries)?);
+    let (stop, stopped) = watch::channel(());
+    let mut serving = Serving { addresses: Vec::new(), stop, listeners: JoinSet::new() };
+    for (address, (flag, paths)) in wanted(config) {
+        let listener = bind(flag, address).await?;
+        let bound = listener.local_addr().unwrap_or(address);
+        tracing::info!(address = %bound, setting = flag, "serving health and metrics");
+        serving.addresses.push(bound);
+        serving.listeners.spawn(accept(listener, pages.clone(), Arc::new(paths), stopped.clone()));
+    }
+    Ok(serving)
+}
+
+/// For each address the first setting that asked for it, and the pages of all that did.
+fn wanted(config: &AdminConfig) -> BTreeMap<SocketAddr, (&'static str, BTreeSet<Page>)> {
+    let settings = [
+        ("healthz-bind-address", config.healthz, Page::Healthz),
+        ("metrics-bind-address", config.metrics, Page::Metrics),
+        ("dns-health-address", config.dns_health, Page::DnsHealth),
+        ("dns-ready-address", config.dns_ready, Page::DnsReady),
+        ("dns-metrics-address", config.dns_metrics, Page::DnsMetrics),
+    ];
+    let mut wanted = BTreeMap::new();
+    for (flag, address, page) in settings {
+        if let Some(address) = address {
+            let (_, pages) = wanted.entry(address).or_insert_with(|| (flag, BTreeSet::new()));
+            pages.insert(page);
+        }
+    }
+    wanted
+}
+
+async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, AdminError> {
+    let mut bound = TcpListener::bind(address).await;
+    // `:8080` means every address; a host without IPv6 has only those of IPv4.
+    if address.is_ipv6() && address.ip().is_unspecified() && bound.as_ref().is_err_and(lacks_ipv6) {
+        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    bound.map_err(|reason| {
+        let in_use = reason.kind() == io::ErrorKind::AddrInUse;
+        let holder = in_use.then(|| holder::of(Protocol::Tcp, address)).flatten();
+        AdminError::Bind { flag, address, reason, holder }
+    })
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code == Some(nix::errno::Errno::EAFNOSUPPORT as i32) || code == Some(nix::errno::Errno::EADDRNOTAVAIL as i32)
+}
+
+async fn accept(listener: TcpListener, pages: Arc<Pages>, paths: Arc<BTreeSet<Page>>, mut stopped: watch::Receiver<()>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        tokio::select! {
+            (connection, place) = accepted => match connection {
+                Ok((stream, _)) => {
+                    let served = converse(stream, pages.clone(), paths.clone(), stopped.clone());
+                    connections.spawn(async move { served.await; drop(place) });
+                }
+                // Out of descriptors, mostly: without a pause this would spin.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+            Some(_) = connections.join_next() => {}
+            _ = stopped.changed() => break,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn converse(stream: TcpStream, pages: Arc<Pages>, paths: Arc<BTreeSet<Page>>, mut stopped: watch::Receiver<()>) {
+    let service = service_fn(|request| {
+        let response = pages.answer(&request, &paths);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // A client that goes away in the middle is its own affair: nothing to report.
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, connection).await;
+        }
+    }
+}

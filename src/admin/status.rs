@@ -1,0 +1,261 @@
+//! What the agent's parts report about themselves, and the judgement that health and readiness pages make of it.
+
+use crate::config::{Config, Role};
+use crate::model::{Family, Kind};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A change that waits longer than this for its commit makes the agent unhealthy: twice kube-proxy's sync period of 30 s.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The agent's state as far as health and readiness depend on it. Cheap to clone and to write; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Status(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// The families that are to be programmed.
+    families: BTreeMap<Family, FamilyState>,
+    /// The kinds whose first listing is awaited.
+    unlisted: BTreeSet<Kind>,
+    /// Whether the node takes traffic; `None` while it is unknown.
+    node: Option<bool>,
+    /// `None` where this agent serves no DNS.
+    dns_serving: Option<bool>,
+    stopping: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FamilyState {
+    /// When the oldest change that still waits was queued.
+    queued: Option<Instant>,
+    committed: Option<Instant>,
+}
+
+impl Status {
+    /// The status of an agent that has done nothing yet.
+    pub fn new(config: &Config) -> Status {
+        let dns = config.role != Role::Proxy && !config.dns.addresses.is_empty();
+        let (families, unlisted, node) = match config.role {
+            Role::Dns => (BTreeMap::new(), BTreeSet::from([Kind::Service, Kind::Slice, Kind::Namespace]), Some(true)),
+            Role::All | Role::Proxy => {
+                let kinds = [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node];
+                let families = Family::BOTH.map(|family| (family, FamilyState::default()));
+                (families.into(), kinds.into(), None)
+            }
+        };
+        let dns_serving = dns.then_some(false);
+        Status(Arc::new(Mutex::new(State { families, unlisted, node, dns_serving, stopping: false })))
+    }
+
+    /// This kernel lacks the family, so that nobody waits for its commit.
+    pub fn without_family(&self, family: Family) {
+        self.state().families.remove(&family);
+    }
+
+    /// This agent does not watch objects of this kind, so that nobody waits for its listing.
+    pub fn without_kind(&self, kind: Kind) {
+        self.state().unlisted.remove(&kind);
+    }
+
+    /// A change waits for its commit. Called again while one waits already, it changes nothing.
+    pub fn queued(&self, family: Family) {
+        self.queued_at(family, Instant::now());
+    }
+
+    /// All that was queued is committed.
+    pub fn committed(&self, family: Family) {
+        self.committed_at(family, Instant::now());
+    }
+
+    /// Whether the node takes traffic; `None` when the API server has no such Node.
+    pub fn node(&self, eligible: Option<bool>) {
+        self.state().node = eligible;
+    }
+
+    /// The first full listing of this kind is in.
+    pub fn listed(&self, kind: Kind) {
+        self.state().unlisted.remove(&kind);
+    }
+
+    /// Whether DNS answers on its addresses.
+    pub fn dns_serving(&self, serving: bool) {
+        self.state().dns_serving = Some(serving);
+    }
+
+    /// The agent is about to end: it is no longer ready, but still alive.
+    pub fn stopping(&self) {
+        self.state().stopping = true;
+    }
+
+    /// What readiness waits for, in words; empty when everything is there.
+    pub fn pending(&self) -> Vec<String> {
+        let state = self.state();
+        let mut pending = state.pending_dns();
+        let no_commit = |(family, state): (&Family, &FamilyState)| match state.committed {
+            None => Some(format!("the first commit of the {family} table")),
+            Some(_) => None,
+        };
+        pending.extend(state.families.iter().filter_map(no_commit));
+        pending
+    }
+
+    /// What the readiness of DNS waits for.
+    pub fn pending_dns(&self) -> Vec<String> {
+        self.state().pending_dns()
+    }
+
+    /// The judgement of `/healthz` and `/livez`.
+    pub fn health(&self) -> Health {
+        self.health_at(Instant::now())
+    }
+
+    fn queued_at(&self, family: Family, now: Instant) {
+        if let Some(state) = self.state().families.get_mut(&family) {
+            state.queued.get_or_insert(now);
+        }
+    }
+
+    fn committed_at(&self, family: Family, now: Instant) {
+        if let Some(state) = self.state().families.get_mut(&family) {
+            *state = FamilyState { queued: None, committed: Some(now) };
+        }
+    }
+
+    fn health_at(&self, now: Instant) -> Health {
+        let state = self.state();
+        let families: Vec<FamilyHealth> = state.families.iter().map(|(family, state)| state.health(*family, now)).collect();
+        Health { healthy: families.iter().all(|family| family.healthy), node_eligible: state.node == Some(true), families }
+    }
+
+    /// Each writer leaves the state whole, so that a panic elsewhere is no reason to lose the health page.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn pending_dns(&self) -> Vec<String> {
+        let mut pending: Vec<String> = self.unlisted.iter().map(|kind| format!("the first listing of {kind}")).collect();
+        if self.dns_serving == Some(false) {
+            pending.push("DNS to serve".to_string());
+        }
+        if self.stopping {
+            pending.push("the process to end: it is stopping".to_string());
+        }
+        pending
+    }
+}
+
+impl FamilyState {
+    fn health(self, family: Family, now: Instant) -> FamilyHealth {
+        let waiting = self.queued.map(|queued| now.saturating_duration_since(queued));
+        FamilyHealth {
+            family,
+            updated_ago: self.committed.map(|committed| now.saturating_duration_since(committed)),
+            healthy: waiting.is_none_or(|waiting| waiting < HEALTH_TIMEOUT),
+        }
+    }
+}
+
+/// Whether the service proxy does its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// No change waits too long for its commit.
+    pub healthy: bool,
+    /// The node is known and takes traffic.
+    pub node_eligible: bool,
+    /// Each family for itself.
+    pub families: Vec<FamilyHealth>,
+}
+
+/// Whether one family's table is kept up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FamilyHealth {
+    /// The family.
+    pub family: Family,
+    /// How long ago it was last committed; `None` before the first time.
+    pub updated_ago: Option<Duration>,
+    /// No change waits too long for its commit.
+    pub healthy: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RunArgs, Surroundings, load};
+
+    fn status(flags: &[(&str, &str)]) -> Status {
+        let surroundings = Surroundings { host_name: Some("node".into()), ..Surroundings::default() };
+        Status::new(&load(&RunArgs::of(flags), &surroundings).unwrap().0)
+    }
+
+    #[test]
+    fn a_change_that_waits_too_long_is_unhealthy_until_it_is_committed() {
+        let status = status(&[]);
+        let start = Instant::now();
+        assert!(status.health_at(start).healthy, "healthy while it starts");
+        status.queued_at(Family::V4, start);
+        status.queued_at(Family::V4, start + HEALTH_TIMEOUT / 2);
+        assert!(status.health_at(start + HEALTH_TIMEOUT - Duration::from_nanos(1)).healthy);
+        let late = status.health_at(start + HEALTH_TIMEOUT);
+        assert!(!late.healthy, "the oldest change counts, not the newest");
+        assert_eq!(late.families.iter().map(|family| family.healthy).collect::<Vec<_>>(), [false, true]);
+        status.committed_at(Family::V4, start + HEALTH_TIMEOUT);
+        let health = status.health_at(start + HEALTH_TIMEOUT * 2);
+        assert!(health.healthy);
+        assert_eq!(health.families[0].updated_ago, Some(HEALTH_TIMEOUT));
+    }
+
+    #[test]
+    fn a_node_is_eligible_only_when_it_is_known() {
+        let proxy = status(&[]);
+        assert!(!proxy.health().node_eligible);
+        proxy.node(Some(true));
+        assert!(proxy.health().node_eligible);
+        proxy.node(Some(false));
+        assert!(!proxy.health().node_eligible);
+        proxy.node(None);
+        assert!(!proxy.health().node_eligible);
+        assert!(status(&[("role", "dns"), ("dns-address", "10.0.0.1")]).health().node_eligible, "no Node is watched there");
+    }
+
+    #[test]
+    fn readiness_names_what_is_missing_until_nothing_is() {
+        let status = status(&[("dns-address", "169.254.20.10")]);
+        assert_eq!(
+            status.pending(),
+            [
+                "the first listing of services",
+                "the first listing of endpointslices",
+                "the first listing of namespaces",
+                "the first listing of nodes",
+                "DNS to serve",
+                "the first commit of the IPv4 table",
+                "the first commit of the IPv6 table",
+            ]
+        );
+        for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node] {
+            status.listed(kind);
+        }
+        status.dns_serving(true);
+        assert!(status.pending_dns().is_empty(), "DNS does not wait for the tables");
+        status.committed(Family::V4);
+        assert_eq!(status.pending(), ["the first commit of the IPv6 table"]);
+        status.without_family(Family::V6);
+        assert!(status.pending().is_empty());
+        status.stopping();
+        assert_eq!(status.pending(), ["the process to end: it is stopping"]);
+    }
+
+    #[test]
+    fn an_agent_without_dns_does_not_wait_for_it() {
+        assert!(!status(&[]).pending().contains(&"DNS to serve".to_string()));
+        let dns = status(&[("role", "dns"), ("dns-address", "10.0.0.1")]);
+        for kind in [Kind::Service, Kind::Slice, Kind::Namespace] {
+            dns.listed(kind);
+        }
+        assert_eq!(dns.pending(), ["DNS to serve"]);
+    }
+}

@@ -1,0 +1,46 @@
+//! Nodes and Namespaces.
+
+use super::{Complaint, Malformed, address, malformed};
+use crate::model::{Family, Interner, Name, Node};
+use crate::source::objects;
+use std::net::IpAddr;
+
+/// The cluster autoscaler's taint on a node that it is about to remove.
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// A Node: its primary addresses and whether load balancers should send traffic to it.
+///
+/// # Errors
+/// [`Malformed`] names an InternalIP or ExternalIP that is no address.
+pub fn node(object: &objects::Node) -> Result<Node, Malformed> {
+    let internal = addresses(object, "InternalIP").map_err(malformed("Node", &object.metadata))?;
+    let external = addresses(object, "ExternalIP").map_err(malformed("Node", &object.metadata))?;
+    let first_of = |family| internal.iter().chain(&external).copied().find(|address| Family::of(*address) == family);
+    let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    let to_be_deleted = taints.iter().any(|taint| taint.key.as_deref() == Some(TO_BE_DELETED_TAINT));
+    Ok(Node {
+        addresses: Family::BOTH.into_iter().filter_map(first_of).collect(),
+        eligible: object.metadata.deletion_timestamp.is_none() && !to_be_deleted,
+    })
+}
+
+/// A Namespace's name. One that is being deleted still exists: its services are answered until they are gone.
+///
+/// # Errors
+/// [`Malformed`] when it has no name.
+pub fn namespace(object: &objects::Namespace, names: &mut Interner) -> Result<Name, Malformed> {
+    match object.metadata.name.as_deref() {
+        Some(name) if !name.is_empty() => Ok(names.intern(name)),
+        _ => Err(malformed("Namespace", &object.metadata)(Complaint::new("metadata.name", "", "a name"))),
+    }
+}
+
+fn addresses(object: &objects::Node, type_: &str) -> Result<Vec<IpAddr>, Complaint> {
+    let entries = object.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let of_type = entries.iter().enumerate().filter(|(_, entry)| entry.type_.as_deref() == Some(type_));
+    of_type
+        .map(|(index, entry)| {
+            address(|| format!("status.addresses[{index}].address"), entry.address.as_deref().unwrap_or_default())
+        })
+        .collect()
+}

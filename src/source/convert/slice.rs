@@ -1,0 +1,95 @@
+//! EndpointSlices.
+
+use super::{Complaint, Malformed, address, has_label, key, malformed, port, protocol};
+use crate::model::{Endpoint, Family, Interner, Name, ObjectKey, Slice, SliceKey, SlicePort};
+use crate::source::objects;
+
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// An EndpointSlice; `None` when it concerns neither proxy nor DNS (addresses of type FQDN, or no Service named).
+///
+/// # Errors
+/// [`Malformed`] names the first field with an impossible value.
+pub fn slice(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Option<Slice>, Malformed> {
+    read(object, names).map_err(malformed("EndpointSlice", &object.metadata))
+}
+
+/// An EndpointSlice's namespace and name, which even a malformed one should have.
+///
+/// # Errors
+/// [`Malformed`] when one of them is missing.
+pub fn slice_key(object: &objects::EndpointSlice, names: &mut Interner) -> Result<SliceKey, Malformed> {
+    key(&object.metadata, names).map_err(malformed("EndpointSlice", &object.metadata))
+}
+
+fn read(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Option<Slice>, Complaint> {
+    let labels = object.metadata.labels.as_ref();
+    let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let Some(family) = family(object.address_type.as_deref())? else { return Ok(None) };
+    let key = key(&object.metadata, names)?;
+    Ok(Some(Slice {
+        service: ObjectKey { namespace: key.namespace.clone(), name: names.intern(service) },
+        key,
+        family,
+        ports: ports(object, names)?,
+        endpoints: endpoints(object, family, names)?,
+        headless: has_label(&object.metadata, HEADLESS_LABEL),
+    }))
+}
+
+fn family(address_type: Option<&str>) -> Result<Option<Family>, Complaint> {
+    match address_type {
+        Some("IPv4") => Ok(Some(Family::V4)),
+        Some("IPv6") => Ok(Some(Family::V6)),
+        Some("FQDN") => Ok(None),
+        other => Err(Complaint::new("addressType", other.unwrap_or_default(), "IPv4, IPv6 or FQDN")),
+    }
+}
+
+/// The ports with a number: a nil one means "all ports", which neither kube-proxy nor the DNS specification can serve.
+fn ports(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Box<[SlicePort]>, Complaint> {
+    let mut found = Vec::new();
+    for (index, entry) in object.ports.as_deref().unwrap_or_default().iter().enumerate() {
+        let number = port(|| format!("ports[{index}].port"), entry.port)?;
+        if number != 0 {
+            found.push(SlicePort {
+                name: names.intern(entry.name.as_deref().unwrap_or_default()),
+                protocol: protocol(|| format!("ports[{index}].protocol"), entry.protocol.as_deref())?,
+                port: number,
+            });
+        }
+    }
+    Ok(found.into())
+}
+
+fn endpoints(object: &objects::EndpointSlice, family: Family, names: &mut Interner) -> Result<Box<[Endpoint]>, Complaint> {
+    let entries = object.endpoints.as_deref().unwrap_or_default();
+    let mut found = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let conditions = entry.conditions.clone().unwrap_or_default();
+        let mut shared = |name: &Option<String>| -> Option<Name> {
+            name.as_deref().filter(|name| !name.is_empty()).map(|name| names.intern(name))
+        };
+        let (hostname, node) = (shared(&entry.hostname), shared(&entry.node_name));
+        for (position, text) in entry.addresses.as_deref().unwrap_or_default().iter().enumerate() {
+            let field = || format!("endpoints[{index}].addresses[{position}]");
+            let address = address(field, text)?;
+            if Family::of(address) != family {
+                return Err(Complaint::new(field(), text, "of the slice's addressType"));
+            }
+            found.push(Endpoint {
+                address,
+                ready: conditions.ready.unwrap_or(true),
+                serving: conditions.serving.unwrap_or(true),
+                terminating: conditions.terminating.unwrap_or(false),
+                secondary: position > 0,
+                hostname: hostname.clone(),
+                node: node.clone(),
+            });
+        }
+    }
+    Ok(found.into())
+}

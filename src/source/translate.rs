@@ -1,0 +1,131 @@
+//! One object, one update: the step from a decoded object to the model's language that API server and manifests share.
+
+use super::convert::{self, Complaint, Malformed};
+use super::objects;
+use crate::model::{Interner, Kind, Update};
+use std::collections::HashMap;
+use tracing::{info, warn};
+
+/// Translates objects, remembering their shared names and which of them have been complained about.
+#[derive(Debug, Default)]
+pub struct Translator {
+    names: Interner,
+    complaints: HashMap<String, Complaint>,
+}
+
+impl Translator {
+    /// The update for an object that exists. One that is malformed counts as absent: it is logged the first time, and again when the
+    /// complaint becomes another one. `None` when it does not even have a name.
+    pub fn present<T: Translate>(&mut self, object: &T) -> Option<Update> {
+        match object.update(&mut self.names) {
+            Ok(update) => {
+                self.settle::<T>(object);
+                Some(update)
+            }
+            Err(malformed) => {
+                self.complain(malformed);
+                object.gone(&mut self.names)
+            }
+        }
+    }
+
+    /// The update for an object that is gone; `None` when it has no name.
+    pub fn gone<T: Translate>(&mut self, object: &T) -> Option<Update> {
+        if !self.complaints.is_empty() {
+            self.complaints.remove(&name_of(object));
+        }
+        object.gone(&mut self.names)
+    }
+
+    fn complain(&mut self, malformed: Malformed) {
+        let Malformed { kind, object, complaint } = &malformed;
+        let name = format!("{kind} {object}");
+        if self.complaints.get(&name) != Some(complaint) {
+            warn!("{malformed}");
+            self.complaints.insert(name, malformed.complaint);
+        }
+    }
+
+    fn settle<T: Translate>(&mut self, object: &T) {
+        if !self.complaints.is_empty() && self.complaints.remove(&name_of(object)).is_some() {
+            info!("{} is well-formed again and in use", name_of(object));
+        }
+    }
+}
+
+/// An object that has a place in the model.
+pub trait Translate: kube::Resource<DynamicType = ()> {
+    /// Its kind.
+    const KIND: Kind;
+
+    /// What its existence means to the model.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it cannot be read.
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed>;
+
+    /// What its absence means to the model; `None` when it has no name.
+    fn gone(&self, names: &mut Interner) -> Option<Update>;
+}
+
+impl Translate for objects::Service {
+    const KIND: Kind = Kind::Service;
+
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
+        convert::service(self, names).map(|service| Update::Service(Box::new(service)))
+    }
+
+    fn gone(&self, names: &mut Interner) -> Option<Update> {
+        convert::service_key(self, names).ok().map(Update::ServiceGone)
+    }
+}
+
+impl Translate for objects::EndpointSlice {
+    const KIND: Kind = Kind::Slice;
+
+    /// A slice that concerns nobody is as good as gone: it may have concerned somebody before its label was taken away.
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
+        match convert::slice(self, names)? {
+            Some(slice) => Ok(Update::Slice(Box::new(slice))),
+            None => convert::slice_key(self, names).map(Update::SliceGone),
+        }
+    }
+
+    fn gone(&self, names: &mut Interner) -> Option<Update> {
+        convert::slice_key(self, names).ok().map(Update::SliceGone)
+    }
+}
+
+impl Translate for objects::Namespace {
+    const KIND: Kind = Kind::Namespace;
+
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
+        convert::namespace(self, names).map(Update::Namespace)
+    }
+
+    fn gone(&self, names: &mut Interner) -> Option<Update> {
+        convert::namespace(self, names).ok().map(Update::NamespaceGone)
+    }
+}
+
+impl Translate for objects::Node {
+    const KIND: Kind = Kind::Node;
+
+    fn update(&self, _names: &mut Interner) -> Result<Update, Malformed> {
+        convert::node(self).map(Update::Node)
+    }
+
+    fn gone(&self, _names: &mut Interner) -> Option<Update> {
+        Some(Update::NodeGone)
+    }
+}
+
+/// The name under which a complaint about this object is kept, as [`Malformed`] spells it.
+fn name_of<T: Translate>(object: &T) -> String {
+    let metadata = object.meta();
+    let name = metadata.name.as_deref().unwrap_or("(unnamed)");
+    match metadata.namespace.as_deref() {
+        Some(namespace) => format!("{} {namespace}/{name}", T::kind(&())),
+        None => format!("{} {name}", T::kind(&())),
+    }
+}
