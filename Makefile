@@ -16,12 +16,11 @@ demo: ## Services and DNS shown at work on this machine: no root, no cluster (DI
 	@cargo run --quiet --bin waypost -- demo $(ARGS) $(DIR)
 
 test: ## Every test, the fast and pure ones first
-	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah crun setpriv unshare
+	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar
 	cargo test --lib
 	cargo test --test docs --test purity
-	scripts/render-manifests --check
-	cargo test --tests
-	tests/image
+	scripts/build-tools control-plane kubectl helm
+	cargo test --test '*'
 
 check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, scripts: all that needs no test run
 	@scripts/setup cargo cc go shellcheck
