@@ -1,1 +1,24 @@
-//! nft
+//! The tables: layout, differences, netlink, and an in-memory kernel for tests.
+//!
+//! [`Committer`] owns what the kernel holds. It takes the plan's [`crate::proxy::Delta`]s, works out the elements that differ and hands
+//! them, one atomic batch per family, to a [`Kernel`]: [`Netlink`] in the agent, [`Memory`] in tests.
+
+mod committer;
+mod encode;
+mod expr;
+mod kernel;
+mod layout;
+mod memory;
+mod netlink;
+mod sets;
+mod socket;
+mod wire;
+
+pub use committer::{Committed, Committer, FamilyOutcome, Part, Rejected};
+pub use kernel::{Batch, Contents, Kernel, NftError, Reading};
+pub use layout::{Layout, PICK_BLOCK, TABLE, pick_block};
+pub use memory::Memory;
+pub use netlink::{Netlink, cleanup};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,17 @@
-//! proxy
+//! From services and endpoints to what the kernel should hold; pure.
+//!
+//! A [`Planner`] turns one service at a time into [`Destination`]s and decides which service wins where two claim the same
+//! address and port. A destination expands into [`Element`]s of the table's sets; a change is the difference between two
+//! such expansions, and nothing else is ever sent.
+
+mod destination;
+mod element;
+mod planner;
+mod select;
+mod slots;
+
+pub use destination::{Backend, Dest, Destination, Entry, Refusal};
+pub use element::{Chain, Difference, Element, Set, difference};
+pub use planner::{Conflict, Context, Delta, Outcome, Planner};
+pub use select::{Choice, choose};
+pub use slots::fill_slots;

@@ -1,0 +1,397 @@
+//! The owner of what the kernel holds.
+//!
+//! It keeps what was last committed, works out the elements that differ from what is wanted, and commits them, each family on its
+//! own. One bad destination never stops the rest: a batch that the kernel rejects is first compared with the kernel's real table again,
+//! then halved until the culprit is found; that one is set aside and reported.
+
+use super::kernel::{Batch, Kernel, NftError, Reading};
+use super::layout::{Layout, pick_block};
+use crate::model::Family;
+use crate::proxy::{Backend, Chain, Delta, Dest, Destination, Difference, Element, difference};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// What was done, family by family.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// The outcome of each family that had something to do.
+    pub families: Vec<FamilyOutcome>,
+}
+
+/// What was done in one family.
+#[derive(Debug)]
+pub struct FamilyOutcome {
+    /// The family.
+    pub family: Family,
+    /// How many elements were added or removed.
+    pub elements: usize,
+    /// How many batches that took.
+    pub batches: usize,
+    /// Why the table was made anew, if it was.
+    pub rebuilt: Option<String>,
+    /// Destinations that the kernel refused; the rest is in place. Reported when they fail first, and tried again.
+    pub rejected: Vec<Rejected>,
+    /// Why nothing (more) could be committed. What is missing stays wanted.
+    pub error: Option<NftError>,
+}
+
+/// Something that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// What it belongs to: a destination, or an element of the node as a whole.
+    pub what: Part,
+    /// The kernel's reason.
+    pub reason: String,
+}
+
+/// What is committed or refused as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// A destination with everything that belongs to it.
+    Dest(Dest),
+    /// An element that belongs to the node as a whole.
+    Element(Element),
+}
+
+/// Owns the tables of both families.
+pub struct Committer<K> {
+    kernel: K,
+    families: [Table; 2],
+}
+
+/// What one family's table holds and what it should hold.
+struct Table {
+    layout: Layout,
+    /// False until the kernel's table was read, and after a surprise.
+    in_step: bool,
+    destinations: HashMap<Dest, Destination>,
+    elements: HashSet<Element>,
+    picks: BTreeSet<Chain>,
+    wanted: Delta,
+    /// What the kernel refused and why. It is left alone until its object changes or the whole table is compared again.
+    rejected: BTreeMap<Part, String>,
+}
+
+/// One change that is committed or refused as a whole.
+struct Change {
+    part: Part,
+    difference: Difference,
+    becomes: Option<Destination>,
+}
+
+impl<K: Kernel> Committer<K> {
+    /// Nothing is read or written before the first [`Committer::commit`].
+    pub fn new(kernel: K, layouts: [Layout; 2]) -> Committer<K> {
+        Committer { kernel, families: layouts.map(Table::new) }
+    }
+
+    /// Makes the kernel hold what `delta` wants, besides what earlier deltas wanted. The first call must carry the whole plan: whatever
+    /// else our tables hold is removed.
+    pub fn commit(&mut self, delta: Delta) -> Committed {
+        self.gather(delta);
+        let kernel = &mut self.kernel;
+        Committed { families: self.families.iter_mut().filter_map(|table| table.commit(kernel)).collect() }
+    }
+
+    /// Whether something is wanted that is not in place, because the kernel refused it or could not be reached.
+    pub fn is_behind(&self) -> bool {
+        self.families.iter().any(|table| !table.in_step || !table.wanted.is_empty())
+    }
+
+    /// Compares the kernel's tables with what they should hold at the next commit.
+    pub fn distrust(&mut self) {
+        self.families.iter_mut().for_each(|table| table.in_step = false);
+    }
+
+    /// The kernel.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    fn gather(&mut self, delta: Delta) {
+        for (dest, destination) in delta.destinations {
+            let table = self.table(dest.family());
+            table.rejected.remove(&Part::Dest(dest));
+            table.wanted.destinations.insert(dest, destination);
+        }
+        for (element, present) in delta.elements {
+            let table = self.table(family_of(&element));
+            table.rejected.remove(&Part::Element(element));
+            table.wanted.elements.insert(element, present);
+        }
+    }
+
+    fn table(&mut self, family: Family) -> &mut Table {
+        &mut self.families[family as usize]
+    }
+}
+
+impl Table {
+    fn new(layout: Layout) -> Table {
+        Table {
+            layout,
+            in_step: false,
+            destinations: HashMap::new(),
+            elements: HashSet::new(),
+            picks: BTreeSet::new(),
+            wanted: Delta::default(),
+            rejected: BTreeMap::new(),
+        }
+    }
+
+    fn commit(&mut self, kernel: &mut impl Kernel) -> Option<FamilyOutcome> {
+        if self.in_step && self.wanted.is_empty() {
+            return None;
+        }
+        let mut outcome = FamilyOutcome {
+            family: self.layout.family,
+            elements: 0,
+            batches: 0,
+            rebuilt: None,
+            rejected: Vec::new(),
+            error: None,
+        };
+        let mut result = if self.in_step { self.follow(kernel, &mut outcome) } else { self.catch_up(kernel, &mut outcome) };
+        if matches!(result, Err(NftError::Rejected(_))) {
+            // Somebody may have changed the table. With what it really holds known, only true culprits are left to fail.
+            result = self.catch_up(kernel, &mut outcome);
+        }
+        outcome.error = result.err();
+        if outcome.error.is_some() {
+            self.in_step = false;
+        }
+        Some(outcome)
+    }
+
+    /// Commits what is wanted as a difference from what was committed before.
+    fn follow(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
+        let mut changes = Vec::new();
+        for (element, present) in &self.wanted.elements {
+            changes.extend(element_change(*element, self.elements.contains(element), *present));
+        }
+        for (dest, destination) in &self.wanted.destinations {
+            let before = self.destinations.get(dest);
+            let becomes = destination.clone().map(|destination| destination.seated(before));
+            let elements = |of: Option<&Destination>| of.map(|one| one.elements(*dest)).unwrap_or_default();
+            let difference = difference(elements(before), elements(becomes.as_ref()));
+            changes.push(Change { part: Part::Dest(*dest), difference, becomes });
+        }
+        changes.retain(|change| !self.rejected.contains_key(&change.part));
+        self.commit_changes(kernel, changes, None, false, outcome)
+    }
+
+    /// Reads the kernel's table and commits what differs from all that is wanted; culprits are set aside.
+    fn catch_up(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
+        let (contents, rebuild) = match kernel.read(&self.layout)? {
+            Reading::Ours(contents) => (contents, None),
+            Reading::Absent => (Default::default(), Some("there was no table".to_string())),
+            Reading::Other(why) => (Default::default(), Some(why)),
+        };
+        let wanted = self.everything_wanted();
+        self.picks = contents.picks;
+        let known = std::mem::take(&mut self.rejected);
+        let changes = self.adopt(contents.elements, wanted);
+        self.commit_changes(kernel, changes, rebuild, true, outcome)?;
+        self.in_step = true;
+        for rejected in &outcome.rejected {
+            self.rejected.insert(rejected.what, rejected.reason.clone());
+        }
+        outcome.rejected.retain(|rejected| known.get(&rejected.what) != Some(&rejected.reason));
+        Ok(())
+    }
+
+    /// What was committed, overlaid with what is wanted since. It stays wanted until a commit succeeds.
+    fn everything_wanted(&mut self) -> Delta {
+        for (dest, destination) in &self.destinations {
+            self.wanted.destinations.entry(*dest).or_insert_with(|| Some(destination.clone()));
+        }
+        for element in &self.elements {
+            self.wanted.elements.entry(*element).or_insert(true);
+        }
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Takes what the kernel holds for what was committed, and says how to get from there to what is wanted.
+    fn adopt(&mut self, actual: Vec<Element>, wanted: Delta) -> Vec<Change> {
+        let mut of_dest: HashMap<Dest, Vec<Element>> = HashMap::new();
+        self.elements.clear();
+        self.destinations.clear();
+        for element in actual {
+            match element.dest() {
+                Some(dest) => of_dest.entry(dest).or_default().push(element),
+                None => {
+                    self.elements.insert(element);
+                }
+            }
+        }
+        let mut changes = Vec::new();
+        for element in &self.elements {
+            let present = wanted.elements.get(element).copied().unwrap_or(false);
+            changes.extend(element_change(*element, true, present));
+        }
+        for (element, present) in &wanted.elements {
+            if !self.elements.contains(element) {
+                changes.extend(element_change(*element, false, *present));
+            }
+        }
+        for (dest, destination) in &wanted.destinations {
+            let elements = of_dest.remove(dest).unwrap_or_default();
+            let becomes = destination.clone().map(|destination| destination.seated(Some(&seats(&elements))));
+            let after = becomes.as_ref().map(|one| one.elements(*dest)).unwrap_or_default();
+            changes.push(Change { part: Part::Dest(*dest), difference: difference(elements, after), becomes });
+        }
+        for (dest, elements) in of_dest {
+            changes.push(Change { part: Part::Dest(dest), difference: difference(elements, Vec::new()), becomes: None });
+        }
+        self.wanted = wanted;
+        changes
+    }
+
+    /// Commits changes in as few batches as the kernel takes, in the given order. With `rebuild` the first batch makes the table anew.
+    fn commit_changes(
+        &mut self,
+        kernel: &mut impl Kernel,
+        changes: Vec<Change>,
+        mut rebuild: Option<String>,
+        set_culprits_aside: bool,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<(), NftError> {
+        let (idle, busy): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| change.difference.is_empty());
+        idle.into_iter().for_each(|change| self.done(change));
+        let mut rest = busy;
+        while rebuild.is_some() || !rest.is_empty() {
+            let next = rest.split_off(batch_end(&rest, kernel.batch_limit()));
+            let batch = std::mem::replace(&mut rest, next);
+            let why = rebuild.take();
+            self.commit_batch(kernel, batch, why.is_some(), set_culprits_aside, outcome)?;
+            outcome.rebuilt = why.or(outcome.rebuilt.take());
+        }
+        self.keep_rejected_wanted();
+        Ok(())
+    }
+
+    fn commit_batch(
+        &mut self,
+        kernel: &mut impl Kernel,
+        mut changes: Vec<Change>,
+        rebuild: bool,
+        set_culprits_aside: bool,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<(), NftError> {
+        let batch = self.batch(&changes, rebuild);
+        match kernel.commit(&self.layout, &batch) {
+            Ok(()) => {
+                outcome.batches += 1;
+                outcome.elements += batch.elements.len();
+                self.picks.extend(batch.picks);
+                changes.into_iter().for_each(|change| self.done(change));
+                Ok(())
+            }
+            Err(NftError::Rejected(reasons)) if set_culprits_aside && !changes.is_empty() => {
+                if rebuild {
+                    // The skeleton alone must work; if it does not, no destination is to blame.
+                    self.commit_batch(kernel, Vec::new(), true, false, outcome)?;
+                    return self.commit_batch(kernel, changes, false, true, outcome);
+                }
+                if changes.len() > 1 {
+                    let later = changes.split_off(changes.len() / 2);
+                    self.commit_batch(kernel, changes, false, true, outcome)?;
+                    return self.commit_batch(kernel, later, false, true, outcome);
+                }
+                let what = changes[0].part;
+                outcome.rejected.push(Rejected { what, reason: reasons.join("; ") });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn batch(&self, changes: &[Change], rebuild: bool) -> Batch {
+        let mut elements = Difference::default();
+        let mut picks = BTreeSet::new();
+        if rebuild {
+            picks.extend(pick_block(Chain::Pick(1)));
+            picks.extend(pick_block(Chain::PickLocal(1)));
+        }
+        for change in changes {
+            elements.remove.extend(&change.difference.remove);
+            elements.add.extend(&change.difference.add);
+        }
+        for element in &elements.add {
+            if let Element::Service(_, chain) | Element::ClusterList(_, chain) | Element::LocalList(_, chain) = element
+                && (rebuild || !self.picks.contains(chain))
+            {
+                picks.extend(pick_block(*chain));
+            }
+        }
+        if !rebuild {
+            picks.retain(|chain| !self.picks.contains(chain));
+        }
+        Batch { rebuild, picks: picks.into_iter().collect(), elements }
+    }
+
+    fn done(&mut self, change: Change) {
+        match change.part {
+            Part::Dest(dest) => {
+                self.wanted.destinations.remove(&dest);
+                match change.becomes {
+                    Some(destination) => self.destinations.insert(dest, destination),
+                    None => self.destinations.remove(&dest),
+                };
+            }
+            Part::Element(element) => {
+                self.wanted.elements.remove(&element);
+                if change.difference.add.is_empty() {
+                    self.elements.remove(&element);
+                } else {
+                    self.elements.insert(element);
+                }
+            }
+        }
+    }
+
+    /// What is still wanted now is what the kernel refused, or what needed no change.
+    fn keep_rejected_wanted(&mut self) {
+        let elements = &self.elements;
+        self.wanted.elements.retain(|element, present| elements.contains(element) != *present);
+    }
+}
+
+/// The slots as the kernel holds them, as far as they are filled without a gap.
+fn seats(elements: &[Element]) -> Destination {
+    let slots: BTreeMap<u32, Backend> = elements
+        .iter()
+        .filter_map(|element| match element {
+            Element::Endpoint(_, slot, backend) => Some((*slot, *backend)),
+            _ => None,
+        })
+        .collect();
+    let from = |first: u32| -> Vec<Backend> { (first..).map_while(|slot| slots.get(&slot).copied()).collect() };
+    Destination { entry: None, cluster: from(0).into(), local: from(Element::LOCAL_SLOTS).into(), refusal: None, sources: None }
+}
+
+fn element_change(element: Element, is_there: bool, present: bool) -> Option<Change> {
+    let difference = match (is_there, present) {
+        (true, false) => Difference { remove: vec![element], add: vec![] },
+        (false, true) => Difference { remove: vec![], add: vec![element] },
+        _ => return None,
+    };
+    Some(Change { part: Part::Element(element), difference, becomes: None })
+}
+
+/// How many changes fit into one batch: at least one.
+fn batch_end(changes: &[Change], limit: usize) -> usize {
+    let mut elements = 0;
+    let fitting = changes.iter().take_while(|change| {
+        elements += change.difference.len();
+        elements <= limit
+    });
+    fitting.count().max(1).min(changes.len())
+}
+
+fn family_of(element: &Element) -> Family {
+    match element {
+        Element::ClusterIp(address) | Element::LocalDns(address) | Element::Hairpin(address) => Family::of(*address),
+        Element::ServiceCidr(network) | Element::PodCidr(network) => Family::of(network.addr()),
+        other => other.dest().map_or(Family::V4, |dest| dest.family()),
+    }
+}

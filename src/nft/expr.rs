@@ -1,0 +1,265 @@
+//! The expressions that the table's rules are made of, as the kernel's virtual machine takes them
+//! (`linux/netfilter/nf_tables.h`). Registers are counted in words of four bytes from 0 to 15.
+
+use super::wire::Writer;
+
+/// One expression of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    /// Loads bytes of the packet.
+    Payload {
+        /// Where the offset counts from.
+        base: Base,
+        /// First byte.
+        offset: u32,
+        /// How many bytes.
+        length: u32,
+        /// Register to fill.
+        to: u32,
+    },
+    /// Loads meta data.
+    Meta {
+        /// `NFT_META_*`.
+        key: u32,
+        /// Register to fill.
+        to: u32,
+    },
+    /// Sets the packet mark from a register.
+    SetMark {
+        /// Register to take it from.
+        from: u32,
+    },
+    /// Loads a conntrack field.
+    Ct {
+        /// `NFT_CT_*`.
+        key: u32,
+        /// Register to fill.
+        to: u32,
+    },
+    /// `to = (to & mask) ^ xor`, over one word in host order.
+    Bitwise {
+        /// The register, read and written.
+        register: u32,
+        /// Bits to keep.
+        mask: u32,
+        /// Bits to flip.
+        xor: u32,
+    },
+    /// Goes on only if the register equals the value (or differs from it).
+    Compare {
+        /// Register to look at.
+        register: u32,
+        /// True: goes on if they differ.
+        differs: bool,
+        /// Bytes to compare with.
+        value: Vec<u8>,
+    },
+    /// Looks a key up in a set.
+    Lookup {
+        /// Name of the set.
+        set: &'static str,
+        /// First register of the key.
+        key: u32,
+        /// What to do with the answer.
+        answer: Answer,
+    },
+    /// A random number below `modulus`, plus `offset`.
+    Random {
+        /// Register to fill.
+        to: u32,
+        /// Upper bound, exclusive.
+        modulus: u32,
+        /// Added to the number.
+        offset: u32,
+    },
+    /// The type of a route to the packet's source or destination (`fib … type`).
+    FibType {
+        /// True: of the source, false: of the destination.
+        source: bool,
+        /// Register to fill.
+        to: u32,
+    },
+    /// Rewrites the destination from registers.
+    Dnat {
+        /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+        protocol: u8,
+        /// First register of the address.
+        address: u32,
+        /// Register of the port.
+        port: u32,
+    },
+    /// Masquerades with a random source port.
+    Masquerade,
+    /// Refuses with a TCP reset.
+    RejectReset,
+    /// Refuses with ICMP "port unreachable": this code of the family's ICMP.
+    RejectUnreachable(u8),
+    /// Leaves the connection untracked.
+    NoTrack,
+    /// Ends the rule with a verdict.
+    Verdict(Verdict),
+}
+
+/// Where a payload offset counts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The IP header.
+    Network = 1,
+    /// The TCP, UDP or SCTP header.
+    Transport = 2,
+}
+
+/// What a lookup does with its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Goes on if the key is in the set.
+    Present,
+    /// Goes on if the key is not in the set.
+    Absent,
+    /// Follows the verdict found.
+    Verdict,
+    /// Puts the data found into registers from this one on.
+    Data(u32),
+}
+
+/// A verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Drops the packet.
+    Drop,
+    /// Leaves the chain.
+    Return,
+    /// Goes on in this chain and does not come back.
+    Goto(String),
+}
+
+/// `NFT_META_MARK`.
+pub const META_MARK: u32 = 3;
+/// `NFT_META_L4PROTO`.
+pub const META_L4PROTO: u32 = 16;
+/// `NFT_CT_STATE`.
+pub const CT_STATE: u32 = 0;
+/// `NFT_CT_STATUS`.
+pub const CT_STATUS: u32 = 2;
+
+const DROP: u32 = 0;
+const GOTO: u32 = -4i32 as u32;
+const RETURN: u32 = -5i32 as u32;
+const VALUE: u16 = 1;
+const VERDICT: u16 = 2;
+/// `NFT_REG_VERDICT`.
+const VERDICT_REGISTER: u32 = 0;
+/// `NFT_REG32_00`: the first of sixteen registers of one word.
+const FIRST_REGISTER: u32 = 8;
+
+impl Expr {
+    /// Writes the expression as one element of a rule's list.
+    pub fn write(&self, writer: &mut Writer) {
+        let register = |word: u32| FIRST_REGISTER + word;
+        match self {
+            Expr::Payload { base, offset, length, to } => element(writer, "payload", |w| {
+                w.u32(1, register(*to));
+                w.u32(2, *base as u32);
+                w.u32(3, *offset);
+                w.u32(4, *length);
+            }),
+            Expr::Meta { key, to } => element(writer, "meta", |w| {
+                w.u32(1, register(*to));
+                w.u32(2, *key);
+            }),
+            Expr::SetMark { from } => element(writer, "meta", |w| {
+                w.u32(2, META_MARK);
+                w.u32(3, register(*from));
+            }),
+            Expr::Ct { key, to } => element(writer, "ct", |w| {
+                w.u32(1, register(*to));
+                w.u32(2, *key);
+            }),
+            Expr::Bitwise { register: word, mask, xor } => element(writer, "bitwise", |w| {
+                w.u32(1, register(*word));
+                w.u32(2, register(*word));
+                w.u32(3, 4);
+                w.nest(4, |inner| inner.bytes(VALUE, &mask.to_ne_bytes()));
+                w.nest(5, |inner| inner.bytes(VALUE, &xor.to_ne_bytes()));
+            }),
+            Expr::Compare { register: word, differs, value } => element(writer, "cmp", |w| {
+                w.u32(1, register(*word));
+                w.u32(2, u32::from(*differs));
+                w.nest(3, |inner| inner.bytes(VALUE, value));
+            }),
+            Expr::Lookup { set, key, answer } => element(writer, "lookup", |w| {
+                w.string(1, set);
+                w.u32(2, register(*key));
+                match answer {
+                    Answer::Present => {}
+                    Answer::Absent => w.u32(5, 1),
+                    Answer::Verdict => w.u32(3, VERDICT_REGISTER),
+                    Answer::Data(word) => w.u32(3, register(*word)),
+                }
+            }),
+            Expr::Random { to, modulus, offset } => element(writer, "numgen", |w| {
+                w.u32(1, register(*to));
+                w.u32(2, *modulus);
+                w.u32(3, 1);
+                w.u32(4, *offset);
+            }),
+            Expr::FibType { source, to } => element(writer, "fib", |w| {
+                w.u32(1, register(*to));
+                w.u32(2, 3);
+                w.u32(3, if *source { 1 } else { 2 });
+            }),
+            Expr::Dnat { protocol, address, port } => element(writer, "nat", |w| {
+                w.u32(1, 1);
+                w.u32(2, u32::from(*protocol));
+                w.u32(3, register(*address));
+                w.u32(5, register(*port));
+            }),
+            Expr::Masquerade => element(writer, "masq", |w| w.u32(1, 0x10)),
+            Expr::RejectReset => element(writer, "reject", |w| {
+                w.u32(1, 1);
+                w.bytes(2, &[0]);
+            }),
+            Expr::RejectUnreachable(code) => element(writer, "reject", |w| {
+                w.u32(1, 0);
+                w.bytes(2, &[*code]);
+            }),
+            Expr::NoTrack => element(writer, "notrack", |_| {}),
+            Expr::Verdict(verdict) => element(writer, "immediate", |w| {
+                w.u32(1, VERDICT_REGISTER);
+                w.nest(2, |data| verdict.write(data));
+            }),
+        }
+    }
+}
+
+impl Verdict {
+    /// Writes the verdict as the data of an element or of an `immediate` expression.
+    pub fn write(&self, writer: &mut Writer) {
+        writer.nest(VERDICT, |w| match self {
+            Verdict::Drop => w.u32(1, DROP),
+            Verdict::Return => w.u32(1, RETURN),
+            Verdict::Goto(chain) => {
+                w.u32(1, GOTO);
+                w.string(2, chain);
+            }
+        });
+    }
+
+    /// Reads a verdict from the data of an element; `None` for one that the agent never writes.
+    pub fn read(data: super::wire::Attributes<'_>) -> Option<Verdict> {
+        let verdict = data.nested(VERDICT)?;
+        match verdict.u32(1)? {
+            DROP => Some(Verdict::Drop),
+            RETURN => Some(Verdict::Return),
+            GOTO => Some(Verdict::Goto(verdict.string(2)?.to_string())),
+            _ => None,
+        }
+    }
+}
+
+fn element(writer: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
+    writer.nest(1, |list| {
+        list.string(1, name);
+        list.nest(2, data);
+    });
+}

@@ -1,0 +1,87 @@
+//! What the committer needs of a kernel.
+
+use super::layout::Layout;
+use crate::proxy::{Chain, Difference, Element};
+use std::collections::BTreeSet;
+use std::io;
+
+/// Holds one table a family. [`super::Netlink`] speaks to the real one, [`super::Memory`] plays one in tests.
+pub trait Kernel {
+    /// Reads the table back.
+    fn read(&mut self, layout: &Layout) -> Result<Reading, NftError>;
+
+    /// Commits a batch: all of it or nothing.
+    fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError>;
+
+    /// How many elements fit into one batch.
+    fn batch_limit(&self) -> usize;
+}
+
+/// What one atomic commit changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Remove the table, if there is one, and make its skeleton anew.
+    pub rebuild: bool,
+    /// `pick` chains to make.
+    pub picks: Vec<Chain>,
+    /// Elements to remove, then elements to add.
+    pub elements: Difference,
+}
+
+impl Batch {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        !self.rebuild && self.picks.is_empty() && self.elements.is_empty()
+    }
+}
+
+/// What was found in the place of our table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// No such table.
+    Absent,
+    /// A table that this layout cannot build upon, and why.
+    Other(String),
+    /// Our table in this layout.
+    Ours(Contents),
+}
+
+/// What our table holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The `pick` chains that exist.
+    pub picks: BTreeSet<Chain>,
+    /// All elements of all sets.
+    pub elements: Vec<Element>,
+}
+
+/// Why the kernel could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket for nf_tables: {0}; is the kernel built with nf_tables?")]
+    Open(#[source] io::Error),
+    /// The capability is missing.
+    #[error(
+        "the kernel does not let us touch nf_tables in this network namespace ({0}): give the agent CAP_NET_ADMIN (the chart's DaemonSet \
+         does), or run `waypost run --role dns`, which needs no privileges"
+    )]
+    NotPermitted(#[source] io::Error),
+    /// Sending or receiving failed.
+    #[error("the netlink socket failed while {action}: {error}")]
+    Socket {
+        /// What was being done.
+        action: &'static str,
+        /// What the kernel said.
+        #[source]
+        error: io::Error,
+    },
+    /// The batch was refused as a whole.
+    #[error("the kernel refused a batch: {}", .0.join("; "))]
+    Rejected(Vec<String>),
+    /// The table kept changing while it was read.
+    #[error(
+        "the table changed again and again while it was being read: is another program writing nf_tables rules all the time?"
+    )]
+    Unsettled,
+}

@@ -1,0 +1,277 @@
+//! The table's skeleton: sets, chains and rules. They never change with the number of services; only the `pick` chains follow
+//! the endpoint counts that occur, and once made they are kept.
+
+use super::expr::{Answer, Base, CT_STATE, CT_STATUS, Expr, META_L4PROTO, META_MARK, Verdict};
+use crate::model::Family;
+use crate::proxy::{Chain, Element, Set};
+
+/// The name of the table, in both families.
+pub const TABLE: &str = "waypost";
+
+/// `pick` chains are made in blocks of this many counts, so that the common change adds no rule.
+pub const PICK_BLOCK: u32 = 16;
+
+/// What the rules depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Which table.
+    pub family: Family,
+    /// The bit of the packet mark that asks for masquerading.
+    pub masquerade_mark: u32,
+    /// Masquerade everything that goes to a ClusterIP.
+    pub masquerade_all: bool,
+    /// Whether sources outside the pod networks are masqueraded: false when no pod network is configured.
+    pub detect_local: bool,
+}
+
+/// A chain and its rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainSpec {
+    /// The name.
+    pub name: String,
+    /// Where the kernel calls it; `None` for chains that others go to.
+    pub hook: Option<Hook>,
+    /// The rules, in order.
+    pub rules: Vec<Vec<Expr>>,
+}
+
+/// Where the kernel calls a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    /// `NF_INET_*`.
+    pub number: u32,
+    /// The priority.
+    pub priority: i32,
+}
+
+const PREROUTING: u32 = 0;
+const INPUT: u32 = 1;
+const FORWARD: u32 = 2;
+const OUTPUT: u32 = 3;
+const POSTROUTING: u32 = 4;
+
+/// `dstnat`.
+const DSTNAT: i32 = -100;
+/// `srcnat`.
+const SRCNAT: i32 = 100;
+
+const TCP: u8 = 6;
+const RTN_LOCAL: u32 = 2;
+/// `IPS_DST_NAT`.
+const STATUS_DNAT: u32 = 0x20;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`.
+const STATE_NEW: u32 = 8;
+
+impl Layout {
+    /// The comment that marks the table: whatever changes the rules must change it, because a table with the same comment is kept.
+    pub fn comment(&self) -> String {
+        let mut comment = format!("waypost layout 1, mark {:#x}", self.masquerade_mark);
+        if self.masquerade_all {
+            comment.push_str(", masquerade-all");
+        } else if !self.detect_local {
+            comment.push_str(", no cluster CIDR");
+        }
+        comment
+    }
+
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    pub fn protocol(&self) -> u8 {
+        protocol(self.family)
+    }
+
+    /// All chains but the `pick` chains, each after those that its rules go to.
+    pub fn chains(&self) -> Vec<ChainSpec> {
+        let go = |chain: &str| Expr::Verdict(Verdict::Goto(chain.into()));
+        let for_new = |chain: &str| vec![[self.is_new(), vec![go(chain)]].concat()];
+        let plain = |name: &str, rules: Vec<Vec<Expr>>| ChainSpec { name: name.into(), hook: None, rules };
+        let hooked = |name: &str, kind, number, priority, rules| ChainSpec {
+            name: name.into(),
+            hook: Some(Hook { kind, number, priority }),
+            rules,
+        };
+        vec![
+            plain("outside", vec![[self.mark(), self.follow(Set::ClusterLists)].concat()]),
+            plain("outside-local", self.outside_local()),
+            plain(
+                "refuse",
+                vec![
+                    vec![Expr::Meta { key: META_L4PROTO, to: 0 }, equals(0, &[TCP]), Expr::RejectReset],
+                    vec![Expr::RejectUnreachable(match self.family {
+                        Family::V4 => 3,
+                        Family::V6 => 4,
+                    })],
+                ],
+            ),
+            plain("balance", self.balance()),
+            plain("guard", vec![self.guard()]),
+            plain("unserved-only", vec![self.follow(Set::Unserved)]),
+            plain("refusals", self.refusals()),
+            hooked("nat-prerouting", "nat", PREROUTING, DSTNAT - 1, vec![vec![go("balance")]]),
+            hooked("nat-output", "nat", OUTPUT, DSTNAT - 1, vec![vec![go("balance")]]),
+            hooked("nat-postrouting", "nat", POSTROUTING, SRCNAT, self.postrouting()),
+            hooked("guard-prerouting", "filter", PREROUTING, DSTNAT - 10, for_new("guard")),
+            hooked("guard-output", "filter", OUTPUT, DSTNAT - 10, for_new("guard")),
+            hooked("filter-input", "filter", INPUT, 0, for_new("unserved-only")),
+            hooked("filter-forward", "filter", FORWARD, 0, for_new("refusals")),
+            hooked("filter-output", "filter", OUTPUT, 0, for_new("refusals")),
+        ]
+    }
+
+    /// A chain that draws one of `count` slots.
+    pub fn pick(&self, chain: Chain) -> Option<ChainSpec> {
+        let (modulus, offset) = match chain {
+            Chain::Pick(count) => (count, 0),
+            Chain::PickLocal(count) => (count, Element::LOCAL_SLOTS),
+            Chain::Outside | Chain::OutsideLocal => return None,
+        };
+        let mut rule = self.load_dest();
+        rule.push(Expr::Random { to: self.address_words() + 2, modulus, offset });
+        rule.push(Expr::Lookup { set: Set::Endpoints.name(), key: 0, answer: Answer::Data(0) });
+        rule.push(Expr::Dnat { protocol: self.protocol(), address: 0, port: self.address_words() });
+        Some(ChainSpec { name: chain.to_string(), hook: None, rules: vec![rule] })
+    }
+
+    fn address_words(&self) -> u32 {
+        match self.family {
+            Family::V4 => 1,
+            Family::V6 => 4,
+        }
+    }
+
+    fn load_address(&self, source: bool, to: u32) -> Expr {
+        let (first, length) = match self.family {
+            Family::V4 => (12, 4),
+            Family::V6 => (8, 16),
+        };
+        Expr::Payload { base: Base::Network, offset: if source { first } else { first + length }, length, to }
+    }
+
+    /// `ip daddr . meta l4proto . th dport`, from register 0 on.
+    fn load_dest(&self) -> Vec<Expr> {
+        let words = self.address_words();
+        vec![
+            self.load_address(false, 0),
+            Expr::Meta { key: META_L4PROTO, to: words },
+            Expr::Payload { base: Base::Transport, offset: 2, length: 2, to: words + 1 },
+        ]
+    }
+
+    fn follow(&self, set: Set) -> Vec<Expr> {
+        let mut rule = self.load_dest();
+        rule.push(Expr::Lookup { set: set.name(), key: 0, answer: Answer::Verdict });
+        rule
+    }
+
+    fn mark(&self) -> Vec<Expr> {
+        let bit = self.masquerade_mark;
+        vec![Expr::Meta { key: META_MARK, to: 0 }, Expr::Bitwise { register: 0, mask: !bit, xor: bit }, Expr::SetMark { from: 0 }]
+    }
+
+    fn is_new(&self) -> Vec<Expr> {
+        has_bits(Expr::Ct { key: CT_STATE, to: 0 }, STATE_NEW)
+    }
+
+    fn address_in(&self, source: bool, set: Set, answer: Answer) -> Vec<Expr> {
+        vec![self.load_address(source, 0), Expr::Lookup { set: set.name(), key: 0, answer }]
+    }
+
+    fn outside_local(&self) -> Vec<Vec<Expr>> {
+        let from_pod = self.address_in(true, Set::PodCidrs, Answer::Present);
+        let from_node = vec![Expr::FibType { source: true, to: 0 }, equals(0, &RTN_LOCAL.to_ne_bytes())];
+        vec![
+            [from_pod, self.follow(Set::ClusterLists)].concat(),
+            [from_node, self.mark(), self.follow(Set::ClusterLists)].concat(),
+            self.follow(Set::LocalLists),
+        ]
+    }
+
+    fn balance(&self) -> Vec<Vec<Expr>> {
+        let to_cluster_ip = self.address_in(false, Set::ClusterIps, Answer::Present);
+        let from_elsewhere = self.address_in(true, Set::PodCidrs, Answer::Absent);
+        let mut rules = vec![];
+        if self.masquerade_all {
+            rules.push([to_cluster_ip, self.mark()].concat());
+        } else if self.detect_local {
+            rules.push([to_cluster_ip, from_elsewhere, self.mark()].concat());
+        }
+        rules.push(self.follow(Set::Services));
+        rules
+    }
+
+    /// The mark is cleared before masquerading: VXLAN sends the same packet on with its mark (kubernetes/kubernetes 92035).
+    fn postrouting(&self) -> Vec<Vec<Expr>> {
+        let bit = self.masquerade_mark;
+        let marked = has_bits(Expr::Meta { key: META_MARK, to: 0 }, bit);
+        let clear = vec![
+            Expr::Meta { key: META_MARK, to: 0 },
+            Expr::Bitwise { register: 0, mask: u32::MAX, xor: bit },
+            Expr::SetMark { from: 0 },
+        ];
+        let rewritten = has_bits(Expr::Ct { key: CT_STATUS, to: 0 }, STATUS_DNAT);
+        let to_itself = vec![
+            self.load_address(true, 0),
+            self.load_address(false, self.address_words()),
+            Expr::Lookup { set: Set::Hairpins.name(), key: 0, answer: Answer::Present },
+        ];
+        let from_local_dns = self.address_in(true, Set::LocalDns, Answer::Present);
+        vec![
+            [marked, clear, vec![Expr::Masquerade]].concat(),
+            [rewritten.clone(), to_itself, vec![Expr::Masquerade]].concat(),
+            [rewritten, from_local_dns, vec![Expr::Masquerade]].concat(),
+        ]
+    }
+
+    fn guard(&self) -> Vec<Expr> {
+        let mut rule = self.load_dest();
+        rule.push(Expr::Lookup { set: Set::Guarded.name(), key: 0, answer: Answer::Present });
+        rule.extend(self.load_dest());
+        rule.push(self.load_address(true, self.address_words() + 2));
+        rule.push(Expr::Lookup { set: Set::AllowedSources.name(), key: 0, answer: Answer::Absent });
+        rule.push(Expr::Verdict(Verdict::Drop));
+        rule
+    }
+
+    fn refusals(&self) -> Vec<Vec<Expr>> {
+        let to_node = vec![Expr::FibType { source: false, to: 0 }, equals(0, &RTN_LOCAL.to_ne_bytes())];
+        let to_cluster_ip = self.address_in(false, Set::ClusterIps, Answer::Present);
+        let to_service_network = self.address_in(false, Set::ServiceCidrs, Answer::Present);
+        vec![
+            self.follow(Set::Unserved),
+            [to_node, vec![Expr::Verdict(Verdict::Return)]].concat(),
+            [to_cluster_ip, vec![Expr::Verdict(Verdict::Goto("refuse".into()))]].concat(),
+            [to_service_network, vec![Expr::Verdict(Verdict::Drop)]].concat(),
+        ]
+    }
+}
+
+/// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+pub fn protocol(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+/// The `pick` chains of the blocks in which these counts lie; a count of 0 needs none.
+pub fn pick_block(chain: Chain) -> Vec<Chain> {
+    let block = |count: u32| {
+        let first = (count.max(1) - 1) / PICK_BLOCK * PICK_BLOCK;
+        first + 1..=first + PICK_BLOCK
+    };
+    match chain {
+        Chain::Pick(count) => block(count).map(Chain::Pick).collect(),
+        Chain::PickLocal(count) => block(count).map(Chain::PickLocal).collect(),
+        Chain::Outside | Chain::OutsideLocal => vec![],
+    }
+}
+
+fn equals(register: u32, value: &[u8]) -> Expr {
+    Expr::Compare { register, differs: false, value: value.to_vec() }
+}
+
+fn has_bits(load: Expr, bits: u32) -> Vec<Expr> {
+    let keep = Expr::Bitwise { register: 0, mask: bits, xor: 0 };
+    vec![load, keep, Expr::Compare { register: 0, differs: true, value: vec![0; 4] }]
+}

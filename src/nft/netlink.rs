@@ -1,0 +1,263 @@
+//! The real kernel, spoken to over netlink.
+
+use super::encode::{MAX_ELEMENT, read_bound, read_element, read_networks, write_element};
+use super::kernel::{Batch, Contents, Kernel, NftError, Reading};
+use super::layout::{ChainSpec, Layout, TABLE, protocol};
+use super::sets::write_set;
+use super::socket::NfSocket;
+use super::wire::{APPEND, Attributes, CREATE, Writer};
+use crate::model::Family;
+use crate::proxy::{Chain, Element, Set};
+use std::collections::{BTreeMap, BTreeSet};
+
+const NEW_TABLE: u16 = 0;
+const GET_TABLE: u16 = 1;
+const DEL_TABLE: u16 = 2;
+const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
+const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
+const NEW_SET: u16 = 9;
+const GET_SET: u16 = 10;
+const NEW_ELEMENT: u16 = 12;
+const GET_ELEMENT: u16 = 13;
+const DEL_ELEMENT: u16 = 14;
+
+/// A nest's length has 16 bits; the last element must still fit.
+const LIST_LIMIT: usize = 60_000;
+/// Room in a batch for the skeleton and a block of `pick` chains in each direction.
+const SKELETON: usize = 64 << 10;
+
+/// nf_tables in the network namespace of the thread that made this.
+pub struct Netlink {
+    socket: NfSocket,
+}
+
+impl Netlink {
+    /// Opens a socket; commits need CAP_NET_ADMIN.
+    pub fn open() -> Result<Netlink, NftError> {
+        Ok(Netlink { socket: NfSocket::open()? })
+    }
+}
+
+impl Kernel for Netlink {
+    fn read(&mut self, layout: &Layout) -> Result<Reading, NftError> {
+        let Some(comment) = table_comment(&mut self.socket, layout.family)? else {
+            return Ok(Reading::Absent);
+        };
+        if comment != layout.comment() {
+            return Ok(Reading::Other(format!("its comment is {comment:?}, ours would be {:?}", layout.comment())));
+        }
+        let picks = match self.read_skeleton(layout)? {
+            Ok(picks) => picks,
+            Err(strange) => return Ok(Reading::Other(strange)),
+        };
+        let mut elements = Vec::new();
+        for set in Set::ALL {
+            match self.read_set(set, layout.family)? {
+                Some(read) => elements.extend(read),
+                None => return Ok(Reading::Other(format!("the set {} holds elements that are not ours", set.name()))),
+            }
+        }
+        Ok(Reading::Ours(Contents { picks, elements }))
+    }
+
+    fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        self.socket.batch(|socket, writer| {
+            let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
+                writer.begin(kind, flags, socket.next_sequence(), layout.protocol());
+                fill(writer);
+                writer.end();
+            };
+            if batch.rebuild {
+                write_skeleton(writer, layout, &mut message);
+            }
+            let picks: Vec<ChainSpec> = batch.picks.iter().filter_map(|chain| layout.pick(*chain)).collect();
+            write_chains(writer, &picks, &mut message);
+            write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &mut message);
+            write_elements(writer, NEW_ELEMENT, &batch.elements.add, &mut message);
+        })
+    }
+
+    fn batch_limit(&self) -> usize {
+        self.socket.send_limit().saturating_sub(SKELETON).max(SKELETON) / MAX_ELEMENT
+    }
+}
+
+type WriteMessage<'a> = dyn FnMut(&mut Writer, u16, u16, &dyn Fn(&mut Writer)) + 'a;
+
+fn write_skeleton(writer: &mut Writer, layout: &Layout, message: &mut WriteMessage<'_>) {
+    let comment = [&[0, (layout.comment().len() + 1) as u8], layout.comment().as_bytes(), &[0]].concat();
+    let create = |w: &mut Writer| {
+        w.string(1, TABLE);
+        w.u32(2, 0);
+        w.bytes(6, &comment);
+    };
+    // Made, so that it can be removed whether or not it was there, and made again.
+    message(writer, NEW_TABLE, CREATE, &create);
+    message(writer, DEL_TABLE, 0, &|w| w.string(1, TABLE));
+    message(writer, NEW_TABLE, CREATE, &create);
+    for (set, id) in Set::ALL.into_iter().zip(1..) {
+        message(writer, NEW_SET, CREATE, &|w| write_set(w, TABLE, set, layout.family, id));
+    }
+    write_chains(writer, &layout.chains(), message);
+}
+
+/// All chains first, then their rules, so that any order of chains will do.
+fn write_chains(writer: &mut Writer, chains: &[ChainSpec], message: &mut WriteMessage<'_>) {
+    for chain in chains {
+        message(writer, NEW_CHAIN, CREATE, &|w| write_chain(w, chain));
+    }
+    for chain in chains {
+        for rule in &chain.rules {
+            message(writer, NEW_RULE, APPEND, &|w| {
+                w.string(1, TABLE);
+                w.string(2, &chain.name);
+                w.nest(4, |list| rule.iter().for_each(|expression| expression.write(list)));
+            });
+        }
+    }
+}
+
+fn write_chain(writer: &mut Writer, chain: &ChainSpec) {
+    writer.string(1, TABLE);
+    writer.string(3, &chain.name);
+    if let Some(hook) = chain.hook {
+        writer.nest(4, |w| {
+            w.u32(1, hook.number);
+            w.u32(2, hook.priority as u32);
+        });
+        writer.u32(5, 1);
+        writer.string(7, hook.kind);
+    }
+}
+
+fn write_elements(writer: &mut Writer, kind: u16, elements: &[Element], message: &mut WriteMessage<'_>) {
+    let mut by_set: BTreeMap<Set, Vec<&Element>> = BTreeMap::new();
+    elements.iter().for_each(|element| by_set.entry(element.set()).or_default().push(element));
+    for (set, elements) in by_set {
+        for chunk in elements.chunks(LIST_LIMIT / MAX_ELEMENT) {
+            message(writer, kind, if kind == NEW_ELEMENT { CREATE } else { 0 }, &|w| {
+                w.string(1, TABLE);
+                w.string(2, set.name());
+                w.nest(3, |list| chunk.iter().for_each(|element| write_element(list, element, kind == NEW_ELEMENT)));
+            });
+        }
+    }
+}
+
+/// The comment of our table, or an empty one; `None` when there is no table.
+fn table_comment(socket: &mut NfSocket, family: Family) -> Result<Option<String>, NftError> {
+    socket.dump(
+        GET_TABLE,
+        protocol(family),
+        |_| {},
+        |found, message| {
+            if message.attributes().string(1) == Some(TABLE) {
+                *found = Some(message.attributes().get(6).and_then(comment).unwrap_or_default());
+            }
+        },
+        || None,
+    )
+}
+
+/// User data of a table: a byte for the type (0 is the comment), one for the length, the text with its NUL.
+fn comment(user_data: &[u8]) -> Option<String> {
+    let [0, length, rest @ ..] = user_data else { return None };
+    let text = rest.get(..*length as usize)?;
+    Some(String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned())
+}
+
+impl Netlink {
+    /// Compares chains, rules and sets with what we would make. The outer error is the socket's, the inner one says what is strange.
+    fn read_skeleton(&mut self, layout: &Layout) -> Result<Result<BTreeSet<Chain>, String>, NftError> {
+        let chains = self.names(GET_CHAIN, layout.family, 3)?;
+        let rules = self.names(GET_RULE, layout.family, 2)?;
+        let sets = self.names(GET_SET, layout.family, 2)?;
+        let mut expected: BTreeMap<String, usize> =
+            layout.chains().into_iter().map(|chain| (chain.name, chain.rules.len())).collect();
+        let mut picks = BTreeSet::new();
+        for name in chains.keys().filter(|name| !expected.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            match Chain::parse(&name) {
+                Some(chain @ (Chain::Pick(_) | Chain::PickLocal(_))) => picks.insert(chain),
+                _ => return Ok(Err(format!("it has a chain {name} that is not ours"))),
+            };
+            expected.insert(name, 1);
+        }
+        for (name, count) in &expected {
+            if !chains.contains_key(name) || rules.get(name).copied().unwrap_or(0) != *count {
+                return Ok(Err(format!("its chain {name} is not as we made it")));
+            }
+        }
+        let ours: BTreeSet<&str> = Set::ALL.into_iter().map(Set::name).collect();
+        if sets.keys().map(String::as_str).collect::<BTreeSet<_>>() != ours {
+            return Ok(Err("its sets are not ours".into()));
+        }
+        Ok(Ok(picks))
+    }
+
+    /// How often each name occurs among the table's objects of one kind; `attribute` is the name's.
+    fn names(&mut self, kind: u16, family: Family, attribute: u16) -> Result<BTreeMap<String, usize>, NftError> {
+        self.socket.dump(
+            kind,
+            protocol(family),
+            |w| w.string(1, TABLE),
+            |names: &mut BTreeMap<String, usize>, message| {
+                let attributes = message.attributes();
+                if let (Some(TABLE), Some(name)) = (attributes.string(1), attributes.string(attribute)) {
+                    *names.entry(name.to_string()).or_default() += 1;
+                }
+            },
+            BTreeMap::new,
+        )
+    }
+
+    /// The elements of a set; `None` when there are some that are not ours.
+    fn read_set(&mut self, set: Set, family: Family) -> Result<Option<Vec<Element>>, NftError> {
+        let networks = matches!(set, Set::ServiceCidrs | Set::PodCidrs);
+        let (elements, bounds, foreign) = self.socket.dump(
+            GET_ELEMENT,
+            protocol(family),
+            |w| {
+                w.string(1, TABLE);
+                w.string(2, set.name());
+            },
+            |(elements, bounds, foreign): &mut (Vec<Element>, Vec<_>, bool), message| {
+                for (_, element) in message.attributes().nested(3).into_iter().flatten() {
+                    if networks {
+                        read_bound(family, Attributes(element)).map_or_else(|| *foreign = true, |bound| bounds.push(bound));
+                    } else {
+                        read_element(set, family, Attributes(element))
+                            .map_or_else(|| *foreign = true, |read| elements.push(read));
+                    }
+                }
+            },
+            || (Vec::new(), Vec::new(), false),
+        )?;
+        if foreign {
+            return Ok(None);
+        }
+        if !networks {
+            return Ok(Some(elements));
+        }
+        let make = if set == Set::PodCidrs { Element::PodCidr } else { Element::ServiceCidr };
+        Ok(read_networks(family, bounds).map(|networks| networks.into_iter().map(make).collect()))
+    }
+}
+
+/// Removes our tables, whatever their layout, and says which were there.
+pub fn cleanup() -> Result<Vec<String>, NftError> {
+    let mut socket = NfSocket::open()?;
+    let mut removed = Vec::new();
+    for (family, name) in [(Family::V4, "ip"), (Family::V6, "ip6")] {
+        if table_comment(&mut socket, family)?.is_some() {
+            socket.batch(|socket, writer| {
+                writer.begin(DEL_TABLE, 0, socket.next_sequence(), protocol(family));
+                writer.string(1, TABLE);
+                writer.end();
+            })?;
+            removed.push(format!("table {name} {TABLE}"));
+        }
+    }
+    Ok(removed)
+}

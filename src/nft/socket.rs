@@ -1,0 +1,192 @@
+//! A netlink socket to nf_tables: batches out, dumps in.
+
+use super::kernel::NftError;
+use super::wire::{ACK, BATCH_BEGIN, BATCH_END, DONE, DUMP, DUMP_INTERRUPTED, ERROR, Message, SUBSYSTEM, Writer, messages};
+use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt, sockopt};
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// A dump that was interrupted by a change is begun anew this often.
+const DUMP_ATTEMPTS: usize = 20;
+/// What we ask for: 300,000 elements in one atomic batch.
+const SEND_BUFFER: usize = 32 << 20;
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// `NLMSGERR_ATTR_MSG`.
+const ERROR_TEXT: u16 = 1;
+
+/// A netlink socket to nf_tables in the network namespace of the thread that opened it.
+pub struct NfSocket {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+    send_limit: usize,
+}
+
+impl NfSocket {
+    /// Opens a socket.
+    pub fn open() -> Result<NfSocket, NftError> {
+        let mut socket = Socket::new(NETLINK_NETFILTER).map_err(NftError::Open)?;
+        socket.bind_auto().map_err(NftError::Open)?;
+        // Errors come back without the whole failed message, but with the kernel's own words where it has some.
+        let _ = socket.set_cap_ack(true);
+        let _ = socket.set_ext_ack(true);
+        // Only root in the first user namespace may go beyond the system's limits; elsewhere batches are cut smaller.
+        if setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+            let _ = setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER);
+        }
+        if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+        }
+        let send_limit = getsockopt(&socket, sockopt::SndBuf).map_err(|errno| NftError::Open(errno.into()))?;
+        Ok(NfSocket { socket, sequence: 0, buffer: vec![0; 1 << 17], send_limit })
+    }
+
+    /// How many bytes fit into one batch.
+    pub fn send_limit(&self) -> usize {
+        self.send_limit / 4 * 3
+    }
+
+    /// The next sequence number.
+    pub fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Commits the messages that `fill` writes as one batch: all of them or none.
+    pub fn batch(&mut self, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<(), NftError> {
+        let mut writer = Writer::default();
+        writer.begin_raw(BATCH_BEGIN, ACK, self.next_sequence(), 0, SUBSYSTEM);
+        writer.end();
+        fill(self, &mut writer);
+        writer.begin_raw(BATCH_END, 0, self.next_sequence(), 0, SUBSYSTEM);
+        writer.end();
+        self.drain();
+        send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
+            .map_err(|errno| socket_error("sending a batch", errno))?;
+        self.answers()
+    }
+
+    /// The kernel works a batch off while we send it, so every answer is there when `send` returns.
+    fn answers(&mut self) -> Result<(), NftError> {
+        let mut failures: Vec<(Errno, Option<String>)> = Vec::new();
+        let mut overflow = false;
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => failures.extend(messages(&self.buffer[..length]).filter_map(|message| failure(&message))),
+                Err(Errno::EAGAIN) => break,
+                // More complaints than the socket can hold: the batch failed all the same.
+                Err(Errno::ENOBUFS) => overflow = true,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(socket_error("reading the answers to a batch", errno)),
+            }
+        }
+        if failures.iter().any(|(errno, _)| matches!(errno, Errno::EPERM | Errno::EACCES)) {
+            return Err(NftError::NotPermitted(Errno::EPERM.into()));
+        }
+        if failures.is_empty() && !overflow {
+            return Ok(());
+        }
+        let mut reasons: Vec<String> = failures.into_iter().map(describe).collect();
+        reasons.dedup();
+        reasons.truncate(4);
+        if overflow {
+            reasons.push("and more".into());
+        }
+        Err(NftError::Rejected(reasons))
+    }
+
+    /// Dumps everything of one kind and hands each message to `each`. Begins anew, after `restart`, when a change interrupted it.
+    pub fn dump<T>(
+        &mut self,
+        kind: u16,
+        protocol: u8,
+        fill: impl Fn(&mut Writer),
+        mut each: impl FnMut(&mut T, &Message<'_>),
+        restart: impl Fn() -> T,
+    ) -> Result<T, NftError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut collected = restart();
+            if self.dump_once(kind, protocol, &fill, |message| each(&mut collected, message))? {
+                return Ok(collected);
+            }
+        }
+        Err(NftError::Unsettled)
+    }
+
+    /// False when a change interrupted the dump.
+    fn dump_once(
+        &mut self,
+        kind: u16,
+        protocol: u8,
+        fill: &impl Fn(&mut Writer),
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<bool, NftError> {
+        self.drain();
+        let sequence = self.next_sequence();
+        let mut writer = Writer::default();
+        writer.begin(kind, DUMP, sequence, protocol);
+        fill(&mut writer);
+        writer.end();
+        send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
+            .map_err(|errno| socket_error("asking for a dump", errno))?;
+        let mut whole = true;
+        loop {
+            let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) => return Ok(false),
+                Err(errno) => return Err(socket_error("reading a dump", errno)),
+            };
+            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
+                whole &= message.flags & DUMP_INTERRUPTED == 0;
+                match message.kind {
+                    DONE => return Ok(whole),
+                    // The table went away between two dumps.
+                    ERROR => match failure(&message) {
+                        Some((Errno::ENOENT, _)) => return Ok(false),
+                        Some((Errno::EINTR | Errno::EAGAIN, _)) => return Ok(false),
+                        Some((errno, _)) => return Err(socket_error("reading a dump", errno)),
+                        None => return Ok(whole),
+                    },
+                    _ => each(&message),
+                }
+            }
+        }
+    }
+
+    /// Throws away what an earlier, failed exchange may have left.
+    fn drain(&mut self) {
+        while !matches!(recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN)) {}
+    }
+}
+
+/// The error that a message reports, with the kernel's explanation; `None` for an acknowledgement.
+fn failure(message: &Message<'_>) -> Option<(Errno, Option<String>)> {
+    if message.kind != ERROR {
+        return None;
+    }
+    let code = i32::from_ne_bytes(*message.body.first_chunk()?);
+    // Behind the code stand the header of the failed message (NETLINK_CAP_ACK) and the kernel's remarks.
+    let remarks = super::wire::Attributes(message.body.get(4 + super::wire::HEADER..).unwrap_or_default());
+    (code != 0).then(|| (Errno::from_raw(-code), remarks.string(ERROR_TEXT).map(str::to_string)))
+}
+
+fn describe((errno, text): (Errno, Option<String>)) -> String {
+    let meaning = match errno {
+        Errno::EEXIST => "something in it exists already (EEXIST)".to_string(),
+        Errno::ENOENT => "something that it needs or removes is not there (ENOENT)".to_string(),
+        Errno::EOPNOTSUPP => "the kernel lacks an nf_tables feature that it needs (EOPNOTSUPP)".to_string(),
+        other => format!("{} ({other:?})", other.desc()),
+    };
+    text.map_or(meaning.clone(), |text| format!("{meaning}: {text}"))
+}
+
+fn socket_error(action: &'static str, errno: Errno) -> NftError {
+    let error = io::Error::from(errno);
+    match errno {
+        Errno::EPERM | Errno::EACCES => NftError::NotPermitted(error),
+        _ => NftError::Socket { action, error },
+    }
+}

@@ -1,0 +1,385 @@
+//! Histories of objects, committed into the in-memory kernel.
+
+use super::*;
+use crate::model::{
+    AddressKind, Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort,
+};
+use crate::proxy::{Backend, Chain, Context, Delta, Dest, Element, Planner, Refusal};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+fn layouts() -> [Layout; 2] {
+    Family::BOTH.map(|family| Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: true })
+}
+
+fn context() -> Context {
+    let node: Vec<IpAddr> = vec!["192.0.2.10".parse().unwrap(), "2001:db8::10".parse().unwrap()];
+    Context { node_name: "here".into(), node_addresses: node.clone(), nodeport_addresses: node }
+}
+
+/// A service as the tests vary it.
+#[derive(Clone, Debug)]
+struct Shape {
+    number: u8,
+    node_port: bool,
+    external: u8,
+    local_outside: bool,
+    local_inside: bool,
+    ranges: bool,
+    endpoints: Vec<(u8, bool, bool)>,
+}
+
+impl Shape {
+    fn key(&self) -> ObjectKey {
+        ObjectKey::new("default", format!("svc-{}", self.number))
+    }
+
+    fn service(&self) -> Service {
+        let policy = |local| if local { Policy::Local } else { Policy::Cluster };
+        Service {
+            key: self.key(),
+            kind: ServiceKind::ClusterIp,
+            cluster_ips: vec![[10, 96, 0, self.number].into(), format!("fd00::{:x}", self.number).parse().unwrap()],
+            external_ips: (self.external > 0).then(|| [198, 51, 100, self.external].into()).into_iter().collect(),
+            load_balancer_ips: (self.external > 1).then(|| [203, 0, 113, self.external].into()).into_iter().collect(),
+            source_ranges: if self.ranges { vec!["10.0.0.0/8".parse().unwrap(), "10.1.0.0/16".parse().unwrap()] } else { vec![] },
+            ports: vec![ServicePort {
+                name: "http".into(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                node_port: if self.node_port { 30000 + u16::from(self.number) } else { 0 },
+            }],
+            internal_policy: policy(self.local_inside),
+            external_policy: policy(self.local_outside),
+            affinity_seconds: None,
+            health_check_node_port: 0,
+            proxied: true,
+            created: i64::from(self.number),
+        }
+    }
+
+    fn slices(&self) -> Vec<Slice> {
+        let endpoint = |address: IpAddr, ready: bool, local: bool| Endpoint {
+            address,
+            ready,
+            serving: true,
+            terminating: !ready,
+            secondary: false,
+            hostname: None,
+            node: Some(if local { "here" } else { "there" }.into()),
+        };
+        Family::BOTH
+            .map(|family| {
+                let address = |number: u8| match family {
+                    Family::V4 => IpAddr::from([10, 244, 0, number]),
+                    Family::V6 => format!("fd00:244::{number:x}").parse().unwrap(),
+                };
+                let endpoints = self.endpoints.iter().map(|(number, ready, local)| endpoint(address(*number), *ready, *local));
+                Slice {
+                    key: ObjectKey::new("default", format!("svc-{}-{family}", self.number)),
+                    service: self.key(),
+                    family,
+                    ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
+                    endpoints: endpoints.collect(),
+                    headless: false,
+                }
+            })
+            .into()
+    }
+}
+
+/// Plans and commits, with every promoted service planned again, as the agent does.
+struct Agent {
+    planner: Planner,
+    committer: Committer<Memory>,
+    shapes: BTreeMap<u8, Shape>,
+}
+
+impl Agent {
+    fn start(kernel: Memory, shapes: BTreeMap<u8, Shape>) -> Agent {
+        let mut agent = Agent { planner: Planner::default(), committer: Committer::new(kernel, layouts()), shapes };
+        let mut delta = statics();
+        for number in agent.shapes.keys().copied().collect::<Vec<_>>() {
+            agent.plan(number, &mut delta);
+        }
+        agent.commit(delta);
+        agent
+    }
+
+    fn plan(&mut self, number: u8, delta: &mut Delta) {
+        let mut numbers = vec![number];
+        while let Some(number) = numbers.pop() {
+            let key = ObjectKey::new("default", format!("svc-{number}"));
+            let shape = self.shapes.get(&number);
+            let (service, slices) = (shape.map(Shape::service), shape.map(Shape::slices).unwrap_or_default());
+            let slices: Vec<&Slice> = slices.iter().collect();
+            let outcome = self.planner.update(&key, service.as_ref(), &slices, &context(), delta);
+            numbers.extend(outcome.promoted.iter().map(|key| key.name.strip_prefix("svc-").unwrap().parse::<u8>().unwrap()));
+        }
+    }
+
+    fn set(&mut self, shape: Shape) {
+        let number = shape.number;
+        self.shapes.insert(number, shape);
+        self.replan(number);
+    }
+
+    fn replan(&mut self, number: u8) {
+        let mut delta = Delta::default();
+        self.plan(number, &mut delta);
+        self.commit(delta);
+    }
+
+    fn commit(&mut self, delta: Delta) -> Committed {
+        let committed = self.committer.commit(delta);
+        self.committer.kernel().check().unwrap();
+        committed
+    }
+
+    fn holds(&mut self) -> Vec<Element> {
+        let kernel = self.committer.kernel();
+        Family::BOTH.iter().flat_map(|family| kernel.elements(*family)).collect()
+    }
+}
+
+fn statics() -> Delta {
+    let mut delta = Delta::default();
+    delta.elements.insert(Element::PodCidr("10.244.0.0/16".parse().unwrap()), true);
+    delta.elements.insert(Element::ServiceCidr("10.96.0.0/16".parse().unwrap()), true);
+    delta
+}
+
+/// Slots are a matter of history: equal up to the order of endpoints in their lists.
+fn without_slots(elements: Vec<Element>) -> Vec<Element> {
+    let mut plain: Vec<Element> = elements
+        .into_iter()
+        .map(|element| match element {
+            Element::Endpoint(dest, slot, backend) => {
+                Element::Endpoint(dest, if slot < Element::LOCAL_SLOTS { 0 } else { Element::LOCAL_SLOTS }, backend)
+            }
+            other => other,
+        })
+        .collect();
+    plain.sort_unstable();
+    plain
+}
+
+fn shape(number: u8, endpoints: &[u8]) -> Shape {
+    Shape {
+        number,
+        node_port: true,
+        external: 0,
+        local_outside: false,
+        local_inside: false,
+        ranges: false,
+        endpoints: endpoints.iter().map(|number| (*number, true, true)).collect(),
+    }
+}
+
+fn dest(address: &str, port: u16) -> Dest {
+    Dest { address: address.parse().unwrap(), protocol: Protocol::Tcp, port }
+}
+
+#[test]
+fn one_endpoint_less_touches_few_elements() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2, 3]))]));
+    let before = agent.committer.kernel().commits.len();
+    agent.set(shape(1, &[1, 3]));
+    let commits = agent.committer.kernel().commits[before..].to_vec();
+    assert_eq!(commits.len(), 2, "one batch a family: {commits:?}");
+    // ClusterIP and NodePort: a slot moves, a slot goes, and the count changes; besides, one hairpin pair goes.
+    assert!(commits.iter().all(|batch| batch.elements.len() <= 11), "{commits:?}");
+}
+
+#[test]
+fn a_restart_writes_nothing() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2, 3, 4]))]));
+    agent.set(shape(1, &[4, 2]));
+    let mut kernel = agent.committer.kernel().clone();
+    kernel.commits.clear();
+    let mut again = Agent::start(kernel, agent.shapes);
+    assert_eq!(again.committer.kernel().commits, vec![]);
+}
+
+#[test]
+fn what_is_no_longer_wanted_is_removed_at_the_start() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1])), (2, shape(2, &[2]))]));
+    let kernel = agent.committer.kernel().clone();
+    let mut again = Agent::start(kernel, BTreeMap::from([(2, shape(2, &[2]))]));
+    let mut fresh = Agent::start(Memory::default(), BTreeMap::from([(2, shape(2, &[2]))]));
+    assert_eq!(again.holds(), fresh.holds());
+}
+
+#[test]
+fn a_rejected_destination_is_set_aside_and_the_rest_goes_on() {
+    let culprit = Element::Service(dest("10.96.0.2", 80), Chain::Pick(1));
+    let kernel = Memory::refusing(culprit);
+    let shapes = (1..=9).map(|number| (number, shape(number, &[number]))).collect();
+    let mut agent = Agent::start(kernel, shapes);
+    let held = agent.holds();
+    assert!(!held.iter().any(|element| element.dest() == Some(dest("10.96.0.2", 80))));
+    for number in [1, 3, 9] {
+        assert!(held.contains(&Element::Service(dest(&format!("10.96.0.{number}"), 80), Chain::Pick(1))));
+    }
+    assert!(agent.committer.is_behind());
+
+    let reads = agent.committer.kernel().commits.len();
+    agent.set(shape(1, &[1, 7]));
+    assert_eq!(agent.committer.kernel().commits.len() - reads, 2, "a known culprit does not disturb later commits");
+
+    agent.committer.kernel().refuses.clear();
+    agent.committer.distrust();
+    agent.commit(Delta::default());
+    assert!(agent.holds().contains(&culprit));
+    assert!(!agent.committer.is_behind());
+}
+
+#[test]
+fn a_culprit_is_reported_once() {
+    let culprit = Element::Service(dest("10.96.0.2", 80), Chain::Pick(1));
+    let mut committer = Committer::new(Memory::refusing(culprit), layouts());
+    let mut planner = Planner::default();
+    let mut delta = statics();
+    let (service, slices) = (shape(2, &[1]).service(), shape(2, &[1]).slices());
+    planner.update(&service.key, Some(&service), &slices.iter().collect::<Vec<_>>(), &context(), &mut delta);
+    let rejected = |committed: Committed| committed.families.into_iter().flat_map(|family| family.rejected).collect::<Vec<_>>();
+    let first = rejected(committer.commit(delta));
+    assert_eq!(first.iter().map(|one| one.what).collect::<Vec<_>>(), vec![Part::Dest(dest("10.96.0.2", 80))]);
+    committer.distrust();
+    assert_eq!(rejected(committer.commit(Delta::default())), vec![]);
+}
+
+#[test]
+fn a_flushed_table_is_made_anew() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2]))]));
+    let before = agent.holds();
+    agent.committer.kernel().flush(Family::V4);
+    agent.set(shape(3, &[3]));
+    agent.shapes.remove(&3);
+    agent.replan(3);
+    assert_eq!(agent.holds(), before);
+}
+
+#[test]
+fn a_table_of_another_layout_is_replaced_in_one_batch() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2]))]));
+    let mut kernel = agent.committer.kernel().clone();
+    kernel.commits.clear();
+    let others = layouts().map(|layout| Layout { masquerade_mark: 0x8000, ..layout });
+    let mut committer = Committer::new(kernel, others);
+    let mut planner = Planner::default();
+    let mut delta = statics();
+    let (service, slices) = (shape(1, &[1, 2]).service(), shape(1, &[1, 2]).slices());
+    planner.update(&service.key, Some(&service), &slices.iter().collect::<Vec<_>>(), &context(), &mut delta);
+    committer.commit(delta);
+    assert_eq!(committer.kernel().commits.iter().map(|batch| batch.rebuild).collect::<Vec<_>>(), vec![true, true]);
+    committer.kernel().check().unwrap();
+}
+
+#[test]
+fn the_older_service_keeps_an_address_that_two_claim_and_the_younger_gets_it_later() {
+    let with_external = |number| Shape { external: 7, ..shape(number, &[number]) };
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(2, with_external(2)), (1, with_external(1))]));
+    let shared = dest("203.0.113.7", 80);
+    let owner_of = |agent: &mut Agent| {
+        let held = agent.holds();
+        held.iter().find_map(|element| match element {
+            Element::Endpoint(dest, 0, backend) if *dest == shared => Some(*backend),
+            _ => None,
+        })
+    };
+    assert_eq!(owner_of(&mut agent), Some(Backend { address: [10, 244, 0, 1].into(), port: 8080 }));
+    agent.shapes.remove(&1);
+    agent.replan(1);
+    assert_eq!(owner_of(&mut agent), Some(Backend { address: [10, 244, 0, 2].into(), port: 8080 }));
+}
+
+#[test]
+fn a_lost_claim_names_both_services_and_the_kind_of_address() {
+    let mut planner = Planner::default();
+    let mut conflicts = Vec::new();
+    for number in [1, 2] {
+        let service = Shape { external: 7, ..shape(number, &[number]) }.service();
+        conflicts = planner.update(&service.key, Some(&service), &[], &context(), &mut Delta::default()).conflicts;
+    }
+    let found: Vec<_> = conflicts.iter().map(|one| (one.loser.to_string(), one.winner.to_string(), one.kind)).collect();
+    let expected = |kind| ("default/svc-2".to_string(), "default/svc-1".to_string(), kind);
+    assert_eq!(found, vec![expected(AddressKind::ExternalIp), expected(AddressKind::LoadBalancer)]);
+}
+
+#[test]
+fn policies_refuse_or_drop_where_no_endpoint_can_be_used() {
+    let here = |local| Shape { local_outside: true, local_inside: true, endpoints: vec![(1, true, local)], ..shape(1, &[]) };
+    let nodeport = dest("192.0.2.10", 30001);
+    let cluster_ip = dest("10.96.0.1", 80);
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, here(false))]));
+    let held = agent.holds();
+    assert!(held.contains(&Element::Unserved(cluster_ip, Refusal::Drop)), "{held:?}");
+    assert!(held.contains(&Element::Unserved(nodeport, Refusal::Drop)));
+    assert!(held.contains(&Element::Service(nodeport, Chain::OutsideLocal)), "pods and the node still reach every endpoint");
+    agent.set(here(true));
+    let held = agent.holds();
+    assert!(held.contains(&Element::Service(cluster_ip, Chain::PickLocal(1))), "{held:?}");
+    assert!(held.contains(&Element::LocalList(nodeport, Chain::PickLocal(1))));
+    agent.set(Shape { endpoints: vec![], ..here(true) });
+    let held = agent.holds();
+    assert!(held.contains(&Element::Unserved(cluster_ip, Refusal::Reject)));
+    assert!(held.contains(&Element::Unserved(nodeport, Refusal::Reject)));
+}
+
+fn any_shape() -> impl Strategy<Value = Shape> {
+    let endpoints = proptest::collection::vec((0u8..12, any::<bool>(), any::<bool>()), 0..8);
+    (0u8..4, any::<(bool, bool, bool, bool)>(), 0u8..4, endpoints).prop_map(
+        |(number, (node_port, local_outside, local_inside, ranges), external, mut endpoints)| {
+            endpoints.sort();
+            endpoints.dedup_by_key(|endpoint| endpoint.0);
+            Shape { number, node_port, external, local_outside, local_inside, ranges, endpoints }
+        },
+    )
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(Shape),
+    Delete(u8),
+    Restart,
+    Flush,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any_shape().prop_map(Step::Set),
+        2 => (0u8..4).prop_map(Step::Delete),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Flush),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Whatever happened before, the kernel ends up with what a fresh start makes, and never holds a verdict to unfilled slots.
+    #[test]
+    fn every_history_ends_in_the_state_of_a_fresh_start(steps in proptest::collection::vec(any_step(), 1..25), limit in 0usize..40) {
+        let mut agent = Agent::start(Memory::with_limit(limit), BTreeMap::new());
+        for step in steps {
+            match step {
+                Step::Set(shape) => agent.set(shape),
+                Step::Delete(number) => {
+                    agent.shapes.remove(&number);
+                    agent.replan(number);
+                }
+                Step::Restart => agent = Agent::start(agent.committer.kernel().clone(), agent.shapes),
+                Step::Flush => {
+                    agent.committer.kernel().flush(Family::V4);
+                    agent.committer.distrust();
+                    agent.commit(Delta::default());
+                }
+            }
+        }
+        let mut fresh = Agent::start(Memory::default(), agent.shapes.clone());
+        prop_assert_eq!(without_slots(agent.holds()), without_slots(fresh.holds()));
+        prop_assert!(!agent.committer.is_behind());
+    }
+}

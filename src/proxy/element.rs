@@ -1,0 +1,248 @@
+//! What the table's sets hold: the elements that a destination expands into.
+
+use super::{Backend, Dest, Destination, Entry, Refusal};
+use ipnet::IpNet;
+use std::fmt;
+use std::net::IpAddr;
+
+/// The sets and maps of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Set {
+    /// Destination → how it is balanced.
+    Services,
+    /// Destination and slot → endpoint.
+    Endpoints,
+    /// Destination → how many endpoints it has anywhere.
+    ClusterLists,
+    /// Destination → how many endpoints it has on this node.
+    LocalLists,
+    /// Destination → refuse or drop.
+    Unserved,
+    /// Destinations with source ranges.
+    Guarded,
+    /// Destination and source network that may connect.
+    AllowedSources,
+    /// All ClusterIPs.
+    ClusterIps,
+    /// The networks of ClusterIPs.
+    ServiceCidrs,
+    /// The networks of pods.
+    PodCidrs,
+    /// Addresses on which the agent answers DNS.
+    LocalDns,
+    /// Endpoints of this node, as pairs with themselves.
+    Hairpins,
+}
+
+impl Set {
+    /// All sets, in the order in which the table declares them.
+    pub const ALL: [Set; 12] = [
+        Set::Services,
+        Set::Endpoints,
+        Set::ClusterLists,
+        Set::LocalLists,
+        Set::Unserved,
+        Set::Guarded,
+        Set::AllowedSources,
+        Set::ClusterIps,
+        Set::ServiceCidrs,
+        Set::PodCidrs,
+        Set::LocalDns,
+        Set::Hairpins,
+    ];
+
+    /// The name in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Set::Services => "services",
+            Set::Endpoints => "endpoints",
+            Set::ClusterLists => "cluster-lists",
+            Set::LocalLists => "local-lists",
+            Set::Unserved => "unserved",
+            Set::Guarded => "guarded",
+            Set::AllowedSources => "allowed-sources",
+            Set::ClusterIps => "cluster-ips",
+            Set::ServiceCidrs => "service-cidrs",
+            Set::PodCidrs => "pod-cidrs",
+            Set::LocalDns => "local-dns",
+            Set::Hairpins => "hairpins",
+        }
+    }
+}
+
+/// A chain that an element may lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Chain {
+    /// Draws from slots `0..n`.
+    Pick(u32),
+    /// Draws from slots `65536..65536 + n`.
+    PickLocal(u32),
+    /// Masquerades, then any endpoint.
+    Outside,
+    /// Endpoints of this node; any endpoint for pods and the node itself.
+    OutsideLocal,
+}
+
+impl fmt::Display for Chain {
+    /// The chain's name in the table.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Chain::Pick(count) => write!(f, "pick-{count}"),
+            Chain::PickLocal(count) => write!(f, "pick-local-{count}"),
+            Chain::Outside => f.write_str("outside"),
+            Chain::OutsideLocal => f.write_str("outside-local"),
+        }
+    }
+}
+
+impl Chain {
+    /// The chain with this name, if elements lead to it.
+    pub fn parse(name: &str) -> Option<Chain> {
+        match name {
+            "outside" => Some(Chain::Outside),
+            "outside-local" => Some(Chain::OutsideLocal),
+            _ => match name.strip_prefix("pick-local-") {
+                Some(count) => count.parse().ok().map(Chain::PickLocal),
+                None => name.strip_prefix("pick-")?.parse().ok().map(Chain::Pick),
+            },
+        }
+    }
+}
+
+/// One element of one set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Element {
+    /// See [`Set::Services`].
+    Service(Dest, Chain),
+    /// See [`Set::Endpoints`].
+    Endpoint(Dest, u32, Backend),
+    /// See [`Set::ClusterLists`].
+    ClusterList(Dest, Chain),
+    /// See [`Set::LocalLists`].
+    LocalList(Dest, Chain),
+    /// See [`Set::Unserved`].
+    Unserved(Dest, Refusal),
+    /// See [`Set::Guarded`].
+    Guarded(Dest),
+    /// See [`Set::AllowedSources`].
+    AllowedSource(Dest, IpNet),
+    /// See [`Set::ClusterIps`].
+    ClusterIp(IpAddr),
+    /// See [`Set::ServiceCidrs`].
+    ServiceCidr(IpNet),
+    /// See [`Set::PodCidrs`].
+    PodCidr(IpNet),
+    /// See [`Set::LocalDns`].
+    LocalDns(IpAddr),
+    /// See [`Set::Hairpins`].
+    Hairpin(IpAddr),
+}
+
+impl Element {
+    /// Slots of endpoints on this node are counted from here.
+    pub const LOCAL_SLOTS: u32 = 65536;
+
+    /// The set that holds the element.
+    pub fn set(&self) -> Set {
+        match self {
+            Element::Service(..) => Set::Services,
+            Element::Endpoint(..) => Set::Endpoints,
+            Element::ClusterList(..) => Set::ClusterLists,
+            Element::LocalList(..) => Set::LocalLists,
+            Element::Unserved(..) => Set::Unserved,
+            Element::Guarded(..) => Set::Guarded,
+            Element::AllowedSource(..) => Set::AllowedSources,
+            Element::ClusterIp(..) => Set::ClusterIps,
+            Element::ServiceCidr(..) => Set::ServiceCidrs,
+            Element::PodCidr(..) => Set::PodCidrs,
+            Element::LocalDns(..) => Set::LocalDns,
+            Element::Hairpin(..) => Set::Hairpins,
+        }
+    }
+
+    /// The destination that the element belongs to; `None` for those that belong to the node as a whole.
+    pub fn dest(&self) -> Option<Dest> {
+        match self {
+            Element::Service(dest, _)
+            | Element::Endpoint(dest, ..)
+            | Element::ClusterList(dest, _)
+            | Element::LocalList(dest, _)
+            | Element::Unserved(dest, _)
+            | Element::Guarded(dest)
+            | Element::AllowedSource(dest, _) => Some(*dest),
+            _ => None,
+        }
+    }
+}
+
+impl Destination {
+    /// The elements that this destination is made of, its lists taken in slot order.
+    pub fn elements(&self, dest: Dest) -> Vec<Element> {
+        let (cluster, local) = (self.cluster.len() as u32, self.local.len() as u32);
+        let mut elements = Vec::with_capacity(self.cluster.len() + self.local.len() + 4);
+        match self.entry {
+            Some(Entry::Cluster) => elements.push(Element::Service(dest, Chain::Pick(cluster))),
+            Some(Entry::Local) => elements.push(Element::Service(dest, Chain::PickLocal(local))),
+            Some(Entry::Outside) => elements.push(Element::Service(dest, Chain::Outside)),
+            Some(Entry::OutsideLocal) => elements.push(Element::Service(dest, Chain::OutsideLocal)),
+            None => {}
+        }
+        if matches!(self.entry, Some(Entry::Outside | Entry::OutsideLocal)) {
+            if cluster > 0 {
+                elements.push(Element::ClusterList(dest, Chain::Pick(cluster)));
+            }
+            if local > 0 {
+                elements.push(Element::LocalList(dest, Chain::PickLocal(local)));
+            }
+        }
+        elements.extend(self.cluster.iter().zip(0..).map(|(backend, slot)| Element::Endpoint(dest, slot, *backend)));
+        let local_slots = self.local.iter().zip(Element::LOCAL_SLOTS..);
+        elements.extend(local_slots.map(|(backend, slot)| Element::Endpoint(dest, slot, *backend)));
+        elements.extend(self.refusal.map(|refusal| Element::Unserved(dest, refusal)));
+        if let Some(sources) = &self.sources {
+            elements.push(Element::Guarded(dest));
+            elements.extend(sources.iter().map(|network| Element::AllowedSource(dest, *network)));
+        }
+        elements
+    }
+
+    /// This destination with its lists put into slots so that as few of `previous`'s slots as possible change.
+    pub fn seated(mut self, previous: Option<&Destination>) -> Destination {
+        if let Some(previous) = previous {
+            self.cluster = super::fill_slots(&previous.cluster, &self.cluster).into();
+            self.local = super::fill_slots(&previous.local, &self.local).into();
+        }
+        self
+    }
+}
+
+/// What must be removed and added to get from one set of elements to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Elements to remove.
+    pub remove: Vec<Element>,
+    /// Elements to add.
+    pub add: Vec<Element>,
+}
+
+impl Difference {
+    /// Whether nothing has to be done.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.add.is_empty()
+    }
+
+    /// How many elements are touched.
+    pub fn len(&self) -> usize {
+        self.remove.len() + self.add.len()
+    }
+}
+
+/// The difference between what is there and what should be. An element whose data changed is removed and added.
+pub fn difference(mut actual: Vec<Element>, mut wanted: Vec<Element>) -> Difference {
+    actual.sort_unstable();
+    wanted.sort_unstable();
+    let only_in = |of: &[Element], other: &[Element]| -> Vec<Element> {
+        of.iter().filter(|element| other.binary_search(element).is_err()).copied().collect()
+    };
+    Difference { remove: only_in(&actual, &wanted), add: only_in(&wanted, &actual) }
+}

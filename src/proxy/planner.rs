@@ -1,0 +1,275 @@
+//! Plans one service at a time and decides who wins where two claim the same destination.
+
+use super::{Backend, Dest, Destination, Element, Entry, Refusal, choose};
+use crate::model::{AddressKind, Family, ObjectKey, Policy, Service, ServiceKind, ServicePort, Slice};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What the plan needs to know of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// The node's name: endpoints with this `nodeName` are local.
+    pub node_name: String,
+    /// The Node object's primary addresses.
+    pub node_addresses: Vec<IpAddr>,
+    /// Addresses on which NodePorts answer.
+    pub nodeport_addresses: Vec<IpAddr>,
+}
+
+/// Changes of the wanted state, gathered until the next commit. Later changes replace earlier ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// Destinations that should now look like this, or be gone.
+    pub destinations: BTreeMap<Dest, Option<Destination>>,
+    /// Elements that belong to the node as a whole, and whether they should be there.
+    pub elements: BTreeMap<Element, bool>,
+}
+
+impl Delta {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.destinations.is_empty() && self.elements.is_empty()
+    }
+}
+
+/// Two services claim one destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// What both claim.
+    pub dest: Dest,
+    /// The service that does not get it.
+    pub loser: ObjectKey,
+    /// As which kind of address the loser claims it.
+    pub kind: AddressKind,
+    /// The service that keeps it.
+    pub winner: ObjectKey,
+}
+
+/// What [`Planner::update`] found besides the delta.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Claims that are lost since this update.
+    pub conflicts: Vec<Conflict>,
+    /// Services that won a destination because its owner let go: they must be planned again.
+    pub promoted: BTreeSet<ObjectKey>,
+}
+
+/// A claim on a destination. The smallest wins: ClusterIP before load balancer before externalIP before NodePort, then the
+/// oldest service, then the first by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    kind: AddressKind,
+    created: i64,
+    service: ObjectKey,
+}
+
+/// Which service owns which destination. It keeps names and counts only; what a destination should hold is worked out anew from
+/// the objects at each change.
+#[derive(Debug, Default)]
+pub struct Planner {
+    owners: HashMap<Dest, Claim>,
+    losers: HashMap<Dest, BTreeSet<Claim>>,
+    planned: HashMap<ObjectKey, Planned>,
+    users: HashMap<Element, u32>,
+}
+
+/// What a service took part in when it was last planned.
+#[derive(Debug, Default)]
+struct Planned {
+    claims: Vec<(Dest, Claim)>,
+    elements: BTreeSet<Element>,
+}
+
+impl Planner {
+    /// Plans a service anew (or its absence) and adds what changes to `delta`.
+    pub fn update(
+        &mut self,
+        key: &ObjectKey,
+        service: Option<&Service>,
+        slices: &[&Slice],
+        context: &Context,
+        delta: &mut Delta,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let before = self.planned.remove(key).unwrap_or_default();
+        let Some(service) = service.filter(|service| service.proxied && service.kind == ServiceKind::ClusterIp) else {
+            self.release(before.claims, delta, &mut outcome);
+            self.count(before.elements, BTreeSet::new(), delta);
+            return outcome;
+        };
+        let wanted = plan(service, slices, context);
+        let (kept, gone): (Vec<_>, Vec<_>) = before.claims.into_iter().partition(|(dest, claim)| {
+            wanted.destinations.get(dest).is_some_and(|(kind, _)| *kind == claim.kind && claim.created == service.created)
+        });
+        self.release(gone, delta, &mut outcome);
+        let known: BTreeSet<Dest> = kept.into_iter().map(|(dest, _)| dest).collect();
+        let mut claims = Vec::with_capacity(wanted.destinations.len());
+        for (dest, (kind, destination)) in wanted.destinations {
+            let claim = Claim { kind, created: service.created, service: key.clone() };
+            if !known.contains(&dest) {
+                self.claim(dest, &claim, &mut outcome);
+            }
+            if self.owners.get(&dest).is_some_and(|owner| owner.service == *key) {
+                delta.destinations.insert(dest, Some(destination));
+            }
+            claims.push((dest, claim));
+        }
+        self.count(before.elements, wanted.elements.clone(), delta);
+        self.planned.insert(key.clone(), Planned { claims, elements: wanted.elements });
+        outcome
+    }
+
+    /// The services that were planned last time, so that all can be planned again when the node changes.
+    pub fn services(&self) -> Vec<ObjectKey> {
+        self.planned.keys().cloned().collect()
+    }
+
+    /// The service that owns a destination.
+    pub fn owner(&self, dest: &Dest) -> Option<&ObjectKey> {
+        self.owners.get(dest).map(|claim| &claim.service)
+    }
+
+    fn claim(&mut self, dest: Dest, claim: &Claim, outcome: &mut Outcome) {
+        let loser = match self.owners.get_mut(&dest) {
+            None => {
+                self.owners.insert(dest, claim.clone());
+                return;
+            }
+            Some(owner) if claim < owner => std::mem::replace(owner, claim.clone()),
+            Some(_) => claim.clone(),
+        };
+        if let Some(owner) = self.owners.get(&dest) {
+            let winner = owner.service.clone();
+            outcome.conflicts.push(Conflict { dest, loser: loser.service.clone(), kind: loser.kind, winner });
+        }
+        self.losers.entry(dest).or_default().insert(loser);
+    }
+
+    fn release(&mut self, claims: Vec<(Dest, Claim)>, delta: &mut Delta, outcome: &mut Outcome) {
+        for (dest, claim) in claims {
+            if self.owners.get(&dest) == Some(&claim) {
+                self.owners.remove(&dest);
+                delta.destinations.insert(dest, None);
+                if let Some(next) = self.losers.get_mut(&dest).and_then(BTreeSet::pop_first) {
+                    outcome.promoted.insert(next.service.clone());
+                    self.owners.insert(dest, next);
+                }
+            } else if let Some(losers) = self.losers.get_mut(&dest) {
+                losers.remove(&claim);
+            }
+            if self.losers.get(&dest).is_some_and(BTreeSet::is_empty) {
+                self.losers.remove(&dest);
+            }
+        }
+    }
+
+    /// Counts how many services need an element of the node; the first brings it, the last takes it away.
+    fn count(&mut self, before: BTreeSet<Element>, after: BTreeSet<Element>, delta: &mut Delta) {
+        for element in after.difference(&before) {
+            let users = self.users.entry(*element).or_default();
+            *users += 1;
+            if *users == 1 {
+                delta.elements.insert(*element, true);
+            }
+        }
+        for element in before.difference(&after) {
+            if let Some(users) = self.users.get_mut(element) {
+                *users -= 1;
+                if *users == 0 {
+                    self.users.remove(element);
+                    delta.elements.insert(*element, false);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Plan {
+    destinations: BTreeMap<Dest, (AddressKind, Destination)>,
+    elements: BTreeSet<Element>,
+}
+
+fn plan(service: &Service, slices: &[&Slice], context: &Context) -> Plan {
+    let mut plan = Plan::default();
+    plan.elements.extend(service.cluster_ips.iter().map(|address| Element::ClusterIp(*address)));
+    for port in &service.ports {
+        for family in Family::BOTH {
+            plan_port(service, port, family, slices, context, &mut plan);
+        }
+    }
+    plan
+}
+
+fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&Slice], context: &Context, plan: &mut Plan) {
+    let addresses: Vec<(AddressKind, IpAddr, u16)> =
+        frontends(service, port, context).filter(|(_, address, _)| Family::of(*address) == family).collect();
+    if addresses.is_empty() {
+        return;
+    }
+    let choice = choose(port, family, slices, &context.node_name);
+    let (cluster, local): (Arc<[Backend]>, Arc<[Backend]>) = (choice.cluster.into(), choice.local.into());
+    plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
+    for (kind, address, number) in addresses {
+        let mut destination = destination(service, kind, &cluster, &local);
+        if kind == AddressKind::LoadBalancer {
+            destination.sources = allowed_sources(service, family, context);
+        }
+        let dest = Dest { address, protocol: port.protocol, port: number };
+        plan.destinations.entry(dest).or_insert((kind, destination));
+    }
+}
+
+/// The addresses and ports of a service port, in the order in which they win over each other.
+fn frontends<'a>(
+    service: &'a Service,
+    port: &'a ServicePort,
+    context: &'a Context,
+) -> impl Iterator<Item = (AddressKind, IpAddr, u16)> + 'a {
+    let own = [AddressKind::ClusterIp, AddressKind::LoadBalancer, AddressKind::ExternalIp]
+        .into_iter()
+        .flat_map(move |kind| service.addresses(kind).iter().map(move |address| (kind, *address, port.port)));
+    let node = context.nodeport_addresses.iter().filter(|_| port.node_port != 0);
+    own.chain(node.map(|address| (AddressKind::NodePort, *address, port.node_port)))
+}
+
+fn destination(service: &Service, kind: AddressKind, cluster: &Arc<[Backend]>, local: &Arc<[Backend]>) -> Destination {
+    let policy = if kind == AddressKind::ClusterIp { service.internal_policy } else { service.external_policy };
+    let nobody: Arc<[Backend]> = Arc::new([]);
+    if cluster.is_empty() && local.is_empty() {
+        return Destination {
+            entry: None,
+            cluster: nobody.clone(),
+            local: nobody,
+            refusal: Some(Refusal::Reject),
+            sources: None,
+        };
+    }
+    let (entry, cluster, local) = match (kind, policy) {
+        (AddressKind::ClusterIp, Policy::Cluster) => (Some(Entry::Cluster), cluster.clone(), nobody),
+        (AddressKind::ClusterIp, Policy::Local) => ((!local.is_empty()).then_some(Entry::Local), nobody, local.clone()),
+        (_, Policy::Cluster) => (Some(Entry::Outside), cluster.clone(), nobody),
+        (_, Policy::Local) => (Some(Entry::OutsideLocal), cluster.clone(), local.clone()),
+    };
+    let refusal = (policy == Policy::Local && local.is_empty()).then_some(Refusal::Drop);
+    Destination { entry, cluster, local, refusal, sources: None }
+}
+
+/// Who may connect to a load balancer address. A range of /0 lifts every restriction; a family that has no range of its own while
+/// the other has is closed (kube-proxy leaves it open).
+fn allowed_sources(service: &Service, family: Family, context: &Context) -> Option<Vec<IpNet>> {
+    let ranges = &service.source_ranges;
+    if ranges.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
+        return None;
+    }
+    let mut allowed: Vec<IpNet> = ranges.iter().filter(|range| Family::of(range.addr()) == family).map(IpNet::trunc).collect();
+    // A node that owns the load balancer's address uses it as its source when it connects to itself.
+    let from_node = context.node_addresses.iter().any(|address| allowed.iter().any(|range| range.contains(address)));
+    if from_node {
+        let own = service.load_balancer_ips.iter().filter(|address| Family::of(**address) == family);
+        allowed.extend(own.map(|address| IpNet::from(*address)));
+    }
+    Some(IpNet::aggregate(&allowed))
+}

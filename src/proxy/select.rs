@@ -1,0 +1,71 @@
+//! Which endpoints of a service port are used.
+
+use super::Backend;
+use crate::model::{Endpoint, Family, ServicePort, Slice};
+use std::collections::BTreeMap;
+
+/// The endpoints that a service port uses, each list sorted and without repetition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Of the whole cluster: the ready ones, or if there are none those that still serve while they terminate.
+    pub cluster: Vec<Backend>,
+    /// Of this node, by the same rule, independently.
+    pub local: Vec<Backend>,
+    /// Addresses of all usable endpoints on this node, whichever list they are in: they may connect to themselves.
+    pub hairpins: Vec<Backend>,
+}
+
+#[derive(Clone, Copy)]
+struct Candidate {
+    ready: bool,
+    serving: bool,
+    terminating: bool,
+    local: bool,
+}
+
+/// Chooses the endpoints of a service port in one family, as kube-proxy does (KEP-1669 for terminating endpoints).
+///
+/// Slices are joined by port name and protocol. Where two give the same address and port, one that is not terminating wins
+/// (an address that a new pod took over from an old one).
+pub fn choose(port: &ServicePort, family: Family, slices: &[&Slice], node_name: &str) -> Choice {
+    let mut candidates: BTreeMap<Backend, Candidate> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice.family == family && !slice.headless) {
+        let numbers = slice.ports.iter().filter(|of_slice| of_slice.name == port.name && of_slice.protocol == port.protocol);
+        for number in numbers.map(|of_slice| of_slice.port) {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| !endpoint.secondary) {
+                let backend = Backend { address: endpoint.address, port: number };
+                let candidate = Candidate::new(endpoint, node_name);
+                let slot = candidates.entry(backend).or_insert(candidate);
+                if !candidate.terminating {
+                    *slot = candidate;
+                }
+            }
+        }
+    }
+    let cluster = usable(&candidates, |_| true);
+    let local = usable(&candidates, |candidate| candidate.local);
+    let on_node = |backend: &&Backend| candidates.get(backend).is_some_and(|candidate| candidate.local);
+    let mut hairpins: Vec<Backend> = cluster.iter().filter(on_node).chain(&local).copied().collect();
+    hairpins.sort_unstable();
+    hairpins.dedup();
+    Choice { cluster, local, hairpins }
+}
+
+impl Candidate {
+    fn new(endpoint: &Endpoint, node_name: &str) -> Candidate {
+        Candidate {
+            ready: endpoint.ready,
+            serving: endpoint.serving,
+            terminating: endpoint.terminating,
+            local: endpoint.node.as_deref() == Some(node_name),
+        }
+    }
+}
+
+fn usable(candidates: &BTreeMap<Backend, Candidate>, wanted: impl Fn(&Candidate) -> bool) -> Vec<Backend> {
+    let select = |usable: fn(&Candidate) -> bool| -> Vec<Backend> {
+        candidates.iter().filter(|(_, one)| wanted(one) && usable(one)).map(|(backend, _)| *backend).collect()
+    };
+    let ready = select(|candidate| candidate.ready);
+    if ready.is_empty() { select(|candidate| candidate.serving && candidate.terminating) } else { ready }
+}
