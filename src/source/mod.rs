@@ -9,6 +9,7 @@
 //! | [`manifests`] | a folder of manifests, read and watched |
 
 pub mod convert;
+pub mod kubernetes;
 pub mod manifests;
 pub mod objects;
 pub mod translate;

@@ -4,8 +4,10 @@ mod defaults;
 mod read;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use read::{ManifestError, read};
+pub use watch::watch;
 
 use super::objects;
 use super::translate::{Translate, Translator};

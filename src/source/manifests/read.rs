@@ -21,6 +21,14 @@ pub enum ManifestError {
         /// What the system says.
         source: io::Error,
     },
+    /// The system cannot tell when the folder is edited.
+    #[error("cannot watch {} for edits: {source}; if too many files are watched, raise fs.inotify.max_user_instances", path.display())]
+    Unwatchable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: notify::Error,
+    },
     /// A document is not what it should be.
     #[error("{}:{line}: document {document}: {message}", file.display())]
     Document {
@@ -79,7 +87,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, ManifestError> {
 }
 
 /// Hidden files are left out: editors keep their swap files there, and a mounted ConfigMap its generations.
-pub(super) fn is_manifest(path: &Path) -> bool {
+fn is_manifest(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
     let extension = path.extension().and_then(|extension| extension.to_str());
     !hidden && matches!(extension, Some("yaml" | "yml" | "json"))

@@ -1,9 +1,11 @@
+use super::watch::{Content, Reread};
 use super::*;
 use crate::model::ObjectKey;
 use crate::store::Store;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::mpsc::{Receiver, channel};
 
 /// A folder that is gone when the test is over.
 struct Folder(PathBuf);
@@ -146,4 +148,129 @@ fn a_folder_is_a_full_listing_of_every_kind() {
     assert!(store.service(&ObjectKey::new("default", "bad")).is_none(), "a malformed object is absent, the rest goes on");
     assert!(store.has_namespace("shop") && store.has_namespace("default"));
     assert_eq!(store.node().unwrap().addresses, ["10.1.1.1".parse::<std::net::IpAddr>().unwrap()]);
+}
+
+/// Watches a folder and keeps what arrives.
+struct Watched {
+    folder: Folder,
+    updates: Receiver<Update>,
+    store: Store,
+    task: tokio::task::JoinHandle<Result<(), ManifestError>>,
+}
+
+impl Watched {
+    async fn new(files: &[(&str, &str)]) -> Watched {
+        let folder = Folder::new(files);
+        let (sender, updates) = channel(4);
+        let path = folder.0.clone();
+        let task = tokio::spawn(async move { watch(&path, None, sender).await });
+        let mut watched = Watched { folder, updates, store: Store::default(), task };
+        watched.listing().await;
+        watched
+    }
+
+    /// Takes one whole listing; the namespaces are its end.
+    async fn listing(&mut self) {
+        loop {
+            let update = tokio::time::timeout(std::time::Duration::from_secs(30), self.updates.recv()).await.expect("a listing");
+            let update = update.expect("the watch goes on");
+            let last = update == Update::ListEnd(Kind::Namespace);
+            self.store.apply(update);
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn has_service(&self, name: &str) -> bool {
+        self.store.service(&ObjectKey::new("shop", name)).is_some()
+    }
+}
+
+fn service(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n")
+}
+
+#[tokio::test]
+async fn edits_arrive() {
+    let mut watched = Watched::new(&[("a.yaml", &service("a"))]).await;
+    assert!(watched.has_service("a"));
+    watched.folder.write("b.yaml", &service("b"));
+    watched.listing().await;
+    assert!(watched.has_service("a") && watched.has_service("b"));
+    fs::remove_file(watched.folder.0.join("a.yaml")).unwrap();
+    watched.listing().await;
+    assert!(watched.has_service("b") && !watched.has_service("a"));
+}
+
+#[tokio::test]
+async fn a_broken_file_keeps_the_last_good_content() {
+    let folder = Folder::new(&[("a.yaml", &service("a"))]);
+    let mut content = Content::of(&folder.0).await.unwrap();
+    let good = content.good.clone();
+    folder.write("b.yaml", "kind: [");
+    assert_eq!(content.reread().await, Reread::Broken);
+    fs::remove_file(folder.0.join("a.yaml")).unwrap();
+    assert_eq!(content.reread().await, Reread::Broken);
+    assert_eq!(content.good, good);
+    folder.write("b.yaml", &service("b"));
+    assert_eq!(content.reread().await, Reread::Changed);
+    assert_eq!(content.good.services[0].metadata.name.as_deref(), Some("b"));
+    folder.write("notes.txt", "");
+    assert_eq!(content.reread().await, Reread::Unchanged);
+    fs::remove_dir_all(&folder.0).unwrap();
+    assert_eq!(content.reread().await, Reread::Gone);
+    assert_eq!(content.good.services.len(), 1);
+}
+
+#[tokio::test]
+async fn a_config_map_is_swapped_as_a_whole() {
+    use std::os::unix::fs::symlink;
+    let mut watched = Watched::new(&[]).await;
+    let path = watched.folder.0.clone();
+    for (generation, name) in [("..1", "a"), ("..2", "b")] {
+        fs::create_dir(path.join(generation)).unwrap();
+        fs::write(path.join(generation).join("web.yaml"), service(name)).unwrap();
+        symlink(generation, path.join("..data_tmp")).unwrap();
+        fs::rename(path.join("..data_tmp"), path.join("..data")).unwrap();
+        if generation == "..1" {
+            symlink("..data/web.yaml", path.join("web.yaml")).unwrap();
+        }
+        watched.listing().await;
+        assert!(watched.has_service(name), "{name}");
+    }
+    assert!(!watched.has_service("a"));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_is_found_again() {
+    let mut watched = Watched::new(&[("a.yaml", &service("a"))]).await;
+    let aside = watched.folder.0.with_extension("old");
+    fs::rename(&watched.folder.0, &aside).unwrap();
+    fs::remove_dir_all(&aside).unwrap();
+    fs::create_dir(&watched.folder.0).unwrap();
+    watched.folder.write("b.yaml", &service("b"));
+    watched.listing().await;
+    assert!(watched.has_service("b") && !watched.has_service("a"));
+    watched.folder.write("c.yaml", &service("c"));
+    watched.listing().await;
+    assert!(watched.has_service("c"), "the new folder is watched as the old one was");
+}
+
+#[tokio::test]
+async fn the_watch_ends_with_its_receiver() {
+    let watched = Watched::new(&[("a.yaml", &service("a"))]).await;
+    let Watched { folder: _folder, updates, task, .. } = watched;
+    drop(updates);
+    assert!(task.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_broken_at_the_start_is_an_error() {
+    let folder = Folder::new(&[("a.yaml", "kind: [")]);
+    let (sender, _updates) = channel(4);
+    assert!(matches!(watch(&folder.0, None, sender).await, Err(ManifestError::Document { .. })));
+    let (sender, _updates) = channel(4);
+    let nowhere = watch(Path::new("/nonexistent"), None, sender).await.unwrap_err().to_string();
+    assert!(nowhere.starts_with("cannot ") && nowhere.contains("/nonexistent"), "{nowhere}");
 }

@@ -1,0 +1,83 @@
+//! What went wrong with a request or a watch, in terms of what to do next.
+
+use super::health::Trouble;
+use kube::core::Status;
+use std::error::Error;
+
+/// Why a watch has stopped.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nobody receives updates any more.
+    Closed,
+    /// The server ended it, as it does from time to time.
+    Ended,
+    /// The server no longer knows our version: list anew.
+    Expired,
+    /// The server finds the request invalid: it has no streaming lists, or can make nothing of our version.
+    Invalid(String),
+    /// A streaming list went silent before it was complete.
+    Quiet,
+    /// It does not work for now.
+    Trouble(Trouble),
+}
+
+impl Failure {
+    /// Sorts an error. `resource` is its full name for RBAC (`endpointslices.discovery.k8s.io`).
+    pub fn of(error: &kube::Error, resource: &str) -> Failure {
+        match error {
+            kube::Error::Api(status) => Failure::of_status(status, resource),
+            // The answer cannot be understood: not a matter of connection.
+            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) | kube::Error::LinesCodecMaxLineLengthExceeded => {
+                Failure::Trouble(Trouble::Refused(format!("the server's answer is not understood: {}", chain(error))))
+            }
+            kube::Error::Auth(_) => {
+                Failure::Trouble(Trouble::Refused(format!("{}; check the credentials that are configured", chain(error))))
+            }
+            _ => Failure::Trouble(Trouble::Unreachable(chain(error))),
+        }
+    }
+
+    /// Sorts the server's own words.
+    pub fn of_status(status: &Status, resource: &str) -> Failure {
+        let message = &status.message;
+        match status.code {
+            410 => Failure::Expired,
+            // After a restored backup our version lies in the server's future, and it would make us wait for it.
+            504 if message.contains("Too large resource version") => Failure::Expired,
+            401 => Failure::Trouble(Trouble::Refused(format!(
+                "the API server does not accept our credentials ({message}); check the token or client certificate"
+            ))),
+            403 => {
+                let user = forbidden_user(message).unwrap_or("the agent's user");
+                Failure::Trouble(Trouble::Refused(format!(
+                    "no permission; grant get, list and watch on {resource} to {user} ({message})"
+                )))
+            }
+            400 | 405 | 406 | 415 | 422 => Failure::Invalid(answered(status)),
+            _ => Failure::Trouble(Trouble::Refused(answered(status))),
+        }
+    }
+}
+
+fn answered(status: &Status) -> String {
+    format!("the API server answered {}: {}", status.code, status.message)
+}
+
+/// The user in `… is forbidden: User "NAME" cannot list …`.
+fn forbidden_user(message: &str) -> Option<&str> {
+    message.split_once("User \"")?.1.split_once('"').map(|(user, _)| user)
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

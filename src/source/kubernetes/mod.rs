@@ -1,0 +1,70 @@
+//! An API server, watched.
+
+mod client;
+mod failure;
+mod health;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use client::{ClientError, client};
+pub use health::Health;
+
+use super::objects;
+use crate::model::{Kind, Update};
+use kube::{Api, Client};
+use std::time::Duration;
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinSet;
+use watch::Watch;
+
+/// Watches the given kinds, one task for each, and sends what happens. Every kind begins with a full listing; later ones follow where the
+/// server has forgotten the changes in between. Own Node only: without a `node_name` no Node is watched.
+///
+/// Failures are retried for ever. `health` tells how it goes. Returns when nobody receives any more; dropping the future ends all watches.
+pub async fn watch(client: Client, node_name: Option<&str>, kinds: &[Kind], updates: Sender<Update>, health: Health) {
+    watch_at(Pace::default(), client, node_name, kinds, updates, health).await;
+}
+
+/// How patient a watch is.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// When the server shall end a watch. Not longer, so that a server or load balancer that hangs is noticed.
+    watch: Duration,
+    /// How long after that a watch is taken for dead.
+    grace: Duration,
+    /// How long a streaming listing may be silent before it is given up for an ordinary one.
+    quiet: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { watch: Duration::from_secs(120), grace: Duration::from_secs(5), quiet: Duration::from_secs(10) }
+    }
+}
+
+async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[Kind], updates: Sender<Update>, health: Health) {
+    let mut tasks = JoinSet::new();
+    for kind in kinds {
+        let (client, updates, health) = (client.clone(), updates.clone(), health.clone());
+        match (kind, node_name) {
+            (Kind::Service, _) => {
+                tasks.spawn(Watch::<objects::Service>::new(Api::all(client), None, pace, updates, health).run());
+            }
+            (Kind::Slice, _) => {
+                tasks.spawn(Watch::<objects::EndpointSlice>::new(Api::all(client), None, pace, updates, health).run());
+            }
+            (Kind::Namespace, _) => {
+                tasks.spawn(Watch::<objects::Namespace>::new(Api::all(client), None, pace, updates, health).run());
+            }
+            (Kind::Node, Some(name)) => {
+                let own = Some(format!("metadata.name={name}"));
+                tasks.spawn(Watch::<objects::Node>::new(Api::all(client), own, pace, updates, health).run());
+            }
+            (Kind::Node, None) => {}
+        }
+    }
+    drop(updates);
+    tasks.join_all().await;
+}
