@@ -1,1 +1,26 @@
-//! dns
+//! Cluster DNS: the records, the answers made of them, and the servers and the forwarding around both.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`name`] | domain names in wire form; pure |
+//! | [`records`] | the shared store of cluster names: one writer, many readers; pure |
+//! | [`answer`] | from a question to the sections of an answer; pure |
+//! | [`server`] | sockets, UDP and TCP, start and drained stop |
+//! | [`respond`] | one question in, one reply out: the rules of the protocol, records, forwarding |
+//! | [`reply`] | encoding, and cutting to what the client can take |
+//! | [`forward`] | everything outside the cluster domain: asked at the host's name servers |
+//! | [`resolv_conf`] | which servers those are |
+//! | [`metrics`] | CoreDNS's metric names |
+
+pub mod answer;
+pub mod forward;
+pub mod metrics;
+pub mod name;
+pub mod records;
+pub mod reply;
+pub mod resolv_conf;
+pub mod respond;
+pub mod server;
+
+mod holder;
+mod service_record;

@@ -1,0 +1,209 @@
+//! What happened, under CoreDNS's metric names: its dashboards and alerts work unchanged.
+//!
+//! `zone` is `.` and `view` is empty, as in CoreDNS with one server block for everything (kubeadm's Corefile).
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+const ZONE: &str = ".";
+const VIEW: &str = "";
+const SIZES: [f64; 14] = [0., 100., 200., 300., 400., 511., 1023., 2047., 4095., 8291., 16_000., 32_000., 48_000., 64_000.];
+
+/// The counters of DNS.
+#[derive(Debug)]
+pub struct Metrics {
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    request_sizes: HistogramVec,
+    response_sizes: HistogramVec,
+    dnssec_requests: IntCounterVec,
+    responses: IntCounterVec,
+    panics: IntCounter,
+    upstream_durations: HistogramVec,
+    rejects: IntCounter,
+}
+
+/// How a question came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+}
+
+/// One answered question.
+#[derive(Debug)]
+pub struct Answered<'a> {
+    /// Where it was received: `dns://:53`.
+    pub server: &'a str,
+    /// UDP or TCP.
+    pub transport: Transport,
+    /// Whether the client came over IPv6.
+    pub ipv6: bool,
+    /// The type that was asked for.
+    pub rtype: u16,
+    /// The size of the question, bytes.
+    pub request_bytes: usize,
+    /// The size of the answer, bytes.
+    pub response_bytes: usize,
+    /// Whether the DO bit was set.
+    pub dnssec_ok: bool,
+    /// The response code.
+    pub code: u16,
+    /// `kubernetes`, `forward` or empty.
+    pub origin: &'a str,
+    /// When work on it began.
+    pub started: Instant,
+}
+
+impl Metrics {
+    /// Makes the metrics and registers them. Fails when the registry already has one of the names.
+    pub fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
+        let of_server = ["server", "zone", "view"];
+        let by_transport = ["server", "zone", "view", "proto"];
+        let build = IntGaugeVec::new(
+            Opts::new("coredns_build_info", "The version of this DNS server, which is Waypost; the value is always 1."),
+            &["version", "revision", "goversion"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), "", ""]).set(1);
+        let metrics = Metrics {
+            requests: counters(
+                "coredns_dns_requests_total",
+                "DNS questions, by protocol, address family and type.",
+                &["server", "zone", "view", "proto", "family", "type"],
+            )?,
+            durations: histograms(
+                "coredns_dns_request_duration_seconds",
+                "Time from a DNS question to its answer.",
+                &of_server,
+                times()?,
+            )?,
+            request_sizes: histograms("coredns_dns_request_size_bytes", "Size of DNS questions.", &by_transport, SIZES.to_vec())?,
+            response_sizes: histograms("coredns_dns_response_size_bytes", "Size of DNS answers.", &by_transport, SIZES.to_vec())?,
+            dnssec_requests: counters("coredns_dns_do_requests_total", "DNS questions with the DO bit set.", &of_server)?,
+            responses: counters(
+                "coredns_dns_responses_total",
+                "DNS answers, by response code and origin.",
+                &["server", "zone", "view", "rcode", "plugin"],
+            )?,
+            panics: IntCounter::new("coredns_panics_total", "DNS questions that made the server panic.")?,
+            upstream_durations: histograms(
+                "coredns_proxy_request_duration_seconds",
+                "Time that an upstream server took to answer.",
+                &["proxy_name", "to", "rcode"],
+                times()?,
+            )?,
+            rejects: IntCounter::new(
+                "coredns_forward_max_concurrent_rejects_total",
+                "Questions refused because too many were being forwarded.",
+            )?,
+        };
+        registry.register(Box::new(build))?;
+        metrics.register(registry)?;
+        Ok(metrics)
+    }
+
+    /// Counts an answered question.
+    pub fn answered(&self, what: &Answered<'_>) {
+        let transport = match what.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        };
+        let family = if what.ipv6 { "2" } else { "1" };
+        let (server, rtype) = (what.server, type_label(what.rtype));
+        self.requests.with_label_values(&[server, ZONE, VIEW, transport, family, rtype]).inc();
+        self.responses.with_label_values(&[server, ZONE, VIEW, code_label(what.code), what.origin]).inc();
+        self.durations.with_label_values(&[server, ZONE, VIEW]).observe(what.started.elapsed().as_secs_f64());
+        self.request_sizes.with_label_values(&[server, ZONE, VIEW, transport]).observe(what.request_bytes as f64);
+        self.response_sizes.with_label_values(&[server, ZONE, VIEW, transport]).observe(what.response_bytes as f64);
+        if what.dnssec_ok {
+            self.dnssec_requests.with_label_values(&[server, ZONE, VIEW]).inc();
+        }
+    }
+
+    /// Counts a panic that was contained.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// Counts an upstream's answer.
+    pub fn upstream_answered(&self, upstream: SocketAddr, code: u16, took: Duration) {
+        let labels = ["forward", &upstream.to_string(), code_label(code)];
+        self.upstream_durations.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts a question that was refused because too many are under way.
+    pub fn rejected(&self) {
+        self.rejects.inc();
+    }
+
+    fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.requests.clone()))?;
+        registry.register(Box::new(self.durations.clone()))?;
+        registry.register(Box::new(self.request_sizes.clone()))?;
+        registry.register(Box::new(self.response_sizes.clone()))?;
+        registry.register(Box::new(self.dnssec_requests.clone()))?;
+        registry.register(Box::new(self.responses.clone()))?;
+        registry.register(Box::new(self.panics.clone()))?;
+        registry.register(Box::new(self.upstream_durations.clone()))?;
+        registry.register(Box::new(self.rejects.clone()))
+    }
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn histograms(name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> Result<HistogramVec, prometheus::Error> {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)
+}
+
+fn times() -> Result<Vec<f64>, prometheus::Error> {
+    prometheus::exponential_buckets(0.000_25, 2.0, 16)
+}
+
+/// The types that CoreDNS names; the rest is `other`, so that clients cannot make new time series at will.
+fn type_label(rtype: u16) -> &'static str {
+    match rtype {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        33 => "SRV",
+        35 => "NAPTR",
+        43 => "DS",
+        46 => "RRSIG",
+        47 => "NSEC",
+        48 => "DNSKEY",
+        65 => "HTTPS",
+        251 => "IXFR",
+        252 => "AXFR",
+        255 => "ANY",
+        _ => "other",
+    }
+}
+
+fn code_label(code: u16) -> &'static str {
+    match code {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+        6 => "YXDOMAIN",
+        7 => "YXRRSET",
+        8 => "NXRRSET",
+        9 => "NOTAUTH",
+        10 => "NOTZONE",
+        16 => "BADVERS",
+        23 => "BADCOOKIE",
+        _ => "other",
+    }
+}

@@ -1,0 +1,216 @@
+//! One question in, one reply out: the rules of the protocol, then the records, then the upstreams.
+
+use super::answer::{self, Answer, Code, Question, Verdict};
+use super::forward::{ForwardError, Forwarder};
+use super::metrics::{Metrics, Transport};
+use super::name::DomainName;
+use super::records::Records;
+use super::reply::{self, PLAIN_UDP_PAYLOAD, Reply, UDP_PAYLOAD};
+use futures::FutureExt;
+use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::Semaphore;
+use tracing::{debug, error};
+
+const HEADER_BYTES: usize = 12;
+/// How many questions over TCP are worked on at a time; more wait on their connections.
+pub(super) const TCP_QUESTIONS: u32 = 4096;
+
+/// Answers questions, whatever they came in by.
+#[derive(Clone)]
+pub struct Responder {
+    records: Arc<Records>,
+    forwarder: Arc<Forwarder>,
+    metrics: Arc<Metrics>,
+    /// The address label of CoreDNS's metrics, such as `dns://:53`.
+    server: Arc<str>,
+    tcp_questions: Arc<Semaphore>,
+}
+
+impl Responder {
+    /// A responder for the sockets that listen on this port.
+    pub fn new(records: Arc<Records>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>, port: u16) -> Responder {
+        let tcp_questions = Arc::new(Semaphore::new(TCP_QUESTIONS as usize));
+        Responder { records, forwarder, metrics, server: format!("dns://:{port}").into(), tcp_questions }
+    }
+
+    /// Waits until no question that came over TCP is being worked on, and holds back those that follow.
+    pub async fn drain_tcp(&self) {
+        if let Ok(all) = self.tcp_questions.acquire_many(TCP_QUESTIONS).await {
+            all.forget();
+        }
+    }
+
+    /// Answers one datagram; `None` where silence is the right answer: less than a header, or a response (answering those would
+    /// let a forged datagram start two servers talking to each other).
+    pub async fn answer_datagram(&self, datagram: Vec<u8>, client: SocketAddr) -> Option<Vec<u8>> {
+        let header = Header::read(&mut BinDecoder::new(datagram.get(..HEADER_BYTES)?)).ok()?;
+        if header.metadata.message_type == MessageType::Response {
+            return None;
+        }
+        let refusal = if header.metadata.op_code != OpCode::Query {
+            Some(ResponseCode::NotImp)
+        } else {
+            (header.counts.queries != 1).then_some(ResponseCode::FormErr)
+        };
+        let request = match (refusal, Request::from_bytes(datagram, client, Protocol::Udp)) {
+            (None, Ok(request)) => request,
+            (refusal, _) => {
+                let code = refusal.unwrap_or(ResponseCode::FormErr);
+                return Some(Reply::to(&header.metadata, None, code).fit(&reply::no_queries()?, PLAIN_UDP_PAYLOAD));
+            }
+        };
+        let limit = match &request.edns {
+            Some(edns) => edns.max_payload().clamp(PLAIN_UDP_PAYLOAD, UDP_PAYLOAD),
+            None => PLAIN_UDP_PAYLOAD,
+        };
+        self.answer(&request, limit, Transport::Udp).await.map(|(_, bytes)| bytes)
+    }
+
+    /// Answers a request within `limit` bytes, and counts it.
+    async fn answer(&self, request: &Request, limit: u16, transport: Transport) -> Option<(Reply, Vec<u8>)> {
+        let started = Instant::now();
+        let outcome = AssertUnwindSafe(self.reply(request)).catch_unwind().await;
+        let mut reply = outcome.unwrap_or_else(|_| {
+            self.metrics.panicked();
+            error!(client = %request.src(), "answering a DNS question panicked: please report this with the lines above");
+            Some(Reply::to(&request.metadata, request.edns.as_ref(), ResponseCode::ServFail))
+        })?;
+        let bytes = reply.fit(&request.queries, limit);
+        self.count(request, &reply, bytes.len(), transport, started);
+        Some((reply, bytes))
+    }
+
+    async fn reply(&self, request: &Request) -> Option<Reply> {
+        if request.metadata.message_type == MessageType::Response {
+            return None;
+        }
+        let client = request.edns.as_ref();
+        let fresh = |code| Reply::to(&request.metadata, client, code);
+        let [question] = request.queries.queries() else { return Some(fresh(protocol_error(request))) };
+        if let Some(code) = refusal(request) {
+            return Some(fresh(code));
+        }
+        let query = question.original();
+        let (Some(name), rtype) = (reply::from_hickory(query.name()), query.query_type()) else {
+            return Some(fresh(ResponseCode::FormErr));
+        };
+        let lower = name.to_lower();
+        let question = Question { name: lower.as_wire(), rtype: rtype.into() };
+        let mut reply = fresh(ResponseCode::NoError);
+        match answer::answer(&self.records, question, rand::random()) {
+            Verdict::Answer(answer) => {
+                reply.fill(&answer, query.name());
+                if let Some(target) = &answer.pursue {
+                    self.pursue(request, target, rtype, &mut reply).await;
+                }
+            }
+            Verdict::Elsewhere => match self.forwarder.ask(upstream_query(request, query.clone())).await {
+                Ok(upstream) => reply.hand_on(upstream),
+                Err(error) => fail(&mut reply, query, &error),
+            },
+        }
+        Some(reply)
+    }
+
+    /// Resolves the external name at which an ExternalName service points.
+    async fn pursue(&self, request: &Request, target: &DomainName, rtype: RecordType, reply: &mut Reply) {
+        let query = Query::query(reply::name_to_hickory(target), rtype);
+        let mut message = upstream_query(request, query.clone());
+        message.metadata.recursion_desired = true;
+        match self.forwarder.ask(message).await {
+            Ok(upstream) => reply.append(upstream),
+            Err(error) => {
+                reply.fill(&Answer { code: Code::ServFail, ..Answer::default() }, query.name());
+                debug!(target = %query.name(), %error, "the target of an ExternalName service was not resolved");
+            }
+        }
+    }
+
+    fn count(&self, request: &Request, reply: &Reply, size: usize, transport: Transport, started: Instant) {
+        let rtype = request.queries.queries().first().map(|query| query.query_type());
+        self.metrics.answered(&super::metrics::Answered {
+            server: &self.server,
+            transport,
+            ipv6: request.src().is_ipv6(),
+            rtype: rtype.map_or(0, u16::from),
+            request_bytes: request.as_slice().len(),
+            response_bytes: size,
+            dnssec_ok: request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok),
+            code: reply.metadata.response_code.into(),
+            origin: reply.origin,
+            started,
+        });
+    }
+}
+
+/// hickory-server reads and writes the TCP connections, and comes here with each question.
+#[async_trait::async_trait]
+impl RequestHandler for Responder {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut to: R) -> ResponseInfo {
+        let nothing = ResponseInfo::from(Header { metadata: request.metadata, counts: Default::default() });
+        let Ok(_working) = self.tcp_questions.acquire().await else { return nothing };
+        let Some((reply, _)) = self.answer(request, u16::MAX, Transport::Tcp).await else { return nothing };
+        match to.send_response(reply.response(&request.queries)).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                debug!(client = %request.src(), %error, "the answer could not be sent");
+                nothing
+            }
+        }
+    }
+}
+
+/// What must be refused before any name is looked at.
+fn refusal(request: &Request) -> Option<ResponseCode> {
+    let [question] = request.queries.queries() else { return Some(protocol_error(request)) };
+    if request.metadata.op_code != OpCode::Query {
+        return Some(ResponseCode::NotImp);
+    }
+    if request.answers.len() > 1 || request.authorities.len() > 1 || request.additionals.len() > 1 {
+        return Some(ResponseCode::FormErr);
+    }
+    if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
+        return Some(ResponseCode::BADVERS);
+    }
+    let transfer = matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR);
+    (question.query_class() != DNSClass::IN || transfer).then_some(ResponseCode::Refused)
+}
+
+fn protocol_error(request: &Request) -> ResponseCode {
+    if request.metadata.op_code == OpCode::Query { ResponseCode::FormErr } else { ResponseCode::NotImp }
+}
+
+/// The client's question for an upstream: its flags (RD, AD, CD) and EDNS options, but our own payload size.
+fn upstream_query(request: &Request, query: Query) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = request.metadata.recursion_desired;
+    message.metadata.authentic_data = request.metadata.authentic_data;
+    message.metadata.checking_disabled = request.metadata.checking_disabled;
+    message.add_query(query);
+    if let Some(client) = &request.edns {
+        let mut edns: Edns = client.clone();
+        edns.set_max_payload(UDP_PAYLOAD);
+        // A cookie is between a client and the server it asks (RFC 7873); an upstream would only be confused by it.
+        edns.options_mut().remove(hickory_proto::rr::rdata::opt::EdnsCode::Cookie);
+        message.set_edns(edns);
+    }
+    message
+}
+
+fn fail(reply: &mut Reply, query: &Query, error: &ForwardError) {
+    reply.origin = "forward";
+    reply.metadata.response_code = match error {
+        ForwardError::Busy => ResponseCode::Refused,
+        ForwardError::NoUpstream | ForwardError::NoAnswer => ResponseCode::ServFail,
+    };
+    debug!(name = %query.name(), %error, "a question was not answered");
+}

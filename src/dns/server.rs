@@ -1,0 +1,235 @@
+//! The sockets: UDP and TCP on each address, from bind to a drained stop.
+//!
+//! UDP has a receive loop of its own (it can be drained, and it is where a faster one fits in); TCP is hickory-server's.
+
+use super::forward::Forwarder;
+use super::holder;
+use super::metrics::Metrics;
+use super::records::Records;
+use super::respond::Responder;
+use hickory_server::Server;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// A TCP connection without a question is closed after this time (CoreDNS's value).
+const TCP_IDLE: Duration = Duration::from_secs(10);
+const TCP_RESPONSES: usize = 32;
+/// Forwarded questions end after five seconds; whatever is not done a little later never will be.
+const DRAIN: Duration = Duration::from_secs(6);
+const PORT_ATTEMPTS: usize = 20;
+
+/// Why DNS cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum DnsError {
+    /// Another socket has the address.
+    #[error(
+        "cannot serve DNS on {address} ({transport}): the address is in use by {holder}; stop it, or choose other addresses with \
+         --dns-address"
+    )]
+    InUse { address: SocketAddr, transport: &'static str, holder: String },
+    /// The host does not have the address.
+    #[error(
+        "cannot serve DNS on {address} ({transport}): this host has no such address; add it to an interface, or choose other \
+         addresses with --dns-address"
+    )]
+    NotLocal { address: SocketAddr, transport: &'static str },
+    /// Ports below 1024 need a capability.
+    #[error(
+        "cannot serve DNS on {address} ({transport}): permission denied; ports below 1024 need the capability \
+         NET_BIND_SERVICE, or choose a higher port with --dns-address"
+    )]
+    Denied { address: SocketAddr, transport: &'static str },
+    /// Anything else.
+    #[error("cannot serve DNS on {address} ({transport}): {source}")]
+    Bind { address: SocketAddr, transport: &'static str, source: io::Error },
+}
+
+/// Bound sockets that do not answer yet.
+#[derive(Debug)]
+pub struct Sockets {
+    pairs: Vec<(UdpSocket, TcpListener)>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Binds UDP and TCP on each address. Port 0 takes a free port, the same for both. All or nothing: the first failure releases
+/// what was bound.
+pub fn bind(addresses: &[SocketAddr]) -> Result<Sockets, DnsError> {
+    let mut sockets = Sockets { pairs: Vec::new(), addresses: Vec::new() };
+    for address in addresses {
+        let (pair, bound) = bind_pair(*address)?;
+        sockets.pairs.push(pair);
+        sockets.addresses.push(bound);
+    }
+    Ok(sockets)
+}
+
+impl Sockets {
+    /// The bound addresses, in the order in which they were given.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Starts to answer. Must be called inside a tokio runtime. The forwarder will never ask one of these addresses, and they
+    /// become the addresses of the zone's name server.
+    pub fn serve(self, records: Arc<Records>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
+        forwarder.never_ask(&self.addresses);
+        records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
+        let (stop, _) = watch::channel(false);
+        let mut serving = Serving { addresses: self.addresses, stop, udp: Vec::new(), tcp: Vec::new() };
+        for ((udp, tcp), address) in self.pairs.into_iter().zip(&serving.addresses) {
+            let responder = Responder::new(records.clone(), forwarder.clone(), metrics.clone(), address.port());
+            let udp = tokio::net::UdpSocket::from_std(udp).map_err(|error| explain(*address, "UDP", error))?;
+            let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| explain(*address, "TCP", error))?;
+            serving.udp.push(tokio::spawn(serve_udp(udp, responder.clone(), serving.stop.subscribe())));
+            let mut server = Server::new(responder.clone());
+            server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES);
+            serving.tcp.push((server, responder));
+        }
+        Ok(serving)
+    }
+}
+
+/// A running server. Dropping it stops answering at once; [`Serving::shutdown`] drains.
+pub struct Serving {
+    addresses: Vec<SocketAddr>,
+    stop: watch::Sender<bool>,
+    udp: Vec<JoinHandle<()>>,
+    tcp: Vec<(Server<Responder>, Responder)>,
+}
+
+impl Serving {
+    /// The addresses on which questions are answered.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops listening after answering every question that has arrived; a few seconds at most.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        for loop_of_socket in &mut self.udp {
+            if timeout(DRAIN, &mut *loop_of_socket).await.is_err() {
+                warn!("some DNS questions were still unanswered at the end");
+            }
+        }
+        for (server, responder) in &mut self.tcp {
+            if timeout(DRAIN, responder.drain_tcp()).await.is_err() {
+                warn!("some DNS questions over TCP were still unanswered at the end");
+            }
+            if let Err(error) = server.shutdown_gracefully().await {
+                debug!(%error, "stopping DNS over TCP");
+            }
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.udp.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Receives until told to stop, then what has already arrived, then waits for the answers under way.
+async fn serve_udp(socket: tokio::net::UdpSocket, responder: Responder, mut stop: watch::Receiver<bool>) {
+    let socket = Arc::new(socket);
+    let mut answers = JoinSet::new();
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    loop {
+        let received = tokio::select! {
+            received = socket.recv_from(&mut buffer) => received,
+            _ = stop.wait_for(|stop| *stop) => match socket.try_recv_from(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                received => received,
+            },
+        };
+        match received {
+            Ok((length, client)) => {
+                answers.spawn(answer_one(socket.clone(), responder.clone(), buffer[..length].to_vec(), client));
+            }
+            Err(error) => {
+                warn!(%error, "receiving DNS questions failed");
+                // A failing socket must not take a whole core.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        while answers.try_join_next().is_some() {}
+    }
+    while answers.join_next().await.is_some() {}
+}
+
+async fn answer_one(socket: Arc<tokio::net::UdpSocket>, responder: Responder, datagram: Vec<u8>, client: SocketAddr) {
+    let Some(answer) = responder.answer_datagram(datagram, client).await else { return };
+    if let Err(error) = socket.send_to(&answer, client).await {
+        debug!(%client, %error, "the answer could not be sent");
+    }
+}
+
+fn bind_pair(address: SocketAddr) -> Result<((UdpSocket, TcpListener), SocketAddr), DnsError> {
+    let mut attempt = 0;
+    loop {
+        let tcp = TcpListener::bind(address).map_err(|error| explain(address, "TCP", error))?;
+        let bound = tcp.local_addr().map_err(|error| explain(address, "TCP", error))?;
+        match UdpSocket::bind(bound) {
+            Ok(udp) => {
+                udp.set_nonblocking(true).map_err(|error| explain(bound, "UDP", error))?;
+                tcp.set_nonblocking(true).map_err(|error| explain(bound, "TCP", error))?;
+                return Ok(((udp, tcp), bound));
+            }
+            // The free TCP port may be somebody's UDP port: take another.
+            Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(explain(bound, "UDP", error)),
+        }
+    }
+}
+
+fn explain(address: SocketAddr, transport: &'static str, source: io::Error) -> DnsError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            let holder = holder::of(address, transport).unwrap_or_else(|| "another process".to_string());
+            DnsError::InUse { address, transport, holder }
+        }
+        io::ErrorKind::AddrNotAvailable => DnsError::NotLocal { address, transport },
+        io::ErrorKind::PermissionDenied => DnsError::Denied { address, transport },
+        _ => DnsError::Bind { address, transport, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_use_is_reported_with_its_holder() {
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind(&[address]).unwrap_err().to_string();
+        let process = format!("(pid {})", std::process::id());
+        assert!(error.contains(&address.to_string()) && error.contains("UDP") && error.contains(&process), "{error}");
+    }
+
+    #[test]
+    fn a_wildcard_socket_that_blocks_an_address_is_found_too() {
+        let taken = TcpListener::bind("0.0.0.0:0").unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], taken.local_addr().unwrap().port()));
+        let error = bind(&[address]).unwrap_err().to_string();
+        assert!(error.contains(&format!("(pid {})", std::process::id())) && error.contains("TCP"), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_the_host_lacks_is_reported_as_such() {
+        let error = bind(&["192.0.2.77:0".parse().unwrap()]).unwrap_err();
+        assert!(matches!(error, DnsError::NotLocal { .. }), "{error}");
+    }
+
+    #[test]
+    fn both_families_can_be_bound_at_once() {
+        let sockets = bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
+        assert!(sockets.local_addrs().iter().all(|address| address.port() != 0));
+    }
+}

@@ -1,0 +1,229 @@
+//! What DNS keeps of one Service: addresses, ports and ready endpoints, and nothing else.
+
+use super::name::{DomainName, MAX_LABEL, push_label};
+use crate::model::{Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The labels `<service><namespace>` in lower-case wire form: a piece of every name of the Service, so that a question's
+/// own bytes are the key.
+pub type ServiceLabels = Arc<[u8]>;
+
+/// One Service, ready to answer from.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ServiceRecord {
+    pub labels: ServiceLabels,
+    pub kind: RecordKind,
+    pub cluster_ips: Box<[IpAddr]>,
+    pub ports: Box<[Port]>,
+    pub groups: Box<[Group]>,
+}
+
+/// How the Service's names answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    ClusterIp,
+    Headless,
+    /// ExternalName; `None` when its target is an IP address or no name at all: then the name does not exist, as in CoreDNS.
+    Alias(Option<DomainName>),
+    /// Slices without a Service: their addresses have reverse names, nothing else exists.
+    SlicesOnly,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: Name,
+    pub protocol: Protocol,
+    pub number: u16,
+}
+
+/// Endpoints that share their ports.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Group {
+    pub ports: Box<[Port]>,
+    pub endpoints: Box<[EndpointRecord]>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct EndpointRecord {
+    pub address: IpAddr,
+    pub hostname: Option<Name>,
+}
+
+impl ServiceRecord {
+    /// The record of a Service and its slices; `None` when there is neither, or when the names cannot be labels.
+    pub fn new(key: &ObjectKey, service: Option<&Service>, slices: &[&Slice]) -> Option<ServiceRecord> {
+        if service.is_none() && slices.is_empty() {
+            return None;
+        }
+        let kind = match service.map(|service| &service.kind) {
+            None => RecordKind::SlicesOnly,
+            Some(ServiceKind::ClusterIp) => RecordKind::ClusterIp,
+            Some(ServiceKind::Headless) => RecordKind::Headless,
+            Some(ServiceKind::ExternalName(target)) => RecordKind::Alias(alias_target(target)),
+        };
+        Some(ServiceRecord {
+            labels: service_labels(key)?,
+            cluster_ips: service.map(|service| service.cluster_ips.as_slice().into()).unwrap_or_default(),
+            ports: service.map(service_ports).unwrap_or_default(),
+            groups: slices.iter().map(|slice| group(slice)).filter(|group| !group.endpoints.is_empty()).collect(),
+            kind,
+        })
+    }
+
+    /// Every ready endpoint.
+    pub fn endpoints(&self) -> impl Iterator<Item = &EndpointRecord> {
+        self.groups.iter().flat_map(|group| &group.endpoints)
+    }
+
+    /// Every address with a reverse name.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.cluster_ips.iter().copied().chain(self.endpoints().map(|endpoint| endpoint.address)).collect()
+    }
+
+    /// Whether some port of the Service (or, headless, of its endpoints) has this protocol label.
+    pub fn has_protocol(&self, label: &[u8]) -> bool {
+        let matches = |port: &Port| is_protocol(label, port.protocol);
+        match self.kind {
+            RecordKind::ClusterIp => self.ports.iter().any(matches),
+            RecordKind::Headless => self.groups.iter().any(|group| group.ports.iter().any(matches)),
+            RecordKind::Alias(_) | RecordKind::SlicesOnly => false,
+        }
+    }
+}
+
+impl Port {
+    /// Whether `_port._proto` means this port. Underscores may be left out, and `_` alone matches anything, both as in CoreDNS.
+    pub fn is(&self, port: &[u8], protocol: &[u8]) -> bool {
+        let port = without_underscore(port);
+        (port.is_empty() || port.eq_ignore_ascii_case(self.name.as_bytes())) && is_protocol(protocol, self.protocol)
+    }
+}
+
+impl EndpointRecord {
+    /// The endpoint's own label in wire form: its host name, else its address with dashes.
+    pub fn label(&self) -> Vec<u8> {
+        let mut wire = Vec::with_capacity(16);
+        let hostname = self.hostname.as_deref().filter(|name| (1..=MAX_LABEL).contains(&name.len()));
+        let pushed = match hostname {
+            Some(hostname) => push_label(&mut wire, hostname.to_ascii_lowercase().as_bytes()),
+            None => push_label(&mut wire, dashed(self.address).as_bytes()),
+        };
+        debug_assert!(pushed.is_some(), "host names are checked for their length and addresses are short");
+        wire
+    }
+
+    /// Whether this is the endpoint that a (lower-case) label names, when the label read as an address is `address`.
+    pub fn is_named(&self, label: &[u8], address: Option<IpAddr>) -> bool {
+        match self.hostname.as_deref().filter(|name| (1..=MAX_LABEL).contains(&name.len())) {
+            Some(hostname) => hostname.as_bytes().eq_ignore_ascii_case(label),
+            None => address == Some(self.address),
+        }
+    }
+}
+
+/// The address that a dashed label stands for, if it is written exactly as [`dashed`] writes it.
+pub fn undashed(label: &[u8]) -> Option<IpAddr> {
+    let address = pod_address(label)?;
+    (dashed(address).as_bytes() == label).then_some(address)
+}
+
+/// The address in a pod's name, by CoreDNS's rule: exactly three dashes, none doubled, is IPv4; all else is tried as IPv6.
+pub fn pod_address(label: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(label).ok()?;
+    if text.matches('-').count() == 3 && !text.contains("--") {
+        return text.replace('-', ".").parse().ok().map(IpAddr::V4);
+    }
+    text.replace('-', ":").parse().ok().map(IpAddr::V6)
+}
+
+/// An address as a label. A label must not end in a dash: such an IPv6 address gets a zero at the end, as in CoreDNS.
+fn dashed(address: IpAddr) -> String {
+    let mut text = String::with_capacity(40);
+    write!(text, "{address}").expect("writing to a string cannot fail");
+    let mut text = text.replace([':', '.'], "-");
+    if text.ends_with('-') {
+        text.push('0');
+    }
+    text
+}
+
+/// The key of a Service; `None` when namespace or name is no label.
+pub fn service_labels(key: &ObjectKey) -> Option<ServiceLabels> {
+    let mut wire = Vec::with_capacity(key.name.len() + key.namespace.len() + 2);
+    push_label(&mut wire, key.name.as_bytes())?;
+    push_label(&mut wire, key.namespace.as_bytes())?;
+    wire.make_ascii_lowercase();
+    Some(wire.into())
+}
+
+fn alias_target(target: &str) -> Option<DomainName> {
+    let target = target.trim_end_matches('.');
+    if target.is_empty() || target.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    DomainName::parse(target)
+}
+
+fn service_ports(service: &Service) -> Box<[Port]> {
+    let port = |port: &crate::model::ServicePort| Port { name: port.name.clone(), protocol: port.protocol, number: port.port };
+    service.ports.iter().map(port).collect()
+}
+
+fn group(slice: &Slice) -> Group {
+    let ports =
+        slice.ports.iter().map(|port| Port { name: port.name.clone(), protocol: port.protocol, number: port.port }).collect();
+    let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
+    let endpoints =
+        ready.map(|endpoint| EndpointRecord { address: endpoint.address, hostname: endpoint.hostname.clone() }).collect();
+    Group { ports, endpoints }
+}
+
+fn is_protocol(label: &[u8], protocol: Protocol) -> bool {
+    let label = without_underscore(label);
+    label.is_empty() || label.eq_ignore_ascii_case(protocol.name().as_bytes())
+}
+
+fn without_underscore(label: &[u8]) -> &[u8] {
+    label.strip_prefix(b"_").unwrap_or(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_without_a_host_name_are_named_by_their_address() {
+        for (address, label) in [
+            ("10.0.0.1", "10-0-0-1"),
+            ("2001:db8::1", "2001-db8--1"),
+            ("2001:db8::", "2001-db8--0"),
+            ("::1", "--1"),
+            ("::ffff:10.0.0.1", "--ffff-10-0-0-1"),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(dashed(address), label);
+            if !label.starts_with("--ffff") {
+                assert_eq!(undashed(label.as_bytes()), Some(address), "{label}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_that_is_written_differently_names_no_endpoint() {
+        for label in ["10-0-0-01", "2001-db8-0-0-0-0-0-1", "web-0", "", "-", "2001-db8--00"] {
+            assert_eq!(undashed(label.as_bytes()), None, "{label}");
+        }
+    }
+
+    #[test]
+    fn pod_names_follow_corednss_rule_for_families() {
+        assert_eq!(pod_address(b"10-1-2-3"), "10.1.2.3".parse().ok());
+        assert_eq!(pod_address(b"--1"), "::1".parse().ok());
+        assert_eq!(pod_address(b"fd00--1-2"), "fd00::1:2".parse().ok());
+        assert_eq!(pod_address(b"300-1-2-3"), None);
+        assert_eq!(pod_address(b"web"), None);
+    }
+}
