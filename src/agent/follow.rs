@@ -1,0 +1,380 @@
+//! The task that owns the state: it takes updates in, plans, has them committed, and publishes names.
+
+use super::data_path::{DataPath, Done};
+use super::node_addresses::nodeport_addresses;
+use crate::admin::Status;
+use crate::config::{Config, NodePortAddresses};
+use crate::dns::records::Records;
+use crate::model::{Family, Kind, Name, ObjectKey, Update};
+use crate::nft::Part;
+use crate::proxy::{Context, Delta, Planner};
+use crate::store::{Dirty, Store};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// So many updates are taken in at once before the next look at the plan.
+const UPDATES_AT_ONCE: usize = 1024;
+/// Names wait for the data path at most this long, so that a stuck kernel never freezes DNS.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
+/// A commit that failed is tried again after this long.
+const RETRY_FAILED: Duration = Duration::from_secs(2);
+/// What the kernel refused, and the node's local addresses, are looked at again this often.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
+
+/// The agent's state and what it acts on.
+pub struct Follow {
+    store: Store,
+    plan: Option<Plan>,
+    dns: Option<Dns>,
+    status: Status,
+    ready: watch::Sender<bool>,
+}
+
+/// The service proxy's half.
+struct Plan {
+    planner: Planner,
+    context: Context,
+    nodeports: NodePortAddresses,
+    /// Gathered since the last commit was handed over.
+    gathered: Delta,
+    data_path: DataPath,
+    started: bool,
+    /// When to compare the tables again, because something that is wanted is not in place.
+    retry: Option<Instant>,
+}
+
+/// The half of DNS.
+struct Dns {
+    records: Arc<Records>,
+    /// Names that wait until the rules for them are committed.
+    waiting: Names,
+    /// Names whose rules are being committed.
+    committing: Names,
+    synced: bool,
+}
+
+#[derive(Default)]
+struct Names {
+    services: BTreeSet<ObjectKey>,
+    since: Option<Instant>,
+}
+
+impl Follow {
+    /// A state that knows nothing yet. Without a data path names are published at once.
+    pub fn new(
+        config: &Config,
+        data_path: Option<DataPath>,
+        records: Option<Arc<Records>>,
+        status: Status,
+        ready: watch::Sender<bool>,
+    ) -> Follow {
+        let plan = data_path.map(|data_path| Plan {
+            planner: Planner::default(),
+            context: Context { node_name: config.node_name.clone(), ..Context::default() },
+            nodeports: config.proxy.nodeport_addresses.clone(),
+            gathered: super::fixed_elements(config),
+            data_path,
+            started: false,
+            retry: None,
+        });
+        let dns = records.map(|records| Dns { records, waiting: Names::default(), committing: Names::default(), synced: false });
+        Follow { store: Store::default(), plan, dns, status, ready }
+    }
+
+    /// Follows the updates until they end or `stopped` is closed. What is under way in the kernel then is finished by its thread.
+    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>, mut stopped: watch::Receiver<()>) {
+        let mut buffer = Vec::with_capacity(UPDATES_AT_ONCE);
+        let mut addresses = interval(RETRY_REFUSED);
+        addresses.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.dns.as_ref().and_then(Dns::deadline);
+            let retry = self.plan.as_ref().and_then(|plan| plan.retry);
+            tokio::select! {
+                count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
+                    if count == 0 {
+                        tracing::error!("the source of updates ended; the tables and names stay as they are");
+                        return;
+                    }
+                    buffer.drain(..).for_each(|update| self.take_in(update));
+                }
+                done = commit_done(&mut self.plan) => self.committed(done),
+                () = at(deadline) => self.publish_overdue(),
+                () = at(retry) => self.compare(),
+                _ = addresses.tick() => self.look_at_addresses(),
+                _ = stopped.changed() => return,
+            }
+            self.act();
+        }
+    }
+
+    fn take_in(&mut self, update: Update) {
+        if let Some(plan) = &self.plan {
+            match update {
+                Update::Service(_) | Update::ServiceGone(_) => plan.data_path.metrics.service_changes.inc(),
+                Update::Slice(_) | Update::SliceGone(_) => plan.data_path.metrics.endpoint_changes.inc(),
+                _ => {}
+            }
+        }
+        let listed = match update {
+            Update::ListEnd(kind) => Some(kind),
+            _ => None,
+        };
+        let of_node = matches!(update, Update::Node(_) | Update::NodeGone | Update::ListEnd(Kind::Node));
+        self.store.apply(update);
+        if let Some(kind) = listed.filter(|kind| self.store.is_listed(*kind)) {
+            self.status.listed(kind);
+        }
+        if of_node {
+            self.status.node(self.store.node().map(|node| node.eligible));
+        }
+    }
+
+    /// Plans and hands over what changed. Nothing is programmed or published before the first full listing: half a cluster is worse than the
+    /// state that the last agent left.
+    fn act(&mut self) {
+        if ![Kind::Service, Kind::Slice].iter().all(|kind| self.store.is_listed(*kind)) {
+            return;
+        }
+        if self.plan.is_some() && !self.store.is_listed(Kind::Node)
+            || self.dns.is_some() && !self.store.is_listed(Kind::Namespace)
+        {
+            return;
+        }
+        let dirty = self.store.take_dirty();
+        if let Some(plan) = &mut self.plan {
+            plan.plan(&self.store, &dirty);
+        }
+        if let Some(dns) = &mut self.dns {
+            dns.take(&self.store, dirty);
+        }
+        match &mut self.plan {
+            Some(plan) => {
+                if let Some(dns) = &mut self.dns
+                    && plan.gathered.is_empty()
+                    && !plan.data_path.is_busy()
+                {
+                    dns.publish_waiting(&self.store);
+                }
+                if plan.hand_over(&self.status)
+                    && let Some(dns) = &mut self.dns
+                {
+                    dns.committing = std::mem::take(&mut dns.waiting);
+                }
+            }
+            None => {
+                if let Some(dns) = &mut self.dns {
+                    dns.publish_waiting(&self.store);
+                    dns.synced(&self.store);
+                }
+                self.announce();
+            }
+        }
+    }
+
+    fn committed(&mut self, done: Done) {
+        let Some(plan) = &mut self.plan else { return };
+        plan.report(&done, &self.status);
+        if let Some(dns) = &mut self.dns {
+            let names = std::mem::take(&mut dns.committing);
+            dns.publish(&self.store, names.services);
+            dns.synced(&self.store);
+        }
+        if done.committed.families.iter().all(|family| family.error.is_none()) {
+            self.announce();
+        }
+    }
+
+    fn announce(&mut self) {
+        if !*self.ready.borrow() {
+            tracing::info!(services = self.store.service_count(), "ready");
+            self.ready.send_replace(true);
+        }
+    }
+
+    fn publish_overdue(&mut self) {
+        let Some(dns) = &mut self.dns else { return };
+        tracing::warn!("the kernel has not taken a change for a second; its names are published all the same");
+        let committing = std::mem::take(&mut dns.committing);
+        dns.publish(&self.store, committing.services);
+        dns.publish_waiting(&self.store);
+        dns.synced(&self.store);
+    }
+
+    fn compare(&mut self) {
+        let Some(plan) = &mut self.plan else { return };
+        plan.retry = None;
+        if !plan.data_path.is_busy() {
+            plan.data_path.compare();
+        }
+    }
+
+    fn look_at_addresses(&mut self) {
+        let Some(plan) = &mut self.plan else { return };
+        if matches!(plan.nodeports, NodePortAddresses::Networks(_)) && plan.started {
+            plan.follow_node(&self.store);
+        }
+    }
+}
+
+/// Waits until then; for ever when there is no such moment.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the commit that is under way; for ever when there is none.
+async fn commit_done(plan: &mut Option<Plan>) -> Done {
+    match plan {
+        Some(plan) if plan.data_path.is_busy() => plan.data_path.done().await,
+        _ => std::future::pending().await,
+    }
+}
+
+impl Plan {
+    fn plan(&mut self, store: &Store, dirty: &Dirty) {
+        if dirty.node || !self.started {
+            self.follow_node(store);
+        }
+        dirty.services.iter().for_each(|key| self.plan_service(store, key));
+    }
+
+    fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
+        let mut keys = vec![key.clone()];
+        while let Some(key) = keys.pop() {
+            let slices = store.slices(&key);
+            let outcome = self.planner.update(&key, store.service(&key), &slices, &self.context, &mut self.gathered);
+            for conflict in outcome.conflicts {
+                tracing::warn!(
+                    service = %conflict.loser, winner = %conflict.winner, destination = %conflict.dest,
+                    "two services claim one {}; the older one keeps it: give the other another address or port", conflict.kind
+                );
+            }
+            keys.extend(outcome.promoted);
+        }
+    }
+
+    /// Plans every service again when the node's addresses changed.
+    fn follow_node(&mut self, store: &Store) {
+        let node = store.node();
+        let context = Context {
+            node_name: self.context.node_name.clone(),
+            node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
+            nodeport_addresses: nodeport_addresses(&self.nodeports, node),
+        };
+        if context != self.context {
+            tracing::info!(addresses = ?context.nodeport_addresses, "NodePorts answer on these addresses");
+            self.context = context;
+            self.planner.services().iter().for_each(|key| self.plan_service(store, key));
+        }
+    }
+
+    /// Hands the gathered changes to the data path, unless it is busy or there is nothing to do. The first commit happens in any case: it
+    /// makes the tables, and removes what an earlier agent left.
+    fn hand_over(&mut self, status: &Status) -> bool {
+        self.data_path.metrics.pending.set(self.gathered.destinations.len() as i64);
+        if self.gathered.is_empty() && self.started {
+            return false;
+        }
+        Family::BOTH.iter().for_each(|family| status.queued(*family));
+        if self.data_path.is_busy() {
+            return false;
+        }
+        self.started = true;
+        self.data_path.metrics.queued();
+        self.data_path.commit(std::mem::take(&mut self.gathered));
+        true
+    }
+
+    fn report(&mut self, done: &Done, status: &Status) {
+        let mut failed = Vec::new();
+        for outcome in &done.committed.families {
+            let (family, elements) = (outcome.family, outcome.elements);
+            self.data_path.metrics.committed(outcome, done.took);
+            if let Some(why) = &outcome.rebuilt {
+                tracing::info!(%family, why, "made the table anew");
+            }
+            for rejected in &outcome.rejected {
+                let what = self.describe(&rejected.what);
+                tracing::error!(%family, reason = rejected.reason, "the kernel refused {what}; everything else is in place");
+            }
+            match &outcome.error {
+                Some(error) => {
+                    failed.push(family);
+                    tracing::error!(%family, %error, "the table is not up to date; trying again");
+                }
+                None if elements > 0 => {
+                    tracing::debug!(%family, elements, batches = outcome.batches, took = ?done.took, "committed")
+                }
+                None => {}
+            }
+        }
+        self.retry = match (failed.is_empty(), done.behind) {
+            (false, _) => Some(Instant::now() + RETRY_FAILED),
+            (true, true) => Some(Instant::now() + RETRY_REFUSED),
+            (true, false) => None,
+        };
+        let settled = Family::BOTH.iter().filter(|family| !failed.contains(family) && self.gathered.is_empty());
+        settled.for_each(|family| status.committed(*family));
+    }
+
+    fn describe(&self, part: &Part) -> String {
+        match part {
+            Part::Dest(dest) => match self.planner.owner(dest) {
+                Some(service) => format!("{dest} of service {service}"),
+                None => format!("the removal of {dest}"),
+            },
+            Part::Element(element) => format!("{element:?}"),
+        }
+    }
+}
+
+impl Dns {
+    /// Removed names disappear at once; the others wait for the data path.
+    fn take(&mut self, store: &Store, dirty: Dirty) {
+        for name in &dirty.namespaces {
+            self.set_namespace(store, name);
+        }
+        for key in dirty.services {
+            if store.service(&key).is_none() {
+                self.records.publish(&key, None, &store.slices(&key));
+            } else {
+                self.waiting.services.insert(key);
+                self.waiting.since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn set_namespace(&self, store: &Store, name: &Name) {
+        self.records.set_namespace(name, store.has_namespace(name));
+    }
+
+    fn publish_waiting(&mut self, store: &Store) {
+        let names = std::mem::take(&mut self.waiting);
+        self.publish(store, names.services);
+    }
+
+    fn publish(&self, store: &Store, services: BTreeSet<ObjectKey>) {
+        for key in services {
+            self.records.publish(&key, store.service(&key), &store.slices(&key));
+        }
+    }
+
+    /// From now on a name that is not known does not exist.
+    fn synced(&mut self, store: &Store) {
+        if !self.synced {
+            tracing::info!(services = store.service_count(), "cluster names are served");
+            self.records.set_synced();
+            self.synced = true;
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let oldest = [self.waiting.since, self.committing.since].into_iter().flatten().min()?;
+        Some(oldest + PUBLISH_DEADLINE)
+    }
+}

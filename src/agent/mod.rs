@@ -1,0 +1,147 @@
+//! The one place where everything is wired together.
+//!
+//! One task owns the state and decides ([`follow`]); one thread owns the kernel's tables and commits ([`data_path`]). DNS answers from
+//! records that the task publishes: new names once the data path has their addresses, removed ones before it loses them.
+
+mod data_path;
+mod follow;
+mod metrics;
+mod node_addresses;
+
+use crate::admin::{self, AdminError, Registries, Status};
+use crate::config::{Config, ProxyConfig, Role};
+use crate::dns::forward::Forwarder;
+use crate::dns::records::Records;
+use crate::dns::server::{self, DnsError};
+use crate::model::{Family, Update};
+use crate::nft::{Committer, Kernel, Layout, Netlink, NftError};
+use crate::proxy::{Delta, Element};
+use data_path::DataPath;
+use follow::Follow;
+use ipnet::IpNet;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The tables cannot be read or written.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// DNS cannot be served.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    /// Health and metrics cannot be served.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A metric cannot be registered.
+    #[error("a metric cannot be registered: {0}")]
+    Metric(#[from] prometheus::Error),
+    /// No thread for the data path.
+    #[error("cannot start the thread that commits to the kernel: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// A running agent. Dropping it without [`Running::shutdown`] ends it without draining.
+pub struct Running {
+    ready: watch::Receiver<bool>,
+    stop: watch::Sender<()>,
+    follow: JoinHandle<()>,
+    status: Status,
+    dns: Option<server::Serving>,
+    admin: admin::Serving,
+}
+
+/// Starts the agent on a stream of updates: it programs the tables, serves DNS, health and metrics, as its role says.
+///
+/// # Errors
+/// When something that it needs cannot be had: a port, or the right to change nf_tables. Nothing is left running then.
+pub async fn start(config: Config, updates: mpsc::Receiver<Update>) -> Result<Running, AgentError> {
+    let registries = Registries::new()?;
+    let status = Status::new(&config);
+    let data_path = match config.role {
+        Role::Dns => None,
+        Role::All | Role::Proxy => Some(start_data_path(&config, &registries)?),
+    };
+    let (dns, records) = start_dns(&config, &registries, &status)?;
+    let admin = admin::serve(&config.admin, status.clone(), registries).await?;
+    let (ready_sender, ready) = watch::channel(false);
+    let (stop, stopped) = watch::channel(());
+    let follow = Follow::new(&config, data_path, records, status.clone(), ready_sender);
+    let follow = tokio::spawn(follow.run(updates, stopped));
+    Ok(Running { ready, stop, follow, status, dns, admin })
+}
+
+impl Running {
+    /// Waits until the first full listing is committed to the kernel and published in DNS.
+    pub async fn ready(&mut self) {
+        // The sender lives as long as the agent's task; without it there is nothing left to wait for.
+        let _ = self.ready.wait_for(|ready| *ready).await;
+    }
+
+    /// Waits until the agent ends by itself, because its source of updates did.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.follow).await;
+    }
+
+    /// Ends the agent: answers under way are finished, the tables stay in the kernel and keep serving.
+    pub async fn shutdown(self) {
+        self.status.stopping();
+        drop(self.stop);
+        if !self.follow.is_finished() {
+            let _ = self.follow.await;
+        }
+        if let Some(dns) = self.dns {
+            dns.shutdown().await;
+        }
+        self.admin.shutdown().await;
+    }
+}
+
+fn start_data_path(config: &Config, registries: &Registries) -> Result<DataPath, AgentError> {
+    let layouts = Family::BOTH.map(|family| layout(&config.proxy, family));
+    let mut kernel = Netlink::open()?;
+    // A missing capability shows at the first look at the tables: better now than after the first listing.
+    kernel.read(&layouts[0])?;
+    let metrics = metrics::ProxyMetrics::new(&registries.proxy)?;
+    DataPath::start(Committer::new(kernel, layouts), metrics).map_err(AgentError::Thread)
+}
+
+fn start_dns(
+    config: &Config,
+    registries: &Registries,
+    status: &Status,
+) -> Result<(Option<server::Serving>, Option<Arc<Records>>), AgentError> {
+    if config.role == Role::Proxy || config.dns.addresses.is_empty() {
+        return Ok((None, None));
+    }
+    let metrics = Arc::new(crate::dns::metrics::Metrics::new(&registries.dns)?);
+    let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
+    let forwarder = Arc::new(Forwarder::new(&config.dns.upstreams, metrics.clone()));
+    let serving = server::bind(&config.dns.addresses)?.serve(records.clone(), forwarder, metrics)?;
+    status.dns_serving(true);
+    Ok((Some(serving), Some(records)))
+}
+
+fn layout(proxy: &ProxyConfig, family: Family) -> Layout {
+    Layout {
+        family,
+        masquerade_mark: 1 << proxy.masquerade_bit,
+        masquerade_all: proxy.masquerade_all,
+        detect_local: proxy.cluster_cidrs.iter().any(|network| Family::of(network.addr()) == family),
+    }
+}
+
+/// The elements that follow from the configuration alone. Networks are merged: overlapping intervals are an error to the kernel.
+fn fixed_elements(config: &Config) -> Delta {
+    let mut delta = Delta::default();
+    let merged = |networks: &[IpNet]| IpNet::aggregate(&networks.to_vec());
+    let pods = merged(&config.proxy.cluster_cidrs).into_iter().map(Element::PodCidr);
+    let services = merged(&config.proxy.service_cidrs).into_iter().map(Element::ServiceCidr);
+    let local_dns = config.dns.addresses.iter().map(|address| address.ip()).filter(|address| !address.is_loopback());
+    let elements = pods.chain(services).chain(local_dns.map(Element::LocalDns));
+    delta.elements.extend(elements.map(|element| (element, true)));
+    delta
+}
