@@ -122,7 +122,7 @@ struct FamilyStatus {
 
 impl HealthPage {
     fn new(health: &Health, healthy: bool, node_eligible: Option<bool>, now: Timestamp) -> HealthPage {
-        let ago = |duration| now.checked_sub(std::time::Duration::from(duration)).ok();
+        let ago = |duration| now.checked_sub::<std::time::Duration>(duration).ok();
         let status = |family: &FamilyHealth| {
             let status = FamilyStatus { last_updated: family.updated_ago.and_then(ago), healthy: family.healthy };
             (family.family.to_string(), status)

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 a wrong command line or configuration.
 
+pub mod check;
+pub mod cleanup;
 mod logging;
 pub mod run;
 
@@ -21,6 +23,10 @@ pub struct Cli {
 enum Verb {
     /// Run the agent of this node, or with --role dns the DNS servers behind the kube-dns Service
     Run(RunArgs),
+    /// Print the effective configuration and what this host lacks for running with it
+    Check(check::CheckArgs),
+    /// Remove everything that the agent has put into this host's kernel, and nothing else
+    Cleanup,
     /// Print the version
     Version,
 }
@@ -33,6 +39,8 @@ impl Cli {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Check(args) => check::run(&args),
+            Verb::Cleanup => cleanup::run().map(|()| ExitCode::SUCCESS),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));
                 Ok(ExitCode::SUCCESS)

@@ -1,16 +1,117 @@
 //! `waypost run`: the agent, until a signal ends it.
 
 use super::logging;
-use crate::config::{self, RunArgs, Surroundings};
-use anyhow::Context;
+use crate::agent::{self, Running};
+use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings};
+use crate::model::{Kind, Update};
+use crate::source::{kubernetes, manifests};
+use anyhow::{Context, bail};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Updates that may wait for the agent's loop: a few milliseconds of its work.
+const QUEUE: usize = 1024;
+/// A pod gets 30 s by default before it is killed; draining must not use them up.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs the agent.
+///
+/// # Errors
+/// The configuration is wrong, or the agent cannot start.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let (config, _) = config::load(args, &Surroundings::of_this_process())?;
     logging::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start worker threads")?;
-    runtime.block_on(async {
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name, "starting");
+    let outcome = runtime.block_on(serve(config));
+    // A file watcher or a resolver may sit in a blocking call: nothing is lost with it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name, role = ?config.role, "starting");
+    let (updates, received) = mpsc::channel(QUEUE);
+    // Kept here so that the agent outlives its source: a source that ends has an error, and that is what must be told.
+    let mut source = source(&config, updates.clone()).await?;
+    let mut agent = agent::start(config, received).await?;
+    let outcome = until_stopped(&mut agent, &mut source, &mut signals).await;
+    source.abort();
+    drop(updates);
+    drain(agent, &mut signals).await?;
+    outcome
+}
+
+/// Waits for a signal, and says when the agent is ready.
+async fn until_stopped(agent: &mut Running, source: &mut Source, signals: &mut Signals) -> anyhow::Result<()> {
+    let mut ready = false;
+    loop {
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping; the rules stay in the kernel and go on serving");
+                return Ok(());
+            }
+            failure = &mut *source => return failure.context("the source of objects broke down")?,
+            () = agent.ready(), if !ready => {
+                ready = true;
+                tracing::info!("ready");
+            }
+            () = agent.ended(), if ready => bail!("the agent broke down; its log says why"),
+        }
+    }
+}
+
+async fn drain(agent: Running, signals: &mut Signals) -> anyhow::Result<()> {
+    tokio::select! {
+        () = agent.shutdown() => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        name = signals.next() => bail!("a second signal ({name}): ended without finishing the answers under way"),
+        () = tokio::time::sleep(DRAIN_TIMEOUT) => {
+            bail!("answers were still under way after {} s: ended without them", DRAIN_TIMEOUT.as_secs())
+        }
+    }
+}
+
+/// The task that sends updates. It ends by itself only when it cannot go on.
+type Source = JoinHandle<anyhow::Result<()>>;
+
+/// Starts the source of updates.
+async fn source(config: &Config, updates: mpsc::Sender<Update>) -> anyhow::Result<Source> {
+    let node_name = (config.role != Role::Dns).then(|| config.node_name.clone());
+    if let ClusterSource::Manifests(folder) = config.cluster.clone() {
+        return Ok(tokio::spawn(async move { Ok(manifests::watch(&folder, node_name.as_deref(), updates).await?) }));
+    }
+    let client = kubernetes::client(&config.cluster).await?;
+    let kinds: &[Kind] = match config.role {
+        Role::Dns => &[Kind::Service, Kind::Slice, Kind::Namespace],
+        Role::All | Role::Proxy => &[Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node],
+    };
+    Ok(tokio::spawn(async move {
+        kubernetes::watch(client, node_name.as_deref(), kinds, updates, kubernetes::Health::default()).await;
         Ok(())
-    })
+    }))
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Signals> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Signals { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }

@@ -24,6 +24,11 @@ pub fn to_yaml(config: &Config, origins: &Origins) -> String {
     text
 }
 
+/// Every setting with its value, for machines.
+pub fn to_json(config: &Config) -> Value {
+    SETTINGS.iter().filter_map(|setting| Some((setting.key.to_string(), value(config, setting.key)?))).collect()
+}
+
 /// The value of a setting; `None` for the two cluster sources that are not in use.
 fn value(config: &Config, key: &str) -> Option<Value> {
     let Config { proxy, dns, admin, log, cluster, .. } = config;

@@ -12,7 +12,7 @@ mod settings;
 mod tests;
 
 pub use args::{FilePlace, Origin, RunArgs};
-pub use effective::to_yaml;
+pub use effective::{to_json, to_yaml};
 pub use resolve::{Origins, load};
 pub use settings::{SETTINGS, Setting, reference_markdown};
 

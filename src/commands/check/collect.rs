@@ -1,0 +1,218 @@
+//! Looks at the host. Nothing here changes anything outside a network namespace that ends with the look.
+
+use super::facts::{Chain, Facts, IptablesChains, Probe, Reading, Ruleset};
+use super::source;
+use crate::admin::holder;
+use crate::config::{Config, ProxyConfig, Role, Upstreams};
+use crate::model::{Family, Protocol};
+use crate::nft::{Committer, Layout, Netlink, NftError};
+use crate::proxy::Delta;
+use nftables::schema::{NfListObject, NfObject};
+use nftables::types::{NfChainPolicy, NfFamily, NfHook};
+use nix::sched::{CloneFlags, unshare};
+use std::fs;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Looks at everything that the judgement needs.
+pub async fn facts(config: &Config) -> Facts {
+    let proxies = config.role != Role::Dns;
+    Facts {
+        kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        capabilities: capabilities(&read("/proc/self/status").unwrap_or_default()),
+        unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
+        nf_tables: if proxies { trial(&config.proxy) } else { Probe::default() },
+        nft: if proxies { ruleset() } else { Reading::NoProgram },
+        iptables: if proxies { iptables() } else { Reading::NoProgram },
+        links: links(|_| true),
+        bridges: links(|link| link.join("bridge").is_dir()),
+        bridge_nf_call_iptables: number("/proc/sys/net/bridge/bridge-nf-call-iptables").map(|value: u8| value != 0),
+        taken: taken(config),
+        resolv_conf: resolv_conf(&config.dns.upstreams),
+        source: source::look(config).await,
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim().to_string())
+}
+
+fn number<T: std::str::FromStr>(path: &str) -> Option<T> {
+    read(path)?.parse().ok()
+}
+
+fn capabilities(status: &str) -> Option<u64> {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(effective.trim(), 16).ok()
+}
+
+/// Writes the agent's own empty tables into a network namespace made for that, on a thread that ends with it.
+fn trial(config: &ProxyConfig) -> Probe {
+    let layouts = Family::BOTH.map(|family| Layout {
+        family,
+        masquerade_mark: 1 << config.masquerade_bit,
+        masquerade_all: config.masquerade_all,
+        detect_local: !config.cluster_cidrs.is_empty(),
+    });
+    let attempt = std::thread::spawn(move || match unshare(CloneFlags::CLONE_NEWNET) {
+        Err(error) => Probe::Untried(format!("a network namespace for a trial is not allowed here ({error})")),
+        Ok(()) => match write_tables(layouts) {
+            Ok(()) => Probe::Works,
+            Err(error) => Probe::Fails(error.to_string()),
+        },
+    });
+    attempt.join().unwrap_or_default()
+}
+
+fn write_tables(layouts: [Layout; 2]) -> Result<(), NftError> {
+    let committed = Committer::new(Netlink::open()?, layouts).commit(Delta::default());
+    committed.families.into_iter().find_map(|outcome| outcome.error).map_or(Ok(()), Err)
+}
+
+fn nft(arguments: &[&str], input: &str) -> io::Result<Output> {
+    run("nft", arguments, input)
+}
+
+fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
+    let pipes = || Stdio::piped();
+    let mut child = Command::new(program).args(arguments).stdin(pipes()).stdout(pipes()).stderr(pipes()).spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes())?;
+    }
+    child.wait_with_output()
+}
+
+/// What a failed program said, on one line.
+fn complaint(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    match lines.is_empty() {
+        true => output.status.to_string(),
+        false => lines[..lines.len().min(2)].join(" "),
+    }
+}
+
+/// Tables and chains. The `nftables` crate reads plain listings; one of the rules themselves it cannot read on a host with verdict
+/// maps, so that the few chains that matter are taken as text.
+fn ruleset() -> Reading<Ruleset> {
+    let mut ruleset = Ruleset::default();
+    for arguments in [["list", "tables"], ["list", "chains"]] {
+        match nftables::helper::get_current_ruleset_with_args(None::<&str>, arguments) {
+            Ok(listing) => listing.objects.iter().for_each(|object| add(&mut ruleset, object)),
+            Err(nftables::helper::NftablesError::NftExecution { inner, .. }) if inner.kind() == io::ErrorKind::NotFound => {
+                return Reading::NoProgram;
+            }
+            Err(error) => return Reading::Failed(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")),
+        }
+    }
+    for chain in ruleset.chains.iter_mut().filter(|chain| chain.input) {
+        let listed = nft(&["-n", "list", "chain", &chain.family, &chain.table, &chain.name], "");
+        chain.text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    }
+    Reading::Read(ruleset)
+}
+
+fn add(ruleset: &mut Ruleset, object: &NfObject) {
+    match object {
+        NfObject::ListObject(NfListObject::Table(table)) => {
+            ruleset.tables.push((family(table.family).to_string(), table.name.to_string()));
+        }
+        NfObject::ListObject(NfListObject::Chain(chain)) => ruleset.chains.push(Chain {
+            family: family(chain.family).to_string(),
+            table: chain.table.to_string(),
+            name: chain.name.to_string(),
+            input: chain.hook == Some(NfHook::Input),
+            policy_drop: chain.policy == Some(NfChainPolicy::Drop),
+            text: String::new(),
+        }),
+        _ => {}
+    }
+}
+
+fn family(family: NfFamily) -> &'static str {
+    match family {
+        NfFamily::IP => "ip",
+        NfFamily::IP6 => "ip6",
+        NfFamily::INet => "inet",
+        NfFamily::ARP => "arp",
+        NfFamily::Bridge => "bridge",
+        NfFamily::NetDev => "netdev",
+    }
+}
+
+/// The legacy programs show what nft does not: rules of the older kernel interface.
+fn iptables() -> Reading<IptablesChains> {
+    let mut found = IptablesChains::default();
+    let mut failure = None;
+    let mut present = false;
+    for program in ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"] {
+        let Ok(output) = run(program, &[], "") else { continue };
+        present = true;
+        match output.status.success() {
+            true if String::from_utf8_lossy(&output.stdout).contains(":KUBE-SERVICES ") => {
+                found.kube_services_in.push(program.to_string())
+            }
+            true => {}
+            false => failure = Some(complaint(&output)),
+        }
+    }
+    match (present, failure) {
+        (false, _) => Reading::NoProgram,
+        (true, Some(failure)) if found.kube_services_in.is_empty() => Reading::Failed(failure),
+        (true, _) => Reading::Read(found),
+    }
+}
+
+fn links(wanted: impl Fn(&Path) -> bool) -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let mut links: Vec<String> =
+        entries.filter(|entry| wanted(&entry.path())).filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    links.sort();
+    links
+}
+
+fn taken(config: &Config) -> Vec<(&'static str, Protocol, std::net::SocketAddr, holder::Holder)> {
+    let mut taken = Vec::new();
+    for (setting, address) in super::addresses(config) {
+        let protocols: &[Protocol] = if setting == "dns-address" { &[Protocol::Udp, Protocol::Tcp] } else { &[Protocol::Tcp] };
+        for protocol in protocols {
+            if let Some(holder) = holder::of(*protocol, address).filter(|_| address.port() != 0) {
+                taken.push((setting, *protocol, address, holder));
+            }
+        }
+    }
+    taken
+}
+
+fn resolv_conf(upstreams: &Upstreams) -> Option<Result<Vec<IpAddr>, String>> {
+    let Upstreams::ResolvConf(path) = upstreams else { return None };
+    let text = fs::read_to_string(path).map_err(|error| format!("{} cannot be read ({error})", path.display()));
+    Some(text.map(|text| name_servers(&text)))
+}
+
+/// The addresses behind `nameserver`, see resolv.conf(5); a zone (`fe80::1%eth0`) does not matter here.
+fn name_servers(text: &str) -> Vec<IpAddr> {
+    let server = |line: &str| line.trim().strip_prefix("nameserver")?.split_whitespace().next()?.split('%').next()?.parse().ok();
+    text.lines().filter_map(server).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_the_effective_ones() {
+        let status = "Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000001400\nCapBnd:\t0\n";
+        assert_eq!(capabilities(status), Some(1 << 12 | 1 << 10));
+        assert_eq!(capabilities(""), None);
+    }
+
+    #[test]
+    fn name_servers_are_read_as_the_resolver_reads_them() {
+        let text =
+            "# nameserver 192.0.2.9\nsearch example.org\nnameserver 192.0.2.53\n nameserver fe80::1%eth0\nnameserver bad\n";
+        assert_eq!(name_servers(text), ["192.0.2.53".parse::<IpAddr>().unwrap(), "fe80::1".parse().unwrap()]);
+    }
+}

@@ -1,0 +1,113 @@
+//! What `waypost check` knows of the host: plain data, so that the judgement can be tested without one.
+
+use crate::admin::holder::Holder;
+use crate::model::{Kind, Protocol};
+use std::net::{IpAddr, SocketAddr};
+
+/// Everything that was found out.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Effective capabilities, as a bit set; `None` when /proc does not tell.
+    pub capabilities: Option<u64>,
+    /// The first port that needs no privilege.
+    pub unprivileged_port_start: u16,
+    /// Whether the kernel does what the tables need.
+    pub nf_tables: Probe,
+    /// What the nft program lists.
+    pub nft: Reading<Ruleset>,
+    /// What the iptables programs list.
+    pub iptables: Reading<IptablesChains>,
+    /// Names of network links.
+    pub links: Vec<String>,
+    /// Names of those links that are bridges.
+    pub bridges: Vec<String>,
+    /// `net.bridge.bridge-nf-call-iptables`; `None` when the module is not loaded.
+    pub bridge_nf_call_iptables: Option<bool>,
+    /// Ports that the configuration asks for and somebody has: the setting, protocol, address, and who.
+    pub taken: Vec<(&'static str, Protocol, SocketAddr, Holder)>,
+    /// The name servers in the configured resolv.conf, or why it cannot be read; `None` where servers are configured.
+    pub resolv_conf: Option<Result<Vec<IpAddr>, String>>,
+    /// The API server, or the folder of manifests.
+    pub source: SourceFact,
+}
+
+/// What became of a trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It worked.
+    Works,
+    /// It failed, for this reason.
+    Fails(String),
+    /// It could not be made, for this reason.
+    Untried(String),
+}
+
+impl Default for Probe {
+    fn default() -> Probe {
+        Probe::Untried("no trial was made".to_string())
+    }
+}
+
+/// What a program told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reading<T> {
+    /// The program is not installed.
+    #[default]
+    NoProgram,
+    /// It failed, saying this.
+    Failed(String),
+    /// It told this.
+    Read(T),
+}
+
+/// Tables and chains of nftables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// Family and name.
+    pub tables: Vec<(String, String)>,
+    /// All chains.
+    pub chains: Vec<Chain>,
+}
+
+/// A chain of nftables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// The family, as nft writes it.
+    pub family: String,
+    /// The table.
+    pub table: String,
+    /// The name.
+    pub name: String,
+    /// Whether it is a base chain at hook input.
+    pub input: bool,
+    /// Whether its policy is drop.
+    pub policy_drop: bool,
+    /// What `nft list chain` prints, for base chains at hook input.
+    pub text: String,
+}
+
+/// kube-proxy's chains in iptables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IptablesChains {
+    /// The programs that list a chain KUBE-SERVICES.
+    pub kube_services_in: Vec<String>,
+}
+
+/// Where the objects would come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SourceFact {
+    /// The API server answers.
+    Reached {
+        /// What may not be listed, with the server's words.
+        refused: Vec<(Kind, String)>,
+    },
+    /// It does not, for this reason.
+    Unreachable(String),
+    /// The folder of manifests is there.
+    Folder,
+    /// Nothing was tried.
+    #[default]
+    Untried,
+}

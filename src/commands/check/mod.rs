@@ -1,0 +1,77 @@
+//! `waypost check`: the effective configuration, and what this host lacks.
+
+mod collect;
+mod facts;
+mod judge;
+mod source;
+
+use crate::config::{self, Config, RunArgs, Surroundings};
+use anyhow::Context;
+use judge::{Finding, Severity};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+/// What `waypost check` is asked.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    run: RunArgs,
+    /// Print JSON for machines
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the effective configuration and the findings. The exit code is 0 when nothing prevents the agent from running, else 1.
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let (config, origins) = config::load(&args.run, &Surroundings::of_this_process())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    let facts = runtime.block_on(collect::facts(&config));
+    let findings = judge::findings(&config, &facts);
+    match args.json {
+        true => println!(
+            "{:#}",
+            json!({ "ok": !prevents(&findings), "configuration": config::to_json(&config), "findings": findings })
+        ),
+        false => print!("{}", report(&config::to_yaml(&config, &origins), &findings)),
+    }
+    Ok(if prevents(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn prevents(findings: &[Finding]) -> bool {
+    findings.iter().any(|finding| finding.severity == Severity::Error)
+}
+
+/// The configuration as YAML and the findings as its comments, so that the whole output is a configuration file.
+fn report(yaml: &str, findings: &[Finding]) -> String {
+    let mut text = format!("# The effective configuration; this output can serve as --config.\n{yaml}\n");
+    for finding in findings {
+        let severity = match finding.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        };
+        text += &format!("# {severity:<8} {}: {}\n#          -> {}\n", finding.subject, finding.found, finding.advice);
+    }
+    text += match (prevents(findings), findings.is_empty()) {
+        (true, _) => "# The errors above prevent waypost from running here.\n",
+        (false, false) => "# Nothing prevents waypost from running here.\n",
+        (false, true) => "# Nothing prevents waypost from running here, and nothing else was found.\n",
+    };
+    text
+}
+
+/// Every address that the configuration asks for, with its setting.
+fn addresses(config: &Config) -> Vec<(&'static str, SocketAddr)> {
+    let admin = &config.admin;
+    let listeners = [
+        ("healthz-bind-address", admin.healthz),
+        ("metrics-bind-address", admin.metrics),
+        ("dns-health-address", admin.dns_health),
+        ("dns-ready-address", admin.dns_ready),
+        ("dns-metrics-address", admin.dns_metrics),
+    ];
+    let dns = config.dns.addresses.iter().filter(|_| config.role != config::Role::Proxy);
+    let listeners = listeners.into_iter().filter_map(|(setting, address)| Some((setting, address?)));
+    dns.map(|address| ("dns-address", *address)).chain(listeners).collect()
+}

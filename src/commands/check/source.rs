@@ -1,0 +1,68 @@
+//! Whether the objects can be had: asks the API server for one object of each kind that the agent watches.
+
+use super::facts::SourceFact;
+use crate::config::{ClusterSource, Config, Role};
+use crate::model::Kind;
+use crate::source::kubernetes;
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use std::time::Duration;
+
+/// A server that has not answered by now counts as unreachable.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Looks at the configured source.
+pub async fn look(config: &Config) -> SourceFact {
+    if let ClusterSource::Manifests(folder) = &config.cluster {
+        return match std::fs::read_dir(folder) {
+            Ok(_) => SourceFact::Folder,
+            Err(error) => SourceFact::Unreachable(format!("{} cannot be read: {error}", folder.display())),
+        };
+    }
+    let client = match kubernetes::client(&config.cluster).await {
+        Ok(client) => client,
+        Err(error) => return SourceFact::Unreachable(error.to_string()),
+    };
+    match tokio::time::timeout(PATIENCE, ask(&client, config)).await {
+        Ok(fact) => fact,
+        Err(_) => SourceFact::Unreachable(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+async fn ask(client: &Client, config: &Config) -> SourceFact {
+    let one = ListParams::default().limit(1);
+    let own = ListParams::default().limit(1).fields(&format!("metadata.name={}", config.node_name));
+    let mut refused = Vec::new();
+    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node] {
+        let answer = match kind {
+            Kind::Service => Api::<Service>::all(client.clone()).list_metadata(&one).await.map(drop),
+            Kind::Slice => Api::<EndpointSlice>::all(client.clone()).list_metadata(&one).await.map(drop),
+            Kind::Namespace => Api::<Namespace>::all(client.clone()).list_metadata(&one).await.map(drop),
+            Kind::Node if config.role == Role::Dns => continue,
+            Kind::Node => Api::<Node>::all(client.clone()).list_metadata(&own).await.map(drop),
+        };
+        match answer {
+            Ok(()) => {}
+            Err(kube::Error::Api(status)) => refused.push((kind, status.message.clone())),
+            Err(error) => return SourceFact::Unreachable(chain(&error)),
+        }
+    }
+    SourceFact::Reached { refused }
+}
+
+/// An error with its causes: the cause ("connection refused") says more than the error.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text += &format!(": {more}");
+        }
+        cause = error.source();
+    }
+    // kube's and hyper's names for the layer that failed say nothing to a user.
+    ["ServiceError: ", "client error (Connect): "].iter().fold(text, |text, noise| text.replacen(noise, "", 1))
+}
