@@ -23,6 +23,7 @@ fn main() {
         Trial::test("a_pod_that_stops_serving_refuses_and_a_killed_one_has_no_route", dying),
         Trial::test("a_pod_reaches_itself", a_pod_reaches_itself),
         Trial::test("a_program_runs_in_the_pods_namespace", a_program_runs_in_the_pods_namespace),
+        Trial::test("with_a_gateway_the_node_has_a_route_for_every_address", with_a_gateway),
         Trial::test("nodes_do_not_see_each_other", nodes_do_not_see_each_other),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -117,6 +118,23 @@ fn a_program_runs_in_the_pods_namespace() -> Result<(), Failed> {
     let output = client(&node).namespace().output(std::process::Command::new("cat").arg("/proc/self/net/fib_trie"))?;
     let routes = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(routes.contains("10.244.0.2") && !routes.contains("192.0.2.10"), "{routes}");
+    Ok(())
+}
+
+fn with_a_gateway() -> Result<(), Failed> {
+    let node = node();
+    let (client, outside) = (client(&node), node.pod("outside", &addresses("198.51.100.7", "2001:db8:1::7"))?);
+    let nowhere: [SocketAddr; 2] = ["10.96.0.1:80".parse()?, "[fd00:96::1]:80".parse()?];
+    for target in nowhere {
+        assert_eq!(lab::connect(&client, Protocol::Tcp, target, PATIENCE), Outcome::Unreachable);
+    }
+    node.set_gateway(&outside)?;
+    for from in [client.namespace(), node.namespace()] {
+        for target in nowhere {
+            let outcome = lab::connect(from, Protocol::Tcp, target, Duration::from_millis(100));
+            assert_eq!(outcome, Outcome::TimedOut, "the gateway gets it and knows nobody of that address");
+        }
+    }
     Ok(())
 }
 

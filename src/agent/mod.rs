@@ -76,14 +76,15 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>) -> Result<Ru
 
 impl Running {
     /// Waits until the first full listing is committed to the kernel and published in DNS.
-    pub async fn ready(&mut self) {
+    pub async fn ready(&self) {
         // The sender lives as long as the agent's task; without it there is nothing left to wait for.
-        let _ = self.ready.wait_for(|ready| *ready).await;
+        let _ = self.ready.clone().wait_for(|ready| *ready).await;
     }
 
-    /// Waits until the agent ends by itself, because its source of updates did.
-    pub async fn ended(&mut self) {
-        let _ = (&mut self.follow).await;
+    /// Waits until the agent ends by itself: its source of updates did, or its task broke down.
+    pub async fn ended(&self) {
+        let mut ready = self.ready.clone();
+        while ready.changed().await.is_ok() {}
     }
 
     /// Ends the agent: answers under way are finished, the tables stay in the kernel and keep serving.

@@ -36,16 +36,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
     // Kept here so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let mut source = source(&config, updates.clone()).await?;
-    let mut agent = agent::start(config, received).await?;
-    let outcome = until_stopped(&mut agent, &mut source, &mut signals).await;
+    let agent = agent::start(config, received).await?;
+    let outcome = until_stopped(&agent, &mut source, &mut signals).await;
     source.abort();
     drop(updates);
     drain(agent, &mut signals).await?;
     outcome
 }
 
-/// Waits for a signal, and says when the agent is ready.
-async fn until_stopped(agent: &mut Running, source: &mut Source, signals: &mut Signals) -> anyhow::Result<()> {
+/// Waits for a signal, or for the end of the source or the agent.
+async fn until_stopped(agent: &Running, source: &mut Source, signals: &mut Signals) -> anyhow::Result<()> {
     let mut ready = false;
     loop {
         tokio::select! {
@@ -54,10 +54,7 @@ async fn until_stopped(agent: &mut Running, source: &mut Source, signals: &mut S
                 return Ok(());
             }
             failure = &mut *source => return failure.context("the source of objects broke down")?,
-            () = agent.ready(), if !ready => {
-                ready = true;
-                tracing::info!("ready");
-            }
+            () = agent.ready(), if !ready => ready = true,
             () = agent.ended(), if ready => bail!("the agent broke down; its log says why"),
         }
     }

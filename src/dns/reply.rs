@@ -123,13 +123,17 @@ impl Reply {
         builder.build(self.metadata, &self.answers[..answers], &self.authorities, &[], &self.additionals)
     }
 
-    /// The encoding with the first `answers` answers; `None` when it is longer than `limit`.
+    /// The encoding with the first `answers` answers; `None` when it is longer than `limit`. The encoder leaves out what does not
+    /// fit, so it is the counts that tell.
     fn encode(&self, queries: &Queries, answers: usize, limit: u16) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(512);
         let mut encoder = BinEncoder::new(&mut bytes);
         encoder.set_max_size(limit);
-        let sent = self.response_with(queries, answers).destructive_emit(&mut encoder).ok()?;
-        (sent.truncation == self.metadata.truncation && bytes.len() <= usize::from(limit)).then_some(bytes)
+        let sent = self.response_with(queries, answers).destructive_emit(&mut encoder).ok()?.counts();
+        let whole = usize::from(sent.answers) == answers
+            && usize::from(sent.authorities) == self.authorities.len()
+            && usize::from(sent.additionals) == self.additionals.len() + usize::from(self.edns.is_some());
+        whole.then_some(bytes)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{LabError, Namespace};
 use futures::channel::mpsc::UnboundedReceiver;
 use futures::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkMessage};
@@ -84,12 +84,24 @@ impl Wire {
         address: IpAddr,
         source: Option<IpAddr>,
     ) -> Result<(), LabError> {
-        add_address(pod, POD_LINK, address)?;
+        add_address(pod, POD_LINK, address, Source::Usual)?;
         let (name, hardware) = (self.name(), self.pod_end());
         netlink(node, &format!("making the route to {address}"), async |handle| {
             let index = index_of(&handle, &name).await?;
             handle.neighbours().add(index, address).link_layer_address(&hardware).execute().await?;
             handle.route().add(route(index, address, full(address), None, source)).execute().await
+        })
+    }
+
+    /// Makes the pod's addresses the node's default gateways.
+    pub(super) fn become_default(&self, node: &Namespace, gateways: &[IpAddr]) -> Result<(), LabError> {
+        let name = self.name();
+        netlink(node, "making the node's default routes", async |handle| {
+            let index = index_of(&handle, &name).await?;
+            for gateway in gateways {
+                handle.route().add(route(index, *gateway, 0, Some(*gateway), None)).execute().await?;
+            }
+            Ok(())
         })
     }
 
@@ -108,8 +120,17 @@ pub(super) fn loopback_up(namespace: &Namespace) -> Result<(), LabError> {
     netlink(namespace, "bringing lo up", async |handle| handle.link().change(up("lo")).execute().await)
 }
 
+/// Whether the kernel may choose an address as the source of a packet when nobody says which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// As the rules for source addresses have it.
+    Usual,
+    /// Only when there is no other.
+    Avoided,
+}
+
 /// Adds one address, usable when this returns: IPv6 addresses skip duplicate address detection.
-pub(super) fn add_address(namespace: &Namespace, link: &str, address: IpAddr) -> Result<(), LabError> {
+pub(super) fn add_address(namespace: &Namespace, link: &str, address: IpAddr, source: Source) -> Result<(), LabError> {
     let what = format!("adding the address {address} to {link}");
     netlink_with_events(namespace, &what, async |handle, events| {
         let index = index_of(&handle, link).await?;
@@ -118,6 +139,11 @@ pub(super) fn add_address(namespace: &Namespace, link: &str, address: IpAddr) ->
             return request.execute().await;
         }
         request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        if source == Source::Avoided {
+            let mut deprecated = CacheInfo::default();
+            (deprecated.ifa_preferred, deprecated.ifa_valid) = (0, u32::MAX);
+            request.message_mut().attributes.push(AddressAttribute::CacheInfo(deprecated));
+        }
         request.execute().await?;
         local_route_to(address, events).await
     })

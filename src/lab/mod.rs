@@ -21,7 +21,7 @@ mod servers;
 pub use enter::enter;
 pub use namespace::Namespace;
 pub use node::{Node, Pod};
-pub use packets::{Outcome, connect};
+pub use packets::{Outcome, connect, connect_here};
 pub use servers::Serve;
 
 use std::io;

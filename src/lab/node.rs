@@ -1,6 +1,6 @@
 //! Nodes, and the pods and hosts that are joined to them.
 
-use super::links::{self, Wire};
+use super::links::{self, Source, Wire};
 use super::servers::{Serve, Server};
 use super::{LabError, Namespace};
 use std::net::{IpAddr, SocketAddr};
@@ -42,7 +42,7 @@ impl Node {
         }
         links::loopback_up(&namespace)?;
         let node = Node { namespace, addresses: addresses.into(), wires: Arc::default() };
-        addresses.iter().try_for_each(|address| node.add_address(*address))?;
+        addresses.iter().try_for_each(|address| links::add_address(&node.namespace, "lo", *address, Source::Usual))?;
         Ok(node)
     }
 
@@ -56,9 +56,17 @@ impl Node {
         &self.addresses
     }
 
-    /// Gives the node one more local address (on `lo`).
+    /// Gives the node one more local address (on `lo`), for something that it serves. The node's own packets keep the addresses that
+    /// it was made with.
     pub fn add_address(&self, address: IpAddr) -> Result<(), LabError> {
-        links::add_address(&self.namespace, "lo", address)
+        links::add_address(&self.namespace, "lo", address, Source::Avoided)
+    }
+
+    /// Makes a host outside the node's default gateway, once for each of its families. Without a gateway the node answers "no route"
+    /// to packets for ClusterIPs that are to be refused, and its own processes reach no ClusterIP: routing comes before both.
+    pub fn set_gateway(&self, outside: &Pod) -> Result<(), LabError> {
+        let one_each = [true, false].map(|v4| outside.addresses.iter().copied().find(|address| address.is_ipv4() == v4));
+        outside.wire.become_default(&self.namespace, &one_each.into_iter().flatten().collect::<Vec<_>>())
     }
 
     /// A pod with these addresses, joined to this node. A host outside the cluster is made the same way: its addresses are just not

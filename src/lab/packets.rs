@@ -1,6 +1,6 @@
 //! Trying a connection with real packets.
 
-use super::{LabError, Namespace};
+use super::Namespace;
 use crate::model::Protocol;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -52,16 +52,18 @@ impl fmt::Display for Outcome {
 /// Connects from a pod, a host or a node to a served port and reads who answers. `timeout` bounds each step (connecting, reading).
 /// Trouble of the lab itself comes back as [`Outcome::Other`].
 pub fn connect(from: impl AsRef<Namespace>, protocol: Protocol, to: SocketAddr, timeout: Duration) -> Outcome {
-    let reply = from.as_ref().run(|| match protocol {
+    let outcome = from.as_ref().run(|| connect_here(protocol, to, timeout));
+    outcome.unwrap_or_else(|error| Outcome::Other(format!("the lab failed: {error}")))
+}
+
+/// [`connect`] on the calling thread, from the namespace that it is in: for many tries within one [`Namespace::run`].
+pub fn connect_here(protocol: Protocol, to: SocketAddr, timeout: Duration) -> Outcome {
+    let reply = match protocol {
         Protocol::Tcp => over_tcp(to, timeout),
         Protocol::Udp => over_udp(to, timeout),
         Protocol::Sctp => Err(io::Error::new(ErrorKind::Unsupported, "the lab has no SCTP client")),
-    });
-    match reply {
-        Ok(Ok(reply)) => understand(&reply),
-        Ok(Err(error)) => from_error(&error),
-        Err(error) => Outcome::Other(lab_trouble(&error)),
-    }
+    };
+    reply.map_or_else(|error| from_error(&error), |reply| understand(&reply))
 }
 
 fn over_tcp(to: SocketAddr, timeout: Duration) -> io::Result<String> {
@@ -109,10 +111,6 @@ fn from_error(error: &io::Error) -> Outcome {
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Outcome::Unreachable,
         _ => Outcome::Other(error.to_string()),
     }
-}
-
-fn lab_trouble(error: &LabError) -> String {
-    format!("the lab failed: {error}")
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@ mod element;
 mod planner;
 mod select;
 mod slots;
+mod walk;
 
 pub use destination::{Backend, Dest, Destination, Entry, Refusal};
 pub use element::{Chain, Difference, Element, Set, difference};
 pub use planner::{Conflict, Context, Delta, Outcome, Planner};
 pub use select::{Choice, choose};
 pub use slots::fill_slots;
+pub use walk::{Fate, Packet, Walk};

@@ -13,6 +13,8 @@ pub enum Failure {
     Ended,
     /// The server no longer knows our version: list anew.
     Expired,
+    /// Our version lies in the server's future, as after a restored backup: list anew, whatever version it is at.
+    Ahead,
     /// The server finds the request invalid: it has no streaming lists, or can make nothing of our version.
     Invalid(String),
     /// A streaming list went silent before it was complete.
@@ -33,6 +35,7 @@ impl Failure {
             kube::Error::Auth(_) => {
                 Failure::Trouble(Trouble::Refused(format!("{}; check the credentials that are configured", chain(error))))
             }
+            kube::Error::Service(cause) => Failure::Trouble(Trouble::Unreachable(chain(&**cause))),
             _ => Failure::Trouble(Trouble::Unreachable(chain(error))),
         }
     }
@@ -42,8 +45,7 @@ impl Failure {
         let message = &status.message;
         match status.code {
             410 => Failure::Expired,
-            // After a restored backup our version lies in the server's future, and it would make us wait for it.
-            504 if message.contains("Too large resource version") => Failure::Expired,
+            504 if message.contains("Too large resource version") => Failure::Ahead,
             401 => Failure::Trouble(Trouble::Refused(format!(
                 "the API server does not accept our credentials ({message}); check the token or client certificate"
             ))),

@@ -11,9 +11,17 @@ pub struct Health(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    watches: Mutex<[Watch; 4]>,
+    watches: Mutex<Watches>,
     /// Told when the server is reachable again, so that no watch sleeps out its delay.
     reachable: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Watches {
+    /// By kind.
+    of: [Watch; 4],
+    /// Why there is no connection, as far as it was logged in the present outage.
+    said: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -34,19 +42,17 @@ pub(super) enum Trouble {
 impl Health {
     /// Whether the watch of this kind is connected at the moment.
     pub fn is_connected(&self, kind: Kind) -> bool {
-        self.watches()[kind as usize].connected
+        self.watches().of[kind as usize].connected
     }
 
     /// Notes that a watch is connected.
     pub(super) fn connected(&self, kind: Kind) {
         let mut watches = self.watches();
-        let watch = &mut watches[kind as usize];
+        let watch = &mut watches.of[kind as usize];
         watch.connected = true;
         match watch.trouble.take() {
             Some(Trouble::Unreachable(_)) => {
-                if !any_unreachable(&watches) {
-                    info!("the API server is reachable again and all watches are connected");
-                }
+                watches.end_outage();
                 self.0.reachable.notify_waiters();
             }
             Some(Trouble::Refused(_)) => info!("{kind} are watched now"),
@@ -54,22 +60,24 @@ impl Health {
         }
     }
 
-    /// Notes that a watch does not work: one log line for the whole outage, or for each new reason of a refusal.
+    /// Notes that a watch does not work: one log line for each reason of an outage, and for each new reason of a refusal.
     pub(super) fn failed(&self, kind: Kind, trouble: Trouble) {
         let mut watches = self.watches();
-        let known = match &trouble {
-            Trouble::Unreachable(_) => any_unreachable(&watches),
-            Trouble::Refused(_) => watches[kind as usize].trouble.as_ref() == Some(&trouble),
-        };
-        if !known {
-            match &trouble {
-                Trouble::Unreachable(why) => {
-                    warn!("cannot reach the API server: {why}; what is known stays in use, and the connection is retried");
-                }
-                Trouble::Refused(why) => warn!("cannot watch {kind}: {why}; what is known stays in use, and it is retried"),
+        match &trouble {
+            Trouble::Unreachable(why) if !watches.said.contains(why) => {
+                warn!("cannot reach the API server: {why}; what is known stays in use, and the connection is retried");
+                watches.said.push(why.clone());
             }
+            Trouble::Refused(why) if watches.of[kind as usize].trouble.as_ref() != Some(&trouble) => {
+                warn!("cannot watch {kind}: {why}; what is known stays in use, and it is retried");
+            }
+            Trouble::Unreachable(_) | Trouble::Refused(_) => {}
         }
-        watches[kind as usize] = Watch { connected: false, trouble: Some(trouble) };
+        let answered = matches!(trouble, Trouble::Refused(_));
+        watches.of[kind as usize] = Watch { connected: false, trouble: Some(trouble) };
+        if answered {
+            watches.end_outage();
+        }
     }
 
     /// Waits until another watch finds the server reachable again.
@@ -77,11 +85,42 @@ impl Health {
         self.0.reachable.notified().await;
     }
 
-    fn watches(&self) -> MutexGuard<'_, [Watch; 4]> {
+    fn watches(&self) -> MutexGuard<'_, Watches> {
         self.0.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn any_unreachable(watches: &[Watch; 4]) -> bool {
-    watches.iter().any(|watch| matches!(watch.trouble, Some(Trouble::Unreachable(_))))
+impl Watches {
+    /// Once no watch lacks a connection the outage is over, and the next one is logged anew.
+    fn end_outage(&mut self) {
+        let unreachable = |watch: &Watch| matches!(watch.trouble, Some(Trouble::Unreachable(_)));
+        if !self.said.is_empty() && !self.of.iter().any(unreachable) {
+            self.said.clear();
+            info!("the API server is reachable again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreachable(why: &str) -> Trouble {
+        Trouble::Unreachable(why.into())
+    }
+
+    #[test]
+    fn an_outage_is_said_once_for_each_reason_and_anew_the_next_time() {
+        let health = Health::default();
+        health.failed(Kind::Service, unreachable("refused"));
+        health.failed(Kind::Slice, unreachable("refused"));
+        health.failed(Kind::Slice, unreachable("bad certificate"));
+        health.failed(Kind::Service, unreachable("refused"));
+        assert_eq!(health.watches().said, ["refused", "bad certificate"]);
+        health.connected(Kind::Service);
+        assert_eq!(health.watches().said.len(), 2, "one watch is still without a connection");
+        assert!(health.is_connected(Kind::Service) && !health.is_connected(Kind::Slice));
+        health.failed(Kind::Slice, Trouble::Refused("no permission".into()));
+        assert!(health.watches().said.is_empty(), "an answer ends the outage, whatever it says");
+    }
 }

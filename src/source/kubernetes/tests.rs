@@ -303,7 +303,14 @@ async fn a_server_that_goes_away_and_comes_back_is_followed_without_loss() {
     assert!(!agent.health.is_connected(Kind::Service));
     assert!(call.uri.contains("resourceVersion=100"), "{}", call.uri);
     call.fail(410, "too old resource version");
-    let _stream = server.stream(&[service("b", "2")]).await;
+    let call = server.call().await;
+    assert!(call.uri.contains("resourceVersion=100") && call.uri.contains("NotOlderThan"), "not back in time: {}", call.uri);
+    call.fail(504, "Timeout: Too large resource version: 100, current: 3");
+    let call = server.call().await;
+    assert!(call.uri.contains("resourceVersion=0"), "unless the server itself went back: {}", call.uri);
+    let stream = call.stream();
+    stream.event("ADDED", &service("b", "2"));
+    stream.initial_events_end("3");
     agent.listed().await;
     assert!(agent.health.is_connected(Kind::Service));
     assert_eq!(agent.services(), names(&["b"]));

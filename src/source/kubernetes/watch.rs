@@ -38,6 +38,9 @@ pub struct Watch<T> {
     listing: Listing,
     /// The server's version up to which everything is known; `None` before the first listing and when it has expired.
     version: Option<String>,
+    /// The version that a new listing must not fall short of, so that a server that lags behind does not take us back in time.
+    /// The first listing takes what the server has at hand, as kube-proxy's does.
+    floor: Option<String>,
 }
 
 /// How a full listing is asked for.
@@ -69,6 +72,7 @@ where
             retry: Retry::default(),
             listing: Listing::Streaming,
             version: None,
+            floor: None,
         }
     }
 
@@ -100,6 +104,10 @@ where
                 self.version = None;
                 Some(Reason::Ended)
             }
+            Failure::Ahead => {
+                (self.version, self.floor) = (None, None);
+                Some(Reason::Ended)
+            }
             Failure::Quiet => {
                 self.listing = Listing::PagedOnce;
                 Some(Reason::Ended)
@@ -109,7 +117,7 @@ where
                 Some(Reason::Ended)
             }
             Failure::Invalid(why) => {
-                self.version = None;
+                (self.version, self.floor) = (None, None);
                 self.health.failed(T::KIND, Trouble::Refused(why));
                 Some(Reason::Refused)
             }
@@ -158,7 +166,8 @@ where
 
     /// All objects as the beginning of a watch, which is returned to be followed.
     async fn list_streaming(&mut self) -> Result<Events<T>, Failure> {
-        let mut events = self.open("0", true).await?;
+        let floor = self.floor.clone().unwrap_or_else(|| "0".into());
+        let mut events = self.open(&floor, true).await?;
         self.send(Update::ListBegin(T::KIND)).await?;
         loop {
             let event = timeout(self.pace.quiet, self.next(&mut events)).await.map_err(|_| Failure::Quiet)??;
@@ -166,7 +175,7 @@ where
                 && bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END)
             {
                 self.send(Update::ListEnd(T::KIND)).await?;
-                self.version = Some(bookmark.metadata.resource_version.clone());
+                self.know(&bookmark.metadata.resource_version);
                 return Ok(events);
             }
             self.apply(event).await?;
@@ -191,11 +200,12 @@ where
             parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if parameters.continue_token.is_none() {
                 self.send(Update::ListEnd(T::KIND)).await?;
-                self.version = page.metadata.resource_version.clone();
+                let version = page.metadata.resource_version.unwrap_or_default();
+                self.know(&version);
                 if self.listing == Listing::PagedOnce {
                     self.listing = Listing::Streaming;
                 }
-                return Ok(page.metadata.resource_version.unwrap_or_default());
+                return Ok(version);
             }
         }
     }
@@ -229,10 +239,16 @@ where
             WatchEvent::Error(_) => None,
         };
         self.apply(event).await?;
-        if let Some(version) = version.filter(|version| !version.is_empty()) {
-            self.version = Some(version);
-        }
+        self.know(version.as_deref().unwrap_or_default());
         Ok(())
+    }
+
+    /// Everything up to this version is known.
+    fn know(&mut self, version: &str) {
+        if !version.is_empty() {
+            self.version = Some(version.to_string());
+            self.floor = self.version.clone();
+        }
     }
 
     async fn apply(&mut self, event: WatchEvent<T>) -> Result<(), Failure> {

@@ -1,0 +1,292 @@
+//! Names outside the cluster: upstreams that are silent, slow, lying, cut short or gone.
+
+use crate::battery::cluster;
+use crate::wire::{ELSEWHERE, Running, answer_to, fake_upstream, query, tcp, udp, upstream};
+use hickory_proto::op::{Edns, Message, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::rdata::{A, NULL};
+use hickory_proto::rr::{RData, Record};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+use waypost::config::Upstreams;
+use waypost::dns::forward::Forwarder;
+use waypost::dns::metrics::Metrics;
+
+const LIE: Ipv4Addr = Ipv4Addr::new(6, 6, 6, 6);
+
+/// Asks a server with these upstreams for an external name.
+async fn resolve(upstreams: &[SocketAddr]) -> Message {
+    let running = Running::start(cluster(), upstreams);
+    let reply = udp(running.ipv4(), &query("www.example.com", 1)).await;
+    running.serving.shutdown().await;
+    reply
+}
+
+fn addresses(reply: &Message) -> Vec<Ipv4Addr> {
+    let address = |record: &Record| match record.data {
+        RData::A(A(address)) => Some(address),
+        _ => None,
+    };
+    reply.answers.iter().filter_map(address).collect()
+}
+
+fn code(question: &Message, code: ResponseCode) -> Message {
+    let mut answer = answer_to(question, ELSEWHERE);
+    answer.answers.clear();
+    answer.metadata.response_code = code;
+    answer
+}
+
+/// An address where nothing listens.
+async fn nobody() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_with_another_id_or_question_is_not_believed() {
+    let lying = fake_upstream(|question, _| {
+        let (mut wrong_id, mut wrong_name, mut wrong_type) =
+            (answer_to(question, LIE), answer_to(&query("www.example.org", 1), LIE), answer_to(question, LIE));
+        wrong_id.metadata.id = question.metadata.id.wrapping_add(1);
+        wrong_name.metadata.id = question.metadata.id;
+        wrong_type.queries[0].set_query_type(28.into());
+        let mut no_question = answer_to(question, LIE);
+        no_question.queries.clear();
+        vec![wrong_id, wrong_name, wrong_type, no_question, question.clone(), answer_to(question, ELSEWHERE)]
+    })
+    .await;
+    assert_eq!(addresses(&resolve(&[lying]).await), [ELSEWHERE]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_may_answer_in_another_spelling() {
+    let upstream = fake_upstream(|question, _| {
+        let mut answer = answer_to(question, ELSEWHERE);
+        let name = answer.queries[0].name().to_lowercase();
+        answer.queries[0].set_name(name);
+        vec![answer]
+    })
+    .await;
+    let running = Running::start(cluster(), &[upstream]);
+    let question = query("wWw.ExAmple.com", 1);
+    let reply = udp(running.ipv4(), &question).await;
+    assert_eq!(addresses(&reply), [ELSEWHERE]);
+    assert!(reply.queries[0].name().eq_case(question.queries[0].name()), "the client's spelling comes back");
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_datagram_is_sent_again() {
+    let lossy = fake_upstream(|question, number| if number == 0 { vec![] } else { vec![answer_to(question, ELSEWHERE)] }).await;
+    assert_eq!(addresses(&resolve(&[lossy]).await), [ELSEWHERE]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upstreams_first_answer_still_counts_after_a_retry() {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+        let first = Message::from_vec(&buffer[..length]).unwrap();
+        let (_, other) = socket.recv_from(&mut buffer).await.unwrap();
+        assert_ne!(client, other, "a retry comes from another port");
+        socket.send_to(&answer_to(&first, ELSEWHERE).to_vec().unwrap(), client).await.unwrap();
+    });
+    assert_eq!(addresses(&resolve(&[address]).await), [ELSEWHERE]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_or_missing_upstream_is_passed_over() {
+    let silent = fake_upstream(|_, _| vec![]).await;
+    assert_eq!(addresses(&resolve(&[silent, nobody().await, upstream().await]).await), [ELSEWHERE]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_every_upstream_fails_the_client_hears_servfail() {
+    for upstreams in [vec![], vec![nobody().await], vec![nobody().await, fake_upstream(|_, _| vec![]).await]] {
+        let reply = resolve(&upstreams).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail, "{upstreams:?}");
+        assert!(!reply.metadata.authoritative);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_refuses_is_no_answer_while_another_may_have_one() {
+    let refusing = fake_upstream(|question, _| vec![code(question, ResponseCode::Refused)]).await;
+    for _ in 0..4 {
+        assert_eq!(addresses(&resolve(&[refusing, upstream().await]).await), [ELSEWHERE]);
+    }
+    assert_eq!(resolve(&[refusing]).await.metadata.response_code, ResponseCode::Refused, "its code is handed on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_negative_answer_is_an_answer() {
+    let negative = fake_upstream(|question, _| vec![code(question, ResponseCode::NXDomain)]).await;
+    let reply = resolve(&[negative]).await;
+    assert!(reply.metadata.response_code == ResponseCode::NXDomain && reply.metadata.recursion_available);
+}
+
+/// An upstream whose UDP answers are cut, with 100 addresses over TCP on the same port if `with_tcp`.
+async fn cut_short(with_tcp: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = UdpSocket::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+            let mut answer = answer_to(&Message::from_vec(&buffer[..length]).unwrap(), ELSEWHERE);
+            answer.metadata.truncation = true;
+            socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+        }
+    });
+    if with_tcp {
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut question = vec![0; usize::from(stream.read_u16().await.unwrap())];
+                stream.read_exact(&mut question).await.unwrap();
+                let mut answer = answer_to(&Message::from_vec(&question).unwrap(), ELSEWHERE);
+                answer.answers = vec![answer.answers[0].clone(); 100];
+                let bytes = answer.to_vec().unwrap();
+                stream.write_u16(bytes.len() as u16).await.unwrap();
+                stream.write_all(&bytes).await.unwrap();
+            }
+        });
+    }
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstreams_cut_answer_is_fetched_over_tcp_and_cut_for_the_client_alone() {
+    let running = Running::start(cluster(), &[cut_short(true).await]);
+    let question = query("www.example.com", 1);
+    let whole = tcp(running.ipv4(), &question).await;
+    assert!(whole.answers.len() == 100 && !whole.metadata.truncation);
+    let cut = udp(running.ipv4(), &question).await;
+    assert!(cut.answers.len() < 100 && cut.answers.len() > 20 && cut.metadata.truncation, "{}", cut.answers.len());
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_answer_is_better_than_none_where_tcp_fails() {
+    let reply = resolve(&[cut_short(false).await]).await;
+    assert!(reply.metadata.truncation && addresses(&reply) == [ELSEWHERE]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_and_edns_options_travel_up_and_unknown_types_down() {
+    let (heard, mut questions) = mpsc::unbounded_channel();
+    let upstream = fake_upstream(move |question, _| {
+        heard.send(question.clone()).unwrap();
+        let mut answer = answer_to(question, ELSEWHERE);
+        let data = RData::Unknown { code: 4711.into(), rdata: NULL::with(vec![1, 0, 255]) };
+        answer.answers[0].data = data;
+        answer.metadata.authentic_data = true;
+        let mut edns = Edns::new();
+        edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 22]));
+        answer.set_edns(edns);
+        vec![answer]
+    })
+    .await;
+    let running = Running::start(cluster(), &[upstream]);
+    let mut question = query("www.example.com", 4711);
+    question.metadata.checking_disabled = true;
+    question.metadata.authentic_data = true;
+    let mut edns = Edns::new();
+    edns.set_max_payload(4096).set_dnssec_ok(true);
+    edns.options_mut().insert(EdnsOption::Unknown(65_001, vec![7]));
+    edns.options_mut().insert(EdnsOption::Unknown(10, vec![1, 2, 3, 4, 5, 6, 7, 8]));
+    question.set_edns(edns);
+    let reply = udp(running.ipv4(), &question).await;
+
+    let heard = questions.recv().await.unwrap();
+    assert!(heard.metadata.recursion_desired && heard.metadata.checking_disabled && heard.metadata.authentic_data);
+    let edns = heard.edns.unwrap();
+    assert!(edns.flags().dnssec_ok && edns.max_payload() == 1232);
+    assert_eq!(edns.option(EdnsCode::Unknown(65_001)), Some(&EdnsOption::Unknown(65_001, vec![7])));
+    assert_eq!(edns.option(EdnsCode::Cookie), None, "a cookie is between the client and the server that it asks");
+
+    assert!(reply.metadata.authentic_data && reply.metadata.id == question.metadata.id);
+    assert!(matches!(&reply.answers[0].data, RData::Unknown { rdata, .. } if rdata.anything == [1, 0, 255]));
+    let edns = reply.edns.unwrap();
+    assert!(edns.flags().dnssec_ok && edns.option(EdnsCode::Unknown(15)).is_some(), "extended errors come back");
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_for_the_cluster_domain_is_never_forwarded() {
+    let (heard, mut questions) = mpsc::unbounded_channel();
+    let upstream = fake_upstream(move |question, _| {
+        heard.send(question.queries[0].name().to_string()).unwrap();
+        vec![answer_to(question, ELSEWHERE)]
+    })
+    .await;
+    let running = Running::start(cluster(), &[upstream]);
+    for case in crate::battery::cases()
+        .iter()
+        .filter(|case| case.name.to_lowercase().ends_with("cluster.local") && case.name.contains("svc"))
+    {
+        udp(running.ipv4(), &query(&case.name, crate::battery::type_number(&case.rtype))).await;
+    }
+    udp(running.ipv4(), &query("last.example.com", 1)).await;
+    let mut forwarded = Vec::new();
+    while forwarded.last().is_none_or(|name| name != "last.example.com.") {
+        forwarded.push(questions.recv().await.unwrap());
+    }
+    assert_eq!(
+        forwarded,
+        ["www.example.com.", "last.example.com."],
+        "the target of an ExternalName service, and the last question"
+    );
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_external_target_that_fails_is_a_failure_and_one_that_does_not_exist_does_not_exist() {
+    let alias = query("outside.default.svc.cluster.local", 1);
+    let running = Running::start(cluster(), &[nobody().await]);
+    let reply = udp(running.ipv4(), &alias).await;
+    assert!(reply.metadata.response_code == ResponseCode::ServFail && reply.answers.is_empty());
+    running.serving.shutdown().await;
+
+    let negative = fake_upstream(|question, _| vec![code(question, ResponseCode::NXDomain)]).await;
+    let running = Running::start(cluster(), &[negative]);
+    let reply = udp(running.ipv4(), &alias).await;
+    assert!(reply.metadata.response_code == ResponseCode::NXDomain && reply.answers.len() == 1, "RFC 6604");
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_never_asks_itself() {
+    let registry = prometheus::Registry::new();
+    let metrics = Arc::new(Metrics::new(&registry).unwrap());
+    let sockets = waypost::dns::server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+    let own = sockets.local_addrs()[0];
+    let forwarder = Arc::new(Forwarder::new(&Upstreams::Servers(vec![own]), metrics.clone()));
+    let serving = sockets.serve(Arc::new(cluster()), forwarder.clone(), metrics).unwrap();
+    assert!(forwarder.upstreams().is_empty());
+    let reply = udp(own, &query("www.example.com", 1)).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    serving.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_changed_resolv_conf_is_read_again_and_a_missing_one_awaited() {
+    let file = std::env::temp_dir().join(format!("waypost-dns-test-{}.conf", std::process::id()));
+    let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+    let forwarder = Forwarder::new(&Upstreams::ResolvConf(file.clone()), metrics);
+    assert!(forwarder.upstreams().is_empty());
+    std::fs::write(&file, "nameserver 192.0.2.1\n").unwrap();
+    assert_eq!(forwarder.upstreams(), ["192.0.2.1:53".parse().unwrap()]);
+    std::fs::write(&file, "nameserver 192.0.2.1\nnameserver 2001:db8::53\n").unwrap();
+    assert_eq!(forwarder.upstreams().len(), 2);
+    forwarder.never_ask(&["192.0.2.1:53".parse().unwrap()]);
+    assert_eq!(forwarder.upstreams(), ["[2001:db8::53]:53".parse().unwrap()]);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(forwarder.upstreams().len(), 1, "the old list stays when the file is gone");
+}

@@ -1,0 +1,16 @@
+//! Cluster DNS as its clients see it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `questions.txt` | the battery: questions and their whole answers |
+//! | `battery.rs` | reads the table; the cluster it is about |
+//! | `wire.rs` | a running server, clients for UDP and TCP, upstreams that behave and misbehave |
+//! | `answers.rs` | the battery in process and over the wire, truncation, histories |
+//! | `protocol.rs` | EDNS, other classes and opcodes, garbage, stopping, metrics |
+//! | `forwarding.rs` | names outside the cluster |
+
+mod answers;
+mod battery;
+mod forwarding;
+mod protocol;
+mod wire;

@@ -1,0 +1,154 @@
+//! Asking over the wire: a running server, a client for UDP and TCP, and an upstream that answers everything.
+
+use crate::battery::abbreviate;
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+use waypost::config::Upstreams;
+use waypost::dns::forward::Forwarder;
+use waypost::dns::metrics::Metrics;
+use waypost::dns::records::Records;
+use waypost::dns::reply::from_hickory;
+use waypost::dns::server::{self, Serving};
+
+/// What the upstream of these tests says about every name.
+pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A server on loopback, both families, ports chosen by the kernel.
+pub struct Running {
+    pub serving: Serving,
+    pub registry: prometheus::Registry,
+}
+
+impl Running {
+    /// Serves these records; what is not the cluster's goes to `upstreams`.
+    pub fn start(records: Records, upstreams: &[SocketAddr]) -> Running {
+        let registry = prometheus::Registry::new();
+        let metrics = Arc::new(Metrics::new(&registry).unwrap());
+        let forwarder = Arc::new(Forwarder::new(&Upstreams::Servers(upstreams.to_vec()), metrics.clone()));
+        let sockets = server::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
+        Running { serving: sockets.serve(Arc::new(records), forwarder, metrics).unwrap(), registry }
+    }
+
+    pub fn ipv4(&self) -> SocketAddr {
+        self.serving.local_addrs()[0]
+    }
+
+    pub fn ipv6(&self) -> SocketAddr {
+        self.serving.local_addrs()[1]
+    }
+
+    /// The sum of a counter over all its labels that contain `label` as a value.
+    pub fn counted(&self, name: &str, label: &str) -> u64 {
+        let families = self.registry.gather();
+        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let chosen = metrics.filter(|metric| label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label));
+        chosen.map(|metric| metric.get_counter().get_value() as u64).sum()
+    }
+}
+
+/// A plain question.
+pub fn query(name: &str, rtype: u16) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_labels(name.split('.').map(str::as_bytes)).unwrap(), RecordType::from(rtype)));
+    message
+}
+
+/// Sends bytes as a datagram and waits for one.
+pub async fn udp_bytes(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let any = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let socket = UdpSocket::bind(any).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(bytes).await.unwrap();
+    let mut buffer = vec![0; 65_535];
+    let length = timeout(LIMIT, socket.recv(&mut buffer)).await.expect("an answer over UDP").unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+/// Sends bytes with their length over TCP and waits for an answer.
+pub async fn tcp_bytes(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    let length = u16::try_from(bytes.len()).unwrap();
+    stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await.unwrap();
+    let length = timeout(LIMIT, stream.read_u16()).await.expect("an answer over TCP").unwrap();
+    let mut answer = vec![0; usize::from(length)];
+    stream.read_exact(&mut answer).await.unwrap();
+    answer
+}
+
+/// Asks over UDP.
+pub async fn udp(server: SocketAddr, message: &Message) -> Message {
+    Message::from_vec(&udp_bytes(server, &message.to_vec().unwrap()).await).unwrap()
+}
+
+/// Asks over TCP.
+pub async fn tcp(server: SocketAddr, message: &Message) -> Message {
+    Message::from_vec(&tcp_bytes(server, &message.to_vec().unwrap()).await).unwrap()
+}
+
+/// Writes a reply down as the table does.
+pub fn lines(reply: &Message) -> Vec<String> {
+    let code = format!("{:?}", reply.metadata.response_code).to_uppercase();
+    let mut lines = vec![code];
+    for (section, records) in [("answer", &reply.answers), ("authority", &reply.authorities), ("additional", &reply.additionals)]
+    {
+        lines.extend(records.iter().map(|record| abbreviate(line(section, record))));
+    }
+    lines.sort();
+    lines
+}
+
+fn line(section: &str, record: &Record) -> String {
+    let data = match &record.data {
+        RData::SOA(soa) => {
+            format!("{} {} SERIAL {} {} {} {}", soa.mname, soa.rname, soa.refresh, soa.retry, soa.expire, soa.minimum)
+        }
+        RData::TXT(text) => format!("\"{text}\""),
+        data => data.to_string(),
+    };
+    // Hickory's own way of writing a name escapes a dash at the beginning.
+    let owner = from_hickory(&record.name).unwrap();
+    format!("{section} {owner} {} {} {data}", record.ttl, record.record_type())
+}
+
+/// An upstream that says [`ELSEWHERE`] to every question, with RA set.
+pub async fn upstream() -> SocketAddr {
+    fake_upstream(|question, _| vec![answer_to(question, ELSEWHERE)]).await
+}
+
+/// An upstream over UDP; `behave` gets each question with its number and returns the datagrams to send back.
+pub async fn fake_upstream(mut behave: impl FnMut(&Message, usize) -> Vec<Message> + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 65_535];
+        for number in 0.. {
+            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+            for answer in behave(&Message::from_vec(&buffer[..length]).unwrap(), number) {
+                socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// A proper answer with one address.
+pub fn answer_to(question: &Message, address: Ipv4Addr) -> Message {
+    let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
+    answer.metadata.recursion_desired = question.metadata.recursion_desired;
+    answer.metadata.recursion_available = true;
+    answer.add_queries(question.queries.clone());
+    if let Some(query) = question.queries.first() {
+        answer.add_answer(Record::from_rdata(query.name().clone(), 60, RData::A(A(address))));
+    }
+    answer
+}
