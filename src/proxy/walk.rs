@@ -68,21 +68,23 @@ impl Walk {
         self.has(Element::Guarded(packet.to)) && !self.all.iter().any(allowed)
     }
 
-    fn from_pod(&self, packet: &Packet) -> bool {
+    fn is_from_pod(&self, packet: &Packet) -> bool {
         self.all.iter().any(|element| matches!(element, Element::PodCidr(network) if network.contains(&packet.source)))
     }
 
     /// The chains `balance`, `outside` and `outside-local`: the endpoints to draw from, and whether the packet is marked.
     fn balance(&self, packet: &Packet) -> Option<(Vec<Backend>, bool)> {
         let to_cluster_ip = self.has(Element::ClusterIp(packet.to.address));
-        let from_elsewhere = self.detect_local && !self.from_pod(packet);
+        let from_elsewhere = self.detect_local && !self.is_from_pod(packet);
         let marked = to_cluster_ip && (self.masquerade_all || from_elsewhere);
-        match self.chain(packet.to, |dest, chain| Element::Service(dest, chain))? {
+        match self.chain(packet.to, Element::Service)? {
             Chain::Outside => Some((self.slots(packet.to, self.cluster_list(packet.to)?), true)),
-            Chain::OutsideLocal if self.from_pod(packet) => Some((self.slots(packet.to, self.cluster_list(packet.to)?), marked)),
+            Chain::OutsideLocal if self.is_from_pod(packet) => {
+                Some((self.slots(packet.to, self.cluster_list(packet.to)?), marked))
+            }
             Chain::OutsideLocal if packet.from_node => Some((self.slots(packet.to, self.cluster_list(packet.to)?), true)),
             Chain::OutsideLocal => {
-                let list = self.chain(packet.to, |dest, chain| Element::LocalList(dest, chain))?;
+                let list = self.chain(packet.to, Element::LocalList)?;
                 Some((self.slots(packet.to, list), marked))
             }
             pick => Some((self.slots(packet.to, pick), marked)),
@@ -90,7 +92,7 @@ impl Walk {
     }
 
     fn cluster_list(&self, dest: Dest) -> Option<Chain> {
-        self.chain(dest, |dest, chain| Element::ClusterList(dest, chain))
+        self.chain(dest, Element::ClusterList)
     }
 
     /// The chain that a verdict map holds for a destination.
