@@ -17,6 +17,7 @@
 //! | [`nft`] | the tables: layout, differences, netlink, and an in-memory kernel for tests |
 //! | [`dns`] | records, answers (pure), and the servers and forwarding around them |
 //! | [`admin`] | health, readiness, metrics |
+//! | [`holder`] | which process holds a port, for error messages |
 //! | [`config`] | flags, environment and file, made into one validated [`config::Config`] |
 //! | [`agent`] | the one place where everything is wired together |
 //! | [`lab`] | network namespaces as nodes and pods: for the demo and for tests with real packets |
@@ -29,6 +30,7 @@ pub mod agent;
 pub mod commands;
 pub mod config;
 pub mod dns;
+pub mod holder;
 pub mod lab;
 pub mod model;
 pub mod nft;

@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use waypost::commands::{Cli, exit_code};
+use waypost::commands::{Cli, describe, exit_code};
 
 /// musl's allocator makes the DNS threads wait for each other.
 #[global_allocator]
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match Cli::parse().execute() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", describe(&error));
             exit_code(&error)
         }
     }

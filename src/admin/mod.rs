@@ -9,7 +9,6 @@
 //! | `/proxyMode`, `/version` | `nftables`; the version |
 //! | `/health`, `/ready` | CoreDNS's pages: `OK`, or 503 |
 
-pub mod holder;
 mod pages;
 mod status;
 #[cfg(test)]
@@ -18,8 +17,8 @@ mod tests;
 pub use status::{FamilyHealth, HEALTH_TIMEOUT, Health, Status};
 
 use crate::config::AdminConfig;
+use crate::holder::{self, Holder};
 use crate::model::Protocol;
-use holder::Holder;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};

@@ -122,15 +122,15 @@ struct FamilyStatus {
 
 impl HealthPage {
     fn new(health: &Health, healthy: bool, node_eligible: Option<bool>, now: Timestamp) -> HealthPage {
-        let ago = |duration| now.checked_sub::<std::time::Duration>(duration).ok();
+        let time = |updated| Timestamp::try_from(updated).ok();
         let status = |family: &FamilyHealth| {
-            let status = FamilyStatus { last_updated: family.updated_ago.and_then(ago), healthy: family.healthy };
+            let status = FamilyStatus { last_updated: family.updated.and_then(time), healthy: family.healthy };
             (family.family.to_string(), status)
         };
-        let latest = health.families.iter().filter_map(|family| family.updated_ago).min();
+        let latest = health.families.iter().filter_map(|family| family.updated).max();
         HealthPage {
             // Load balancers read an old time as trouble, also where there was only nothing to do: kube-proxy says "now" while healthy.
-            last_updated: if healthy { Some(now) } else { latest.and_then(ago) },
+            last_updated: if healthy { Some(now) } else { latest.and_then(time) },
             current_time: now,
             node_eligible,
             healthy,

@@ -1,10 +1,10 @@
 //! What the agent's parts report about themselves, and the judgement that health and readiness pages make of it.
 
-use crate::config::{Config, Role};
+use crate::config::{ClusterSource, Config, Role};
 use crate::model::{Family, Kind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A change that waits longer than this for its commit makes the agent unhealthy: twice kube-proxy's sync period of 30 s.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -21,6 +21,8 @@ struct State {
     unlisted: BTreeSet<Kind>,
     /// Whether the node takes traffic; `None` while it is unknown.
     node: Option<bool>,
+    /// Whether an unknown node takes traffic: where no Node object is to be expected.
+    without_node: bool,
     /// `None` where this agent serves no DNS.
     dns_serving: Option<bool>,
     stopping: bool,
@@ -30,23 +32,24 @@ struct State {
 struct FamilyState {
     /// When the oldest change that still waits was queued.
     queued: Option<Instant>,
-    committed: Option<Instant>,
+    committed: Option<SystemTime>,
 }
 
 impl Status {
     /// The status of an agent that has done nothing yet.
     pub fn new(config: &Config) -> Status {
         let dns = config.role != Role::Proxy && !config.dns.addresses.is_empty();
-        let (families, unlisted, node) = match config.role {
-            Role::Dns => (BTreeMap::new(), BTreeSet::from([Kind::Service, Kind::Slice, Kind::Namespace]), Some(true)),
+        let without_node = config.role == Role::Dns || matches!(config.cluster, ClusterSource::Manifests(_));
+        let (families, unlisted) = match config.role {
+            Role::Dns => (BTreeMap::new(), BTreeSet::from([Kind::Service, Kind::Slice, Kind::Namespace])),
             Role::All | Role::Proxy => {
                 let kinds = [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node];
                 let families = Family::BOTH.map(|family| (family, FamilyState::default()));
-                (families.into(), kinds.into(), None)
+                (families.into(), kinds.into())
             }
         };
         let dns_serving = dns.then_some(false);
-        Status(Arc::new(Mutex::new(State { families, unlisted, node, dns_serving, stopping: false })))
+        Status(Arc::new(Mutex::new(State { families, unlisted, node: None, without_node, dns_serving, stopping: false })))
     }
 
     /// This kernel lacks the family, so that nobody waits for its commit.
@@ -66,7 +69,7 @@ impl Status {
 
     /// All that was queued is committed.
     pub fn committed(&self, family: Family) {
-        self.committed_at(family, Instant::now());
+        self.committed_at(family, SystemTime::now());
     }
 
     /// Whether the node takes traffic; `None` when the API server has no such Node.
@@ -117,7 +120,7 @@ impl Status {
         }
     }
 
-    fn committed_at(&self, family: Family, now: Instant) {
+    fn committed_at(&self, family: Family, now: SystemTime) {
         if let Some(state) = self.state().families.get_mut(&family) {
             *state = FamilyState { queued: None, committed: Some(now) };
         }
@@ -126,7 +129,11 @@ impl Status {
     fn health_at(&self, now: Instant) -> Health {
         let state = self.state();
         let families: Vec<FamilyHealth> = state.families.iter().map(|(family, state)| state.health(*family, now)).collect();
-        Health { healthy: families.iter().all(|family| family.healthy), node_eligible: state.node == Some(true), families }
+        Health {
+            healthy: families.iter().all(|family| family.healthy),
+            node_eligible: state.node.unwrap_or(state.without_node),
+            families,
+        }
     }
 
     /// Each writer leaves the state whole, so that a panic elsewhere is no reason to lose the health page.
@@ -151,11 +158,7 @@ impl State {
 impl FamilyState {
     fn health(self, family: Family, now: Instant) -> FamilyHealth {
         let waiting = self.queued.map(|queued| now.saturating_duration_since(queued));
-        FamilyHealth {
-            family,
-            updated_ago: self.committed.map(|committed| now.saturating_duration_since(committed)),
-            healthy: waiting.is_none_or(|waiting| waiting < HEALTH_TIMEOUT),
-        }
+        FamilyHealth { family, updated: self.committed, healthy: waiting.is_none_or(|waiting| waiting < HEALTH_TIMEOUT) }
     }
 }
 
@@ -175,8 +178,8 @@ pub struct Health {
 pub struct FamilyHealth {
     /// The family.
     pub family: Family,
-    /// How long ago it was last committed; `None` before the first time.
-    pub updated_ago: Option<Duration>,
+    /// When it was last committed; `None` before the first time.
+    pub updated: Option<SystemTime>,
     /// No change waits too long for its commit.
     pub healthy: bool,
 }
@@ -202,10 +205,10 @@ mod tests {
         let late = status.health_at(start + HEALTH_TIMEOUT);
         assert!(!late.healthy, "the oldest change counts, not the newest");
         assert_eq!(late.families.iter().map(|family| family.healthy).collect::<Vec<_>>(), [false, true]);
-        status.committed_at(Family::V4, start + HEALTH_TIMEOUT);
+        status.committed_at(Family::V4, SystemTime::UNIX_EPOCH);
         let health = status.health_at(start + HEALTH_TIMEOUT * 2);
         assert!(health.healthy);
-        assert_eq!(health.families[0].updated_ago, Some(HEALTH_TIMEOUT));
+        assert_eq!(health.families[0].updated, Some(SystemTime::UNIX_EPOCH));
     }
 
     #[test]
@@ -219,6 +222,10 @@ mod tests {
         proxy.node(None);
         assert!(!proxy.health().node_eligible);
         assert!(status(&[("role", "dns"), ("dns-address", "10.0.0.1")]).health().node_eligible, "no Node is watched there");
+        let standalone = status(&[("manifests", "/m")]);
+        assert!(standalone.health().node_eligible, "a folder of manifests need not have a Node");
+        standalone.node(Some(false));
+        assert!(!standalone.health().node_eligible);
     }
 
     #[test]

@@ -126,8 +126,9 @@ async fn a_port_in_use_is_answered_with_flag_address_and_holder() {
     assert_eq!(
         error.to_string(),
         format!(
-            "--healthz-bind-address: cannot listen on {address}: Address already in use (os error 98), by this process on {address}; \
-             stop it, or give another address (an empty one switches the listener off)"
+            "--healthz-bind-address: cannot listen on {address}: Address already in use (os error 98), by this process (pid {}) on {address}; \
+             stop it, or give another address (an empty one switches the listener off)",
+            std::process::id()
         )
     );
 }

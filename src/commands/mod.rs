@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod cleanup;
+pub mod demo;
 mod logging;
 pub mod run;
 
@@ -27,6 +28,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup,
+    /// Shows services and DNS at work on this machine: real nftables, real packets, no root, no cluster
+    Demo(demo::DemoArgs),
     /// Print the version
     Version,
 }
@@ -41,6 +44,7 @@ impl Cli {
             Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::run(&args),
             Verb::Cleanup => cleanup::run().map(|()| ExitCode::SUCCESS),
+            Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));
                 Ok(ExitCode::SUCCESS)
@@ -54,5 +58,44 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     match error.downcast_ref::<ConfigError>() {
         Some(_) => ExitCode::from(2),
         None => ExitCode::FAILURE,
+    }
+}
+
+/// An error and its causes, the first line of each; a cause whose words stand there already is not repeated.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let line = cause.lines().next().unwrap_or_default();
+        if !text.contains(line) {
+            let gap = if text.is_empty() { "" } else { ": " };
+            text += &format!("{gap}{line}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_line_in_which_nothing_stands_twice() {
+        let error = anyhow!("connection refused\n | excerpt").context("no answer").context("cannot list: no answer");
+        assert_eq!(describe(&error), "cannot list: no answer: connection refused");
+    }
+
+    #[test]
+    fn a_wrong_configuration_has_an_exit_code_of_its_own() {
+        let wrong = anyhow::Error::from(ConfigError::NoDnsAddress);
+        assert_eq!(format!("{:?}", exit_code(&wrong)), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(format!("{:?}", exit_code(&anyhow!("other"))), format!("{:?}", ExitCode::FAILURE));
     }
 }

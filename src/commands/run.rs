@@ -5,7 +5,7 @@ use crate::agent::{self, Running};
 use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings};
 use crate::model::{Kind, Update};
 use crate::source::{kubernetes, manifests};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -32,32 +32,23 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name, role = ?config.role, "starting");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name, role = %config.role, "starting");
     let (updates, received) = mpsc::channel(QUEUE);
-    // Kept here so that the agent outlives its source: a source that ends has an error, and that is what must be told.
+    // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let mut source = source(&config, updates.clone()).await?;
     let agent = agent::start(config, received).await?;
-    let outcome = until_stopped(&agent, &mut source, &mut signals).await;
-    source.abort();
-    drop(updates);
-    drain(agent, &mut signals).await?;
-    outcome
-}
-
-/// Waits for a signal, or for the end of the source or the agent.
-async fn until_stopped(agent: &Running, source: &mut Source, signals: &mut Signals) -> anyhow::Result<()> {
-    let mut ready = false;
-    loop {
-        tokio::select! {
-            name = signals.next() => {
-                tracing::info!(signal = name, "stopping; the rules stay in the kernel and go on serving");
-                return Ok(());
-            }
-            failure = &mut *source => return failure.context("the source of objects broke down")?,
-            () = agent.ready(), if !ready => ready = true,
-            () = agent.ended(), if ready => bail!("the agent broke down; its log says why"),
+    let outcome = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping; the rules stay in the kernel and go on serving");
+            Ok(())
         }
-    }
+        failure = &mut source => failure.context("the source of objects broke down").flatten(),
+        () = agent.ended() => Err(anyhow!("the agent broke down; its log says why")),
+    };
+    source.abort();
+    drain(agent, &mut signals).await?;
+    drop(updates);
+    outcome
 }
 
 async fn drain(agent: Running, signals: &mut Signals) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use super::args::Origin;
 use super::settings::SETTINGS;
-use super::{ClusterSource, Config, LogFormat, NodePortAddresses, Origins, Role, Upstreams};
+use super::{ClusterSource, Config, LogFormat, NodePortAddresses, Origins, Upstreams};
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -33,11 +33,7 @@ pub fn to_json(config: &Config) -> Value {
 fn value(config: &Config, key: &str) -> Option<Value> {
     let Config { proxy, dns, admin, log, cluster, .. } = config;
     Some(match (key, cluster) {
-        ("role", _) => json!(match config.role {
-            Role::All => "all",
-            Role::Proxy => "proxy",
-            Role::Dns => "dns",
-        }),
+        ("role", _) => json!(config.role.to_string()),
         ("node-name", _) => json!(config.node_name),
         ("kubeconfig", ClusterSource::Kubeconfig(path)) => json!(path),
         ("api-server", ClusterSource::ApiServer(url)) => json!(url),

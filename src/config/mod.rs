@@ -17,6 +17,7 @@ pub use resolve::{Origins, load};
 pub use settings::{SETTINGS, Setting, reference_markdown};
 
 use ipnet::IpNet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -124,6 +125,16 @@ pub enum Role {
     Proxy,
     /// DNS only: needs no privileges.
     Dns,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::All => "all",
+            Role::Proxy => "proxy",
+            Role::Dns => "dns",
+        })
+    }
 }
 
 /// Where the objects come from.

@@ -22,5 +22,4 @@ pub mod resolv_conf;
 pub mod respond;
 pub mod server;
 
-mod holder;
 mod service_record;

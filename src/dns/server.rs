@@ -3,10 +3,11 @@
 //! UDP has a receive loop of its own (it can be drained, and it is where a faster one fits in); TCP is hickory-server's.
 
 use super::forward::Forwarder;
-use super::holder;
 use super::metrics::Metrics;
 use super::records::Records;
 use super::respond::Responder;
+use crate::holder;
+use crate::model::Protocol;
 use hickory_server::Server;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -191,13 +192,18 @@ fn bind_pair(address: SocketAddr) -> Result<((UdpSocket, TcpListener), SocketAdd
 fn explain(address: SocketAddr, transport: &'static str, source: io::Error) -> DnsError {
     match source.kind() {
         io::ErrorKind::AddrInUse => {
-            let holder = holder::of(address, transport).unwrap_or_else(|| "another process".to_string());
+            let holder = holder_of(address, transport);
             DnsError::InUse { address, transport, holder }
         }
         io::ErrorKind::AddrNotAvailable => DnsError::NotLocal { address, transport },
         io::ErrorKind::PermissionDenied => DnsError::Denied { address, transport },
         _ => DnsError::Bind { address, transport, source },
     }
+}
+
+fn holder_of(address: SocketAddr, transport: &str) -> String {
+    let protocol = if transport == "TCP" { Protocol::Tcp } else { Protocol::Udp };
+    holder::of(protocol, address).map_or("another process".to_string(), |holder| holder.to_string())
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::facts::{Chain, Facts, IptablesChains, Probe, Reading, Ruleset};
 use super::source;
-use crate::admin::holder;
 use crate::config::{Config, ProxyConfig, Role, Upstreams};
+use crate::holder;
 use crate::model::{Family, Protocol};
 use crate::nft::{Committer, Layout, Netlink, NftError};
 use crate::proxy::Delta;
@@ -12,7 +12,7 @@ use nftables::types::{NfChainPolicy, NfFamily, NfHook};
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -26,10 +26,11 @@ pub async fn facts(config: &Config) -> Facts {
         nf_tables: if proxies { trial(&config.proxy) } else { Probe::default() },
         nft: if proxies { ruleset() } else { Reading::NoProgram },
         iptables: if proxies { iptables() } else { Reading::NoProgram },
-        links: links(|_| true),
-        bridges: links(|link| link.join("bridge").is_dir()),
+        bridges: links().into_iter().filter(|link| Path::new("/sys/class/net").join(link).join("bridge").is_dir()).collect(),
+        links: links(),
         bridge_nf_call_iptables: number("/proc/sys/net/bridge/bridge-nf-call-iptables").map(|value: u8| value != 0),
         taken: taken(config),
+        absent: absent(config),
         resolv_conf: resolv_conf(&config.dns.upstreams),
         source: source::look(config).await,
     }
@@ -165,12 +166,20 @@ fn iptables() -> Reading<IptablesChains> {
     }
 }
 
-fn links(wanted: impl Fn(&Path) -> bool) -> Vec<String> {
-    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+/// The links of this network namespace: /sys may show those of another one.
+fn links() -> Vec<String> {
+    let names = nix::net::if_::if_nameindex();
     let mut links: Vec<String> =
-        entries.filter(|entry| wanted(&entry.path())).filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.iter().flatten().filter_map(|link| link.name().to_str().ok().map(str::to_string)).collect();
     links.sort();
     links
+}
+
+/// The addresses that are asked for and that this host does not have.
+fn absent(config: &Config) -> Vec<(&'static str, IpAddr)> {
+    let lacks = |ip: IpAddr| UdpSocket::bind((ip, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable);
+    let asked = super::addresses(config).into_iter().map(|(setting, address)| (setting, address.ip()));
+    asked.filter(|(_, ip)| !ip.is_unspecified() && lacks(*ip)).collect()
 }
 
 fn taken(config: &Config) -> Vec<(&'static str, Protocol, std::net::SocketAddr, holder::Holder)> {

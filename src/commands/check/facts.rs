@@ -1,6 +1,6 @@
 //! What `waypost check` knows of the host: plain data, so that the judgement can be tested without one.
 
-use crate::admin::holder::Holder;
+use crate::holder::Holder;
 use crate::model::{Kind, Protocol};
 use std::net::{IpAddr, SocketAddr};
 
@@ -27,6 +27,8 @@ pub struct Facts {
     pub bridge_nf_call_iptables: Option<bool>,
     /// Ports that the configuration asks for and somebody has: the setting, protocol, address, and who.
     pub taken: Vec<(&'static str, Protocol, SocketAddr, Holder)>,
+    /// Addresses that the configuration asks for and the host does not have, with the setting.
+    pub absent: Vec<(&'static str, IpAddr)>,
     /// The name servers in the configured resolv.conf, or why it cannot be read; `None` where servers are configured.
     pub resolv_conf: Option<Result<Vec<IpAddr>, String>>,
     /// The API server, or the folder of manifests.

@@ -2,6 +2,7 @@
 
 use super::facts::{Chain, Facts, Probe, Reading, Ruleset, SourceFact};
 use crate::config::{ClusterSource, Config, Role};
+use crate::holder::Holder;
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 
@@ -147,13 +148,21 @@ impl Judge<'_> {
     }
 
     fn ports(&mut self) {
+        let runs = |holder: &Holder| holder.process.clone().filter(|process| process.name == "waypost");
         for (setting, protocol, address, holder) in &self.facts.taken {
-            let found = format!("{setting} {address} ({protocol}) is taken by {holder}");
-            if holder.process.as_ref().is_some_and(|process| process.name == "waypost") {
-                self.note("ports", found, "nothing, if that is the agent of this node");
-                continue;
+            if runs(holder).is_none() {
+                let found = format!("{setting} {address} ({protocol}) is taken by {holder}");
+                self.error("ports", found, format!("stop it, or give --{setting} another address"));
             }
-            self.error("ports", found, format!("stop it, or give --{setting} another address"));
+        }
+        for (setting, ip) in &self.facts.absent {
+            let prefix = if ip.is_ipv4() { 32 } else { 128 };
+            let advice = format!("`ip address add {ip}/{prefix} dev lo`, or give --{setting} another address");
+            self.error("addresses", format!("{setting} {ip} is no address of this host"), advice);
+        }
+        if let Some(agent) = self.facts.taken.iter().find_map(|(.., holder)| runs(holder)) {
+            let found = format!("waypost runs here already (pid {}) and has its ports", agent.pid);
+            self.note("waypost", found, "nothing, if that is the agent of this node; stop it before another is started");
         }
     }
 

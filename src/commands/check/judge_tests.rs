@@ -1,7 +1,7 @@
 use super::*;
-use crate::admin::holder::{Holder, Process};
 use crate::commands::check::facts::IptablesChains;
 use crate::config::{RunArgs, Surroundings, load};
+use crate::holder::{Holder, Process};
 use crate::model::{Kind, Protocol};
 
 fn config(flags: &[(&str, &str)]) -> Config {
@@ -22,6 +22,7 @@ fn good() -> Facts {
         bridges: Vec::new(),
         bridge_nf_call_iptables: None,
         taken: Vec::new(),
+        absent: Vec::new(),
         resolv_conf: Some(Ok(vec!["192.0.2.53".parse().unwrap()])),
         source: SourceFact::Reached { refused: Vec::new() },
     }
@@ -175,8 +176,18 @@ fn a_taken_port_names_setting_address_and_holder() {
     let taken = vec![("dns-address", Protocol::Udp, "169.254.20.10:53".parse().unwrap(), holder)];
     assert_eq!(
         only(&config(DNS), &Facts { taken, ..good() }),
-        "Error ports: dns-address 169.254.20.10:53 (udp) is taken by dnsmasq (process 7) on 0.0.0.0:53 \
+        "Error ports: dns-address 169.254.20.10:53 (udp) is taken by dnsmasq (pid 7) on 0.0.0.0:53 \
          -> stop it, or give --dns-address another address"
+    );
+}
+
+#[test]
+fn an_address_that_the_host_lacks_is_an_error_with_the_command_that_adds_it() {
+    let absent = vec![("dns-address", "fd00::10".parse().unwrap())];
+    assert_eq!(
+        only(&config(DNS), &Facts { absent, ..good() }),
+        "Error addresses: dns-address fd00::10 is no address of this host \
+         -> `ip address add fd00::10/128 dev lo`, or give --dns-address another address"
     );
 }
 
@@ -184,11 +195,11 @@ fn a_taken_port_names_setting_address_and_holder() {
 fn a_port_held_by_the_running_agent_is_no_error() {
     let address = "127.0.0.1:10249".parse().unwrap();
     let holder = Holder { address, process: Some(Process { pid: 7, name: "waypost".into() }) };
-    let taken = vec![("metrics-bind-address", Protocol::Tcp, address, holder)];
-    starts(
-        only(&config(&[]), &Facts { taken, ..good() }),
-        "Note ports: metrics-bind-address 127.0.0.1:10249 (tcp) is taken by waypost",
-    );
+    let taken = vec![
+        ("metrics-bind-address", Protocol::Tcp, address, holder.clone()),
+        ("healthz-bind-address", Protocol::Tcp, address, holder),
+    ];
+    starts(only(&config(&[]), &Facts { taken, ..good() }), "Note waypost: waypost runs here already (pid 7) and has its ports");
 }
 
 #[test]

@@ -75,3 +75,35 @@ fn addresses(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     let listeners = listeners.into_iter().filter_map(|(setting, address)| Some((setting, address?)));
     dns.map(|address| ("dns-address", *address)).chain(listeners).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_output_is_a_configuration_file_of_the_same_configuration() {
+        let surroundings = Surroundings { host_name: Some("node".into()), ..Surroundings::default() };
+        let (config, origins) =
+            config::load(&RunArgs::of(&[("dns-ttl", "7"), ("cluster-cidr", "10.0.0.0/8")]), &surroundings).unwrap();
+        let advice = "stop it".to_string();
+        let finding = Finding { severity: Severity::Error, subject: "ports", found: "taken".into(), advice };
+        let text = report(&config::to_yaml(&config, &origins), &[finding]);
+        assert!(text.contains("\n# error    ports: taken\n#          -> stop it\n# The errors above prevent"), "{text}");
+
+        let path = std::env::temp_dir().join(format!("waypost-check-{}.yaml", std::process::id()));
+        std::fs::write(&path, &text).unwrap();
+        let loaded = config::load(&RunArgs::default().with_file(&path), &surroundings);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(loaded.unwrap().0, config);
+    }
+
+    #[test]
+    fn machines_get_every_setting_under_its_name() {
+        let surroundings = Surroundings { host_name: Some("node".into()), ..Surroundings::default() };
+        let (config, _) = config::load(&RunArgs::of(&[("manifests", "/m")]), &surroundings).unwrap();
+        let json = config::to_json(&config);
+        // Of the three cluster sources only the one in use is there.
+        assert_eq!(json.as_object().map(serde_json::Map::len), Some(config::SETTINGS.len() - 2));
+        assert_eq!((&json["manifests"], &json["dns-ttl"]), (&json!("/m"), &json!(30)));
+    }
+}

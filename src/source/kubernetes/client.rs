@@ -28,7 +28,7 @@ pub enum ClientError {
     )]
     NoServiceAccount(#[source] InClusterError),
     /// The kubeconfig file is missing or cannot be used.
-    #[error("cannot use the kubeconfig {}: {source}; give --kubeconfig a readable file with a current context", path.display())]
+    #[error("cannot use the kubeconfig {}: {}; give --kubeconfig a readable file with a current context", path.display(), first_line(source))]
     Kubeconfig {
         /// The file.
         path: PathBuf,
@@ -65,6 +65,11 @@ pub enum ClientError {
     /// A folder of manifests has no API server.
     #[error("a folder of manifests is configured, so there is no API server to talk to")]
     NoServer,
+}
+
+/// Without the excerpt of the file that the YAML reader draws: a log has one line an event.
+fn first_line(error: &KubeconfigError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_string()
 }
 
 /// A client for the configured API server. Nothing is sent yet, and no cluster DNS or service address is used unless the configuration

@@ -26,6 +26,11 @@ const GONE_PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// [`ManifestError`] when the folder cannot be used at the start: nothing has been sent then.
 pub async fn watch(folder: &Path, node_name: Option<&str>, updates: Sender<Update>) -> Result<(), ManifestError> {
+    // A missing folder is answered as such, and not with what the watcher says of it.
+    tokio::fs::read_dir(folder)
+        .await
+        .map(drop)
+        .map_err(|source| ManifestError::Unreadable { path: folder.to_path_buf(), source })?;
     // Watched before it is read, so that no edit falls between.
     let edits = Edits::of(folder)?;
     let mut content = Content::of(folder).await?;

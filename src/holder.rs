@@ -26,8 +26,10 @@ pub struct Process {
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.process {
-            Some(process) if process.pid == std::process::id() => write!(f, "this process on {}", self.address),
-            Some(process) => write!(f, "{} (process {}) on {}", process.name, process.pid, self.address),
+            Some(process) if process.pid == std::process::id() => {
+                write!(f, "this process (pid {}) on {}", process.pid, self.address)
+            }
+            Some(process) => write!(f, "{} (pid {}) on {}", process.name, process.pid, self.address),
             None => write!(f, "a process of another user or namespace on {}", self.address),
         }
     }
@@ -122,7 +124,7 @@ mod tests {
         assert_eq!(holder.process.as_ref().unwrap().pid, std::process::id());
         assert!(of(Protocol::Tcp, SocketAddr::from(([0, 0, 0, 0], address.port()))).is_some());
         assert_eq!(of(Protocol::Tcp, SocketAddr::from(([127, 0, 0, 2], address.port()))), None);
-        assert_eq!(holder.to_string(), format!("this process on {address}"));
+        assert_eq!(holder.to_string(), format!("this process (pid {}) on {address}", std::process::id()));
     }
 
     #[test]

@@ -1,0 +1,252 @@
+//! The running cluster: node, pods and hosts, and what the agent is told of them.
+
+use super::allocate::{Allocator, POD_NETWORKS, SERVICE_NETWORKS, networks, numbered};
+use super::dns;
+use super::plan::{self, NODE_NAME, Plan, PlannedPod};
+use crate::config::{
+    AdminConfig, ClusterSource, Config, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams,
+};
+use crate::lab::{Node, Pod, Serve};
+use crate::model::{Family, ObjectKey, Protocol, Service, Update};
+use crate::source::manifests::Manifests;
+use crate::source::translate::Translator;
+use crate::store::Store;
+use anyhow::Context;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+use tokio::sync::mpsc::Sender;
+
+/// The node (documentation networks, RFC 5737 and RFC 3849).
+const NODE_ADDRESSES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10))];
+
+/// The host outside the cluster.
+const OUTSIDE_ADDRESSES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 7))];
+
+/// The cluster domain.
+pub const DOMAIN: &str = "cluster.local";
+
+/// The client's number in the pod networks, and cluster DNS's in the service networks.
+const CLIENT: u16 = 2;
+const DNS: u16 = 10;
+
+/// The running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The node, in which the agent runs.
+    pub node: Node,
+    /// The pod from which things are tried.
+    pub client: Pod,
+    /// A host outside the cluster.
+    pub outside: Pod,
+    /// What the agent has been told.
+    pub store: Store,
+    /// What is running.
+    pub plan: Plan,
+    pods: BTreeMap<ObjectKey, Pod>,
+    manifests: Manifests,
+    dead: BTreeSet<ObjectKey>,
+    allocator: Allocator,
+    translator: Translator,
+    updates: Sender<Update>,
+    told: Instant,
+}
+
+/// What an application of manifests changed, one line each.
+pub type Changes = Vec<String>;
+
+impl Cluster {
+    /// An empty cluster: the node, the client and the host outside. The agent reads what it is told from the other end of `updates`.
+    pub fn new(updates: Sender<Update>) -> anyhow::Result<Cluster> {
+        let node = Node::here(&NODE_ADDRESSES).context("making the node")?;
+        for server in dns_addresses() {
+            node.add_address(server.ip()).context("giving the node the cluster DNS address")?;
+        }
+        let client_addresses: Vec<_> = POD_NETWORKS.iter().map(|(network, _)| numbered(*network, CLIENT)).collect();
+        let client = node.pod("client", &client_addresses).context("making the client pod")?;
+        let outside = node.pod("outside", &OUTSIDE_ADDRESSES).context("making the host outside")?;
+        node.set_gateway(&outside).context("making the host outside the node's gateway")?;
+        dns::serve_outside(outside.namespace(), upstream())?;
+        Ok(Cluster {
+            node,
+            client,
+            outside,
+            store: Store::default(),
+            plan: Plan::default(),
+            pods: BTreeMap::new(),
+            manifests: Manifests::default(),
+            dead: BTreeSet::new(),
+            allocator: Allocator::default(),
+            translator: Translator::default(),
+            updates,
+            told: Instant::now(),
+        })
+    }
+
+    /// Makes the cluster what these manifests say: new pods first, then the agent is told, then pods that are no longer wanted go.
+    pub fn apply(&mut self, manifests: Manifests) -> anyhow::Result<Changes> {
+        let plan = plan::plan(manifests.clone(), &NODE_ADDRESSES, &self.dead, &mut self.allocator)?;
+        let mut changes = differences(&self.plan, &plan);
+        let unwanted: Vec<_> = self.pods.keys().filter(|key| self.plan.pods.get(*key) != plan.pods.get(*key)).cloned().collect();
+        for pod in plan.pods.values() {
+            match self.plan.pods.get(&pod.key) {
+                // A pod that is to run differently is another pod: its addresses are needed, so the old one goes first.
+                Some(old) if old == pod => continue,
+                _ => drop(self.pods.remove(&pod.key)),
+            }
+            changes.extend(self.start(pod)?);
+        }
+        (self.manifests, self.plan) = (manifests, plan);
+        self.tell_agent()?;
+        for key in unwanted.iter().filter(|key| !self.plan.pods.contains_key(*key)) {
+            self.pods.remove(key);
+        }
+        Ok(changes)
+    }
+
+    /// A pod dies, and the agent is told as the kubelet and the controllers would tell it. Returns when that was.
+    pub fn kill(&mut self, key: &ObjectKey) -> anyhow::Result<Instant> {
+        self.pods.remove(key);
+        self.dead.insert(key.clone());
+        self.apply(self.manifests.clone())?;
+        Ok(self.told)
+    }
+
+    /// A dead pod is back. Returns when the agent was told.
+    pub fn revive(&mut self, key: &ObjectKey) -> anyhow::Result<Instant> {
+        self.dead.remove(key);
+        self.apply(self.manifests.clone())?;
+        Ok(self.told)
+    }
+
+    /// The Services as the agent knows them, ordered by namespace and name.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        let keys: BTreeSet<_> = self.store.service_keys().collect();
+        keys.into_iter().filter_map(|key| self.store.service(key))
+    }
+
+    /// When the agent was last told anything.
+    pub fn told(&self) -> Instant {
+        self.told
+    }
+
+    /// The namespace with the most Services: the one in which a client would live.
+    pub fn busiest_namespace(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        self.services().for_each(|service| *counts.entry(&service.key.namespace).or_default() += 1);
+        counts.into_iter().max_by_key(|(_, count)| *count).map_or("default", |(namespace, _)| namespace).to_string()
+    }
+
+    /// Every pod's name by its addresses.
+    pub fn names(&self) -> BTreeMap<IpAddr, String> {
+        let all =
+            self.plan.pods.values().flat_map(|pod| pod.addresses.iter().map(|address| (*address, pod.key.name.to_string())));
+        all.collect()
+    }
+
+    fn tell_agent(&mut self) -> anyhow::Result<()> {
+        self.told = Instant::now();
+        for update in self.plan.manifests.updates(Some(NODE_NAME), &mut self.translator) {
+            self.store.apply(update.clone());
+            self.updates.blocking_send(update).context("the agent has stopped; look for its last words above")?;
+        }
+        Ok(())
+    }
+
+    /// Starts a pod and its servers; a port that cannot be served is a remark, not the end.
+    fn start(&mut self, planned: &PlannedPod) -> anyhow::Result<Changes> {
+        let pod = self.node.pod(&planned.key.name, &planned.addresses).with_context(|| format!("making pod {}", planned.key))?;
+        let mut remarks = Changes::new();
+        for (protocol, port) in &planned.served {
+            let served = match protocol {
+                Protocol::Tcp => pod.serve(Serve::Http, *port),
+                Protocol::Udp => pod.serve(Serve::Udp, *port),
+                Protocol::Sctp => {
+                    remarks.push(format!("pod {} does not answer on SCTP port {port}: the demo has no SCTP server", planned.key));
+                    continue;
+                }
+            };
+            served.with_context(|| format!("serving port {port} of pod {}", planned.key))?;
+        }
+        self.pods.insert(planned.key.clone(), pod);
+        Ok(remarks)
+    }
+}
+
+/// Where cluster DNS answers.
+pub fn dns_addresses() -> [SocketAddr; 2] {
+    SERVICE_NETWORKS.map(|(network, _)| SocketAddr::new(numbered(network, DNS), 53))
+}
+
+/// The DNS server outside.
+pub fn upstream() -> SocketAddr {
+    SocketAddr::new(OUTSIDE_ADDRESSES[0], 53)
+}
+
+/// What the agent runs with.
+pub fn agent_config() -> Config {
+    let local = |port| Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
+    Config {
+        role: Role::All,
+        node_name: NODE_NAME.to_string(),
+        // Unused: the demo feeds the agent itself.
+        cluster: ClusterSource::InCluster,
+        proxy: ProxyConfig {
+            cluster_cidrs: networks(POD_NETWORKS),
+            service_cidrs: networks(SERVICE_NETWORKS),
+            nodeport_addresses: NodePortAddresses::Primary,
+            masquerade_all: false,
+            masquerade_bit: 14,
+        },
+        dns: DnsConfig {
+            domain: DOMAIN.to_string(),
+            addresses: dns_addresses().to_vec(),
+            ttl: 5,
+            upstreams: Upstreams::Servers(vec![upstream()]),
+        },
+        admin: AdminConfig {
+            healthz: local(10256),
+            metrics: local(10249),
+            dns_health: local(8080),
+            dns_ready: local(8181),
+            dns_metrics: local(9153),
+        },
+        log: LogConfig { format: LogFormat::Human, filter: "warn".to_string() },
+    }
+}
+
+/// What differs between two plans, for people.
+fn differences(old: &Plan, new: &Plan) -> Changes {
+    let mut changes = Changes::new();
+    for pod in new.pods.values() {
+        let addresses = pod.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
+        match old.pods.get(&pod.key) {
+            None => changes.push(format!("+ pod {}  {addresses}", pod.key)),
+            Some(before) if before != pod => changes.push(format!("~ pod {}  {addresses}", pod.key)),
+            Some(_) => {}
+        }
+    }
+    changes.extend(old.pods.keys().filter(|key| !new.pods.contains_key(*key)).map(|key| format!("- pod {key}")));
+    let services = |plan: &Plan| -> BTreeMap<_, _> {
+        plan.manifests.services.iter().map(|service| (plan::key_of(&service.metadata), service.clone())).collect()
+    };
+    let (before, after) = (services(old), services(new));
+    for (key, service) in &after {
+        let spec = service.spec.as_ref();
+        let addresses = spec.and_then(|spec| spec.cluster_ips.as_ref()).map_or(String::new(), |addresses| addresses.join(" "));
+        match before.get(key) {
+            None => changes.push(format!("+ service {key}  {addresses}")),
+            Some(old) if old != service => changes.push(format!("~ service {key}  {addresses}")),
+            Some(_) => {}
+        }
+    }
+    changes.extend(before.keys().filter(|key| !after.contains_key(*key)).map(|key| format!("- service {key}")));
+    changes
+}
+
+/// The first address of a family in a fixed pair.
+pub fn of_family(addresses: &[IpAddr], family: Family) -> Option<IpAddr> {
+    addresses.iter().copied().find(|address| Family::of(*address) == family)
+}
