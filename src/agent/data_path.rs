@@ -4,7 +4,7 @@
 //! One commit is under way at a time; meanwhile the next one gathers.
 
 use super::metrics::ProxyMetrics;
-use crate::nft::{Committed, Committer, Netlink};
+use crate::nft::{Committed, Committer, Kernel};
 use crate::proxy::Delta;
 use std::io;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub struct DataPath {
 
 impl DataPath {
     /// Starts the thread; it ends when this value is dropped.
-    pub fn start(mut committer: Committer<Netlink>, metrics: ProxyMetrics) -> io::Result<DataPath> {
+    pub fn start<K: Kernel + Send + 'static>(mut committer: Committer<K>, metrics: ProxyMetrics) -> io::Result<DataPath> {
         let (requests, received) = std::sync::mpsc::channel();
         let (finished, done) = mpsc::unbounded_channel();
         let work = move || {

@@ -6,10 +6,11 @@ use crate::admin::Status;
 use crate::config::{Config, NodePortAddresses};
 use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
-use crate::nft::Part;
+use crate::nft::{DnsSwitch, Part};
 use crate::proxy::{Context, Delta, Planner};
 use crate::store::{Dirty, Store};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -54,6 +55,10 @@ struct Dns {
     /// Names whose rules are being committed.
     committing: Names,
     synced: bool,
+    /// Addresses on which the pods of this node are answered here.
+    local: Vec<IpAddr>,
+    /// While it is there, questions to those addresses come here; without it they go to the servers behind the cluster's DNS service.
+    switch: Option<DnsSwitch>,
 }
 
 #[derive(Default)]
@@ -73,14 +78,25 @@ impl Follow {
     ) -> Follow {
         let plan = data_path.map(|data_path| Plan {
             planner: Planner::default(),
-            context: Context { node_name: config.node_name.clone(), ..Context::default() },
+            context: Context {
+                node_name: config.node_name.clone(),
+                dns_addresses: super::local_dns::addresses(config),
+                ..Context::default()
+            },
             nodeports: config.proxy.nodeport_addresses.clone(),
             gathered: super::fixed_elements(config),
             data_path,
             started: false,
             retry: None,
         });
-        let dns = records.map(|records| Dns { records, waiting: Names::default(), committing: Names::default(), synced: false });
+        let dns = records.map(|records| Dns {
+            records,
+            waiting: Names::default(),
+            committing: Names::default(),
+            synced: false,
+            local: super::local_dns::addresses(config),
+            switch: None,
+        });
         Follow { store: Store::default(), plan, dns, status, ready }
     }
 
@@ -263,6 +279,7 @@ impl Plan {
         let node = store.node();
         let context = Context {
             node_name: self.context.node_name.clone(),
+            dns_addresses: self.context.dns_addresses.clone(),
             node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
             nodeport_addresses: nodeport_addresses(&self.nodeports, node),
         };
@@ -370,6 +387,20 @@ impl Dns {
             tracing::info!(services = store.service_count(), "cluster names are served");
             self.records.set_synced();
             self.synced = true;
+        }
+        if self.switch.is_none() && !self.local.is_empty() {
+            self.close_switch();
+        }
+    }
+
+    /// From now on the pods of this node are answered here. Tried again after the next commit when it fails; meanwhile they are answered elsewhere.
+    fn close_switch(&mut self) {
+        match DnsSwitch::close(&self.local) {
+            Ok(switch) => {
+                tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");
+                self.switch = Some(switch);
+            }
+            Err(error) => tracing::error!(%error, "DNS questions of this node go to the cluster's DNS service"),
         }
     }
 

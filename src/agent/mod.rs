@@ -5,8 +5,11 @@
 
 mod data_path;
 mod follow;
+pub mod local_dns;
 mod metrics;
 mod node_addresses;
+#[cfg(test)]
+mod tests;
 
 use crate::admin::{self, AdminError, Registries, Status};
 use crate::config::{Config, ProxyConfig, Role};
@@ -19,6 +22,7 @@ use crate::proxy::{Delta, Element};
 use data_path::DataPath;
 use follow::Follow;
 use ipnet::IpNet;
+use local_dns::LocalDnsError;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -36,6 +40,9 @@ pub enum AgentError {
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The local DNS addresses cannot be had.
+    #[error(transparent)]
+    LocalDns(#[from] LocalDnsError),
     /// A metric cannot be registered.
     #[error("a metric cannot be registered: {0}")]
     Metric(#[from] prometheus::Error),
@@ -65,6 +72,10 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>) -> Result<Ru
         Role::Dns => None,
         Role::All | Role::Proxy => Some(start_data_path(&config, &registries)?),
     };
+    let local_dns = local_dns::addresses(&config);
+    if !local_dns.is_empty() {
+        local_dns::make_local(&local_dns).await?;
+    }
     let (dns, records) = start_dns(&config, &registries, &status)?;
     let admin = admin::serve(&config.admin, status.clone(), registries).await?;
     let (ready_sender, ready) = watch::channel(false);
@@ -141,8 +152,8 @@ fn fixed_elements(config: &Config) -> Delta {
     let merged = |networks: &[IpNet]| IpNet::aggregate(&networks.to_vec());
     let pods = merged(&config.proxy.cluster_cidrs).into_iter().map(Element::PodCidr);
     let services = merged(&config.proxy.service_cidrs).into_iter().map(Element::ServiceCidr);
-    let local_dns = config.dns.addresses.iter().map(|address| address.ip()).filter(|address| !address.is_loopback());
-    let elements = pods.chain(services).chain(local_dns.map(Element::LocalDns));
+    let local_dns = local_dns::addresses(config).into_iter().map(Element::LocalDns);
+    let elements = pods.chain(services).chain(local_dns);
     delta.elements.extend(elements.map(|element| (element, true)));
     delta
 }

@@ -24,12 +24,12 @@ pub struct Cli {
 enum Verb {
     /// Run the agent of this node, or with --role dns the DNS servers behind the kube-dns Service
     Run(RunArgs),
+    /// Show services and DNS at work on this machine: real nftables, real packets, no root, no cluster
+    Demo(demo::DemoArgs),
     /// Print the effective configuration and what this host lacks for running with it
     Check(check::CheckArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup,
-    /// Shows services and DNS at work on this machine: real nftables, real packets, no root, no cluster
-    Demo(demo::DemoArgs),
     /// Print the version
     Version,
 }
@@ -42,9 +42,9 @@ impl Cli {
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::run(&args),
             Verb::Cleanup => cleanup::run().map(|()| ExitCode::SUCCESS),
-            Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));
                 Ok(ExitCode::SUCCESS)
@@ -61,15 +61,14 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// An error and its causes, the first line of each; a cause whose words stand there already is not repeated.
+/// An error, and of its causes the first line each; a cause whose words stand there already is not repeated.
 pub fn describe(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain() {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         let line = cause.lines().next().unwrap_or_default();
         if !text.contains(line) {
-            let gap = if text.is_empty() { "" } else { ": " };
-            text += &format!("{gap}{line}");
+            text += &format!(": {line}");
         }
     }
     text
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_line_in_which_nothing_stands_twice() {
+    fn causes_follow_an_error_and_nothing_stands_twice() {
         let error = anyhow!("connection refused\n | excerpt").context("no answer").context("cannot list: no answer");
         assert_eq!(describe(&error), "cannot list: no answer: connection refused");
     }

@@ -12,6 +12,7 @@ mod memory;
 mod netlink;
 mod sets;
 mod socket;
+mod switch;
 mod wire;
 
 pub use committer::{Committed, Committer, FamilyOutcome, Part, Rejected};
@@ -19,6 +20,7 @@ pub use kernel::{Batch, Contents, Kernel, NftError, Reading};
 pub use layout::{Layout, PICK_BLOCK, TABLE, pick_block};
 pub use memory::Memory;
 pub use netlink::{Netlink, cleanup};
+pub use switch::DnsSwitch;
 
 #[cfg(test)]
 mod tests;

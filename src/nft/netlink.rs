@@ -10,7 +10,8 @@ use crate::model::Family;
 use crate::proxy::{Chain, Element, Set};
 use std::collections::{BTreeMap, BTreeSet};
 
-const NEW_TABLE: u16 = 0;
+/// `NFT_MSG_NEWTABLE`.
+pub(super) const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DEL_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
@@ -73,7 +74,7 @@ impl Kernel for Netlink {
                 write_skeleton(writer, layout, &mut message);
             }
             let picks: Vec<ChainSpec> = batch.picks.iter().filter_map(|chain| layout.pick(*chain)).collect();
-            write_chains(writer, &picks, &mut message);
+            write_chains(writer, TABLE, &picks, &mut message);
             write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &mut message);
             write_elements(writer, NEW_ELEMENT, &batch.elements.add, &mut message);
         })
@@ -84,7 +85,8 @@ impl Kernel for Netlink {
     }
 }
 
-type WriteMessage<'a> = dyn FnMut(&mut Writer, u16, u16, &dyn Fn(&mut Writer)) + 'a;
+/// Writes one message: its type, flags, and what fills it.
+pub(super) type WriteMessage<'a> = dyn FnMut(&mut Writer, u16, u16, &dyn Fn(&mut Writer)) + 'a;
 
 fn write_skeleton(writer: &mut Writer, layout: &Layout, message: &mut WriteMessage<'_>) {
     let comment = [&[0, (layout.comment().len() + 1) as u8], layout.comment().as_bytes(), &[0]].concat();
@@ -100,18 +102,18 @@ fn write_skeleton(writer: &mut Writer, layout: &Layout, message: &mut WriteMessa
     for (set, id) in Set::ALL.into_iter().zip(1..) {
         message(writer, NEW_SET, CREATE, &|w| write_set(w, TABLE, set, layout.family, id));
     }
-    write_chains(writer, &layout.chains(), message);
+    write_chains(writer, TABLE, &layout.chains(), message);
 }
 
 /// All chains first, then their rules, so that any order of chains will do.
-fn write_chains(writer: &mut Writer, chains: &[ChainSpec], message: &mut WriteMessage<'_>) {
+pub(super) fn write_chains(writer: &mut Writer, table: &str, chains: &[ChainSpec], message: &mut WriteMessage<'_>) {
     for chain in chains {
-        message(writer, NEW_CHAIN, CREATE, &|w| write_chain(w, chain));
+        message(writer, NEW_CHAIN, CREATE, &|w| write_chain(w, table, chain));
     }
     for chain in chains {
         for rule in &chain.rules {
             message(writer, NEW_RULE, APPEND, &|w| {
-                w.string(1, TABLE);
+                w.string(1, table);
                 w.string(2, &chain.name);
                 w.nest(4, |list| rule.iter().for_each(|expression| expression.write(list)));
             });
@@ -119,8 +121,8 @@ fn write_chains(writer: &mut Writer, chains: &[ChainSpec], message: &mut WriteMe
     }
 }
 
-fn write_chain(writer: &mut Writer, chain: &ChainSpec) {
-    writer.string(1, TABLE);
+fn write_chain(writer: &mut Writer, table: &str, chain: &ChainSpec) {
+    writer.string(1, table);
     writer.string(3, &chain.name);
     if let Some(hook) = chain.hook {
         writer.nest(4, |w| {

@@ -15,7 +15,7 @@ fn layouts() -> [Layout; 2] {
 
 fn context() -> Context {
     let node: Vec<IpAddr> = vec!["192.0.2.10".parse().unwrap(), "2001:db8::10".parse().unwrap()];
-    Context { node_name: "here".into(), node_addresses: node.clone(), nodeport_addresses: node }
+    Context { node_name: "here".into(), node_addresses: node.clone(), nodeport_addresses: node, dns_addresses: vec![] }
 }
 
 /// A service as the tests vary it.

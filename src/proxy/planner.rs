@@ -16,6 +16,9 @@ pub struct Context {
     pub node_addresses: Vec<IpAddr>,
     /// Addresses on which NodePorts answer.
     pub nodeport_addresses: Vec<IpAddr>,
+    /// Addresses on which this node answers DNS itself. The service that has one of them as its ClusterIP is the cluster's DNS; it serves the
+    /// others too, for the time when nobody answers here.
+    pub dns_addresses: Vec<IpAddr>,
 }
 
 /// Changes of the wanted state, gathered until the next commit. Later changes replace earlier ones.
@@ -231,6 +234,9 @@ fn frontends<'a>(
     let own = [AddressKind::ClusterIp, AddressKind::LoadBalancer, AddressKind::ExternalIp]
         .into_iter()
         .flat_map(move |kind| service.addresses(kind).iter().map(move |address| (kind, *address, port.port)));
+    let is_dns = service.cluster_ips.iter().any(|address| context.dns_addresses.contains(address));
+    let dns = context.dns_addresses.iter().filter(move |address| is_dns && !service.cluster_ips.contains(address));
+    let own = own.chain(dns.map(|address| (AddressKind::ClusterIp, *address, port.port)));
     let node = context.nodeport_addresses.iter().filter(|_| port.node_port != 0);
     own.chain(node.map(|address| (AddressKind::NodePort, *address, port.node_port)))
 }

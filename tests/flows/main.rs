@@ -58,7 +58,12 @@ fn plan() -> Delta {
     let updates: Vec<Update> = manifests.updates(Some(NODE), &mut Translator::default());
     let store: Store = updates.into_iter().collect();
     let addresses = store.node().expect("the node is there").addresses.clone();
-    let context = Context { node_name: NODE.into(), node_addresses: addresses.clone(), nodeport_addresses: addresses };
+    let context = Context {
+        node_name: NODE.into(),
+        node_addresses: addresses.clone(),
+        nodeport_addresses: addresses,
+        dns_addresses: vec![],
+    };
     let mut delta = Delta::default();
     for network in ["10.244.0.0/16", "fd00:244::/48"] {
         delta.elements.insert(Element::PodCidr(network.parse().unwrap()), true);

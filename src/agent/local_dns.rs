@@ -1,0 +1,108 @@
+//! The addresses on which this node answers DNS for its pods, made local on `lo`.
+//!
+//! They stay when the agent ends: while it is away the table's ordinary entries rewrite questions before they are routed, so that a local
+//! address does no harm. `waypost cleanup` takes them away.
+
+use crate::config::{Config, Role};
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use rtnetlink::{Handle, new_connection};
+use std::io;
+use std::net::IpAddr;
+
+/// Marks our addresses (`IFA_PROTO`, Linux 5.18): the letter W.
+const OURS: AddressProtocol = AddressProtocol::Other(87);
+
+/// Why the addresses cannot be made local or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalDnsError {
+    /// No netlink socket.
+    #[error("cannot open a netlink socket for addresses: {0}")]
+    Open(#[source] io::Error),
+    /// The kernel refused.
+    #[error("cannot {action} the address {address} on lo: {error}; it needs CAP_NET_ADMIN")]
+    Address {
+        /// What was tried.
+        action: &'static str,
+        /// The address.
+        address: IpAddr,
+        /// What the kernel said.
+        #[source]
+        error: rtnetlink::Error,
+    },
+    /// The addresses cannot be listed.
+    #[error("cannot list the addresses of this host: {0}")]
+    List(#[source] rtnetlink::Error),
+}
+
+/// The addresses that this node is to answer DNS on: none in the roles that do only one half, and none of loopback, which pods cannot reach.
+pub fn addresses(config: &Config) -> Vec<IpAddr> {
+    if config.role != Role::All {
+        return Vec::new();
+    }
+    let mut addresses: Vec<IpAddr> = config.dns.addresses.iter().map(|address| address.ip()).collect();
+    addresses.retain(|address| !address.is_loopback() && !address.is_unspecified());
+    addresses.dedup();
+    addresses
+}
+
+/// Makes the addresses local, those that are not yet.
+///
+/// # Errors
+/// When the kernel refuses one.
+pub async fn make_local(wanted: &[IpAddr]) -> Result<(), LocalDnsError> {
+    let handle = connect()?;
+    let present: Vec<IpAddr> = list(&handle).await?.iter().filter_map(address_of).collect();
+    for address in wanted.iter().copied().filter(|address| !present.contains(address)) {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        let loopback = nix::net::if_::if_nametoindex("lo").map_err(|errno| LocalDnsError::Open(errno.into()))?;
+        let mut request = handle.address().add(loopback, address, length);
+        request.message_mut().attributes.push(AddressAttribute::Protocol(OURS));
+        request.execute().await.map_err(|error| LocalDnsError::Address { action: "add", address, error })?;
+        tracing::info!(%address, "made a DNS address local on lo");
+    }
+    Ok(())
+}
+
+/// Removes the addresses that [`make_local`] added, and says which.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn remove() -> Result<Vec<IpAddr>, LocalDnsError> {
+    let handle = connect()?;
+    let mut removed = Vec::new();
+    for message in list(&handle).await? {
+        let ours = message.attributes.contains(&AddressAttribute::Protocol(OURS));
+        if let Some(address) = address_of(&message).filter(|_| ours) {
+            let request = handle.address().del(message);
+            request.execute().await.map_err(|error| LocalDnsError::Address { action: "remove", address, error })?;
+            removed.push(address);
+        }
+    }
+    Ok(removed)
+}
+
+fn connect() -> Result<Handle, LocalDnsError> {
+    let (connection, handle, _) = new_connection().map_err(LocalDnsError::Open)?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+async fn list(handle: &Handle) -> Result<Vec<AddressMessage>, LocalDnsError> {
+    handle.address().get().execute().try_collect().await.map_err(LocalDnsError::List)
+}
+
+fn address_of(message: &AddressMessage) -> Option<IpAddr> {
+    let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    let local = of(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    // IPv6 knows no difference between the local address and the far end's.
+    let plain = of(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    local.or(plain.filter(|_| message.header.family == AddressFamily::Inet6))
+}

@@ -1,0 +1,223 @@
+//! The agent's task between a scripted source and an in-memory kernel: what happens in which order.
+
+use super::data_path::DataPath;
+use super::follow::Follow;
+use super::metrics::ProxyMetrics;
+use crate::admin::Status;
+use crate::config::{Config, RunArgs, Surroundings, load};
+use crate::dns::answer::{Code, Question, Verdict, answer};
+use crate::dns::name::DomainName;
+use crate::dns::records::Records;
+use crate::model::{
+    Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort, Update,
+};
+use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading};
+use crate::proxy::{Chain, Element};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{mpsc, watch};
+
+/// An in-memory kernel that notes, at each commit, which of the watched names were served at that moment.
+struct Watched {
+    memory: Arc<Mutex<Memory>>,
+    records: Arc<Records>,
+    served: Arc<Mutex<Vec<(Family, bool)>>>,
+    /// Commits wait until this sender is dropped.
+    gate: Option<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Kernel for Watched {
+    fn read(&mut self, layout: &Layout) -> Result<Reading, NftError> {
+        self.memory.lock().unwrap().read(layout)
+    }
+
+    fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        if let Some(gate) = &self.gate {
+            let _ = gate.recv();
+        }
+        self.served.lock().unwrap().push((layout.family, is_served(&self.records, "web.shop.svc.cluster.local")));
+        self.memory.lock().unwrap().commit(layout, batch)
+    }
+
+    fn batch_limit(&self) -> usize {
+        usize::MAX
+    }
+}
+
+fn code(records: &Records, name: &str) -> (Code, usize) {
+    let name = DomainName::parse(name).unwrap();
+    match answer(records, Question { name: name.as_wire(), rtype: 1 }, 0) {
+        Verdict::Answer(answer) => (answer.code, answer.answers.len()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_served(records: &Records, name: &str) -> bool {
+    code(records, name).1 > 0
+}
+
+struct Agent {
+    updates: mpsc::Sender<Update>,
+    ready: watch::Receiver<bool>,
+    records: Arc<Records>,
+    memory: Arc<Mutex<Memory>>,
+    served: Arc<Mutex<Vec<(Family, bool)>>>,
+    status: Status,
+    _stop: watch::Sender<()>,
+}
+
+fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
+    let surroundings = Surroundings { host_name: Some("node-1".into()), ..Surroundings::default() };
+    let (config, _): (Config, _) = load(&RunArgs::default(), &surroundings).unwrap();
+    let records = Arc::new(Records::new("cluster.local", 30));
+    let memory = Arc::new(Mutex::new(Memory::default()));
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let kernel = Watched { memory: memory.clone(), records: records.clone(), served: served.clone(), gate };
+    let layouts =
+        Family::BOTH.map(|family| Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: false });
+    let metrics = ProxyMetrics::new(&prometheus::Registry::new()).unwrap();
+    let data_path = DataPath::start(Committer::new(kernel, layouts), metrics).unwrap();
+    let status = Status::new(&config);
+    let (ready_sender, ready) = watch::channel(false);
+    let (updates, received) = mpsc::channel(64);
+    let (stop, stopped) = watch::channel(());
+    let follow = Follow::new(&config, Some(data_path), Some(records.clone()), status.clone(), ready_sender);
+    tokio::spawn(follow.run(received, stopped));
+    Agent { updates, ready, records, memory, served, status, _stop: stop }
+}
+
+impl Agent {
+    async fn send(&self, updates: impl IntoIterator<Item = Update>) {
+        for update in updates {
+            self.updates.send(update).await.unwrap();
+        }
+    }
+
+    /// Waits for a state of the world that other threads bring about.
+    async fn until(&self, what: &str, holds: impl Fn(&Agent) -> bool) {
+        let patience = std::time::Instant::now();
+        while !holds(self) {
+            assert!(patience.elapsed().as_secs() < 20, "still not: {what}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn holds(&self, element: Element) -> bool {
+        self.memory.lock().unwrap().elements(Family::V4).contains(&element)
+    }
+}
+
+fn listing(kind: Kind, updates: Vec<Update>) -> Vec<Update> {
+    [vec![Update::ListBegin(kind)], updates, vec![Update::ListEnd(kind)]].concat()
+}
+
+fn node() -> Vec<Update> {
+    let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true };
+    listing(Kind::Node, vec![Update::Node(node)])
+}
+
+fn namespaces() -> Vec<Update> {
+    listing(Kind::Namespace, vec![Update::Namespace("shop".into())])
+}
+
+fn web() -> Update {
+    Update::Service(Box::new(Service {
+        key: ObjectKey::new("shop", "web"),
+        kind: ServiceKind::ClusterIp,
+        cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+        external_ips: vec![],
+        load_balancer_ips: vec![],
+        source_ranges: vec![],
+        ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 }],
+        internal_policy: Policy::Cluster,
+        external_policy: Policy::Cluster,
+        affinity_seconds: None,
+        health_check_node_port: 0,
+        proxied: true,
+        created: 0,
+    }))
+}
+
+fn slice() -> Update {
+    let address: IpAddr = "10.244.0.2".parse().unwrap();
+    let endpoint =
+        Endpoint { address, ready: true, serving: true, terminating: false, secondary: false, hostname: None, node: None };
+    Update::Slice(Box::new(Slice {
+        key: ObjectKey::new("shop", "web-1"),
+        service: ObjectKey::new("shop", "web"),
+        family: Family::V4,
+        ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
+        endpoints: Box::new([endpoint]),
+        headless: false,
+    }))
+}
+
+fn routed() -> Element {
+    let dest = crate::proxy::Dest { address: "10.96.0.1".parse().unwrap(), protocol: Protocol::Tcp, port: 80 };
+    Element::Service(dest, Chain::Pick(1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_programmed_or_published_before_every_first_listing() {
+    let agent = start(None);
+    agent.send(listing(Kind::Service, vec![web()])).await;
+    agent.send(namespaces()).await;
+    agent.send(node()).await;
+    agent.send([Update::ListBegin(Kind::Slice), slice()]).await;
+    agent.until("all updates are taken in", |agent| agent.updates.capacity() == agent.updates.max_capacity()).await;
+    assert!(agent.served.lock().unwrap().is_empty(), "no commit yet");
+    assert_eq!(code(&agent.records, "web.shop.svc.cluster.local").0, Code::ServFail);
+    assert!(!*agent.ready.borrow());
+    agent.send([Update::ListEnd(Kind::Slice)]).await;
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert!(agent.holds(routed()));
+    assert!(is_served(&agent.records, "web.shop.svc.cluster.local"));
+    assert!(agent.status.pending().iter().all(|pending| pending.contains("DNS")), "{:?}", agent.status.pending());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_appears_after_its_rules_and_disappears_before_them() {
+    let agent = start(None);
+    for updates in [listing(Kind::Service, vec![]), listing(Kind::Slice, vec![]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    agent.served.lock().unwrap().clear();
+
+    agent.send([web(), slice()]).await;
+    agent.until("the name is served", |agent| is_served(&agent.records, "web.shop.svc.cluster.local")).await;
+    agent.until("the rules are there", |agent| agent.holds(routed())).await;
+    let first = agent.served.lock().unwrap().first().copied();
+    assert_eq!(first, Some((Family::V4, false)), "the name was not served yet when its rules were committed");
+
+    agent.served.lock().unwrap().clear();
+    agent.send([Update::ServiceGone(ObjectKey::new("shop", "web"))]).await;
+    agent.until("the rules are gone", |agent| !agent.holds(routed())).await;
+    assert_eq!(agent.served.lock().unwrap().first(), Some(&(Family::V4, false)), "the name was gone when its rules were removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_kernel_does_not_freeze_names() {
+    let (gate, waits) = std::sync::mpsc::channel();
+    let agent = start(Some(waits));
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.until("the name is served all the same", |agent| is_served(&agent.records, "web.shop.svc.cluster.local")).await;
+    assert!(!agent.holds(routed()) && !*agent.ready.borrow());
+    drop(gate);
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert!(agent.holds(routed()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_listing_after_an_outage_does_not_mention_is_removed() {
+    let agent = start(None);
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    agent.send(listing(Kind::Service, vec![])).await;
+    agent.until("the rules are gone", |agent| !agent.holds(routed())).await;
+    assert_eq!(code(&agent.records, "web.shop.svc.cluster.local"), (Code::NxDomain, 0));
+}
