@@ -35,7 +35,13 @@ check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart,
 
 lab: ## A playground: a real control plane, the agent and pods as namespaces; prints the KUBECONFIG to export
 	@scripts/setup cargo cc go nft ip
-	@scripts/lab
+	scripts/build-tools control-plane kubectl helm
+	cargo test --test control_plane -- --playground
+
+bench: ## The first start with 1,000 services of 10 endpoints, beside kube-proxy's
+	@scripts/setup cargo cc go nft ip
+	scripts/build-tools control-plane kubectl helm kube-proxy
+	cargo test --release --test control_plane -- --first-start
 
 kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their place (needs kind, docker, kubectl, helm)
 	@scripts/kind
