@@ -12,14 +12,21 @@ use std::sync::Arc;
 
 /// The record types that the cluster's names know (IANA numbers). Any other type is NODATA where the name exists.
 pub mod rtype {
-    #![allow(missing_docs)]
+    /// An IPv4 address.
     pub const A: u16 = 1;
+    /// A name server of a zone.
     pub const NS: u16 = 2;
+    /// An alias.
     pub const CNAME: u16 = 5;
+    /// The start of a zone.
     pub const SOA: u16 = 6;
+    /// A reverse name.
     pub const PTR: u16 = 12;
+    /// Text.
     pub const TXT: u16 = 16;
+    /// An IPv6 address.
     pub const AAAA: u16 = 28;
+    /// Port and host of a service (RFC 2782).
     pub const SRV: u16 = 33;
 }
 
@@ -96,16 +103,47 @@ pub enum Owner {
 
 /// Type and data of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Data {
+    /// An IPv4 address.
     A(Ipv4Addr),
+    /// An IPv6 address.
     Aaaa(Ipv6Addr),
+    /// The name behind an alias.
     Cname(DomainName),
+    /// A name server.
     Ns(DomainName),
+    /// The name at an address.
     Ptr(DomainName),
-    Srv { priority: u16, weight: u16, port: u16, target: DomainName },
+    /// Where a service is (RFC 2782).
+    Srv {
+        /// Lower ones are tried first.
+        priority: u16,
+        /// The share among equal priorities.
+        weight: u16,
+        /// The port.
+        port: u16,
+        /// The host.
+        target: DomainName,
+    },
+    /// One string.
     Txt(&'static str),
-    Soa { primary: DomainName, mailbox: DomainName, serial: u32, refresh: u32, retry: u32, expire: u32, minimum: u32 },
+    /// The zone's parameters (RFC 1035, section 3.3.13); times in seconds.
+    Soa {
+        /// The zone's name server.
+        primary: DomainName,
+        /// Who runs it, as a name.
+        mailbox: DomainName,
+        /// The version: Unix time of the last change.
+        serial: u32,
+        /// How often a secondary should look.
+        refresh: u32,
+        /// How soon it should look again after a failure.
+        retry: u32,
+        /// When it should stop answering.
+        expire: u32,
+        /// How long a negative answer may be remembered (RFC 2308).
+        minimum: u32,
+    },
 }
 
 /// Answers a question. `seed` decides the order of addresses: equal seeds give equal answers.
@@ -287,8 +325,8 @@ fn fill(records: &Records, node: &Node, owner: Owner, rtype: u16, answer: &mut A
             }
         }
         Node::Endpoint { service, label, address } => {
-            let mut targets = endpoint_targets(service, |_| true);
             if rtype == rtype::SRV {
+                let mut targets = endpoint_targets(service, |_| true);
                 targets.retain(|target| target.label.get(1..) == Some(label));
                 put_services(records, Targets { labels: &service.labels, list: targets }, owner, answer);
             } else {

@@ -66,7 +66,10 @@ enum Source {
 
 #[derive(Debug, Default)]
 struct State {
-    stamp: Option<Stamp>,
+    /// The versions of resolv.conf and of the file behind systemd-resolved that were read last.
+    read: Option<[Option<Stamp>; 2]>,
+    /// The file could not be read the last time; said once.
+    unreadable: bool,
     configured: Vec<SocketAddr>,
     own: Vec<SocketAddr>,
     servers: Arc<[Server]>,
@@ -200,24 +203,25 @@ impl Forwarder {
     /// Reads the file again if it changed. Looking at it costs a microsecond, which is nothing beside asking a server.
     fn refresh(&self) {
         let Source::File { path, behind_resolved } = &self.source else { return };
-        let stamp = Stamp::of(path);
-        if stamp.is_some() && self.state.read().unwrap_or_else(PoisonError::into_inner).stamp == stamp {
+        let now = Some([Stamp::of(path), Stamp::of(behind_resolved)]);
+        if self.state.read().unwrap_or_else(PoisonError::into_inner).read == now {
             return;
         }
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match resolv_conf::read(path, behind_resolved) {
             Ok(servers) => {
-                state.stamp = stamp;
                 state.configured = servers;
                 state.choose();
                 info!(file = %path.display(), servers = ?state.addresses(), "upstream DNS servers");
             }
-            Err(error) if state.stamp.is_some() => {
-                state.stamp = None;
-                warn!(file = %path.display(), %error, "the list of upstream DNS servers cannot be read; the old one stays");
+            Err(error) if !state.unreadable => {
+                let kept = state.addresses();
+                warn!(file = %path.display(), %error, ?kept, "the list of upstream DNS servers cannot be read");
             }
             Err(_) => {}
         }
+        state.unreadable = Stamp::of(path).is_none();
+        state.read = now;
     }
 }
 
@@ -304,4 +308,56 @@ fn matching(question: &Message, bytes: &[u8]) -> Option<Message> {
         _ => false,
     };
     (same_header && same_question).then_some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn forwarder(upstreams: &Upstreams, behind_resolved: &Path) -> Forwarder {
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        Forwarder::with_resolved(upstreams, behind_resolved, metrics)
+    }
+
+    #[tokio::test]
+    async fn more_questions_than_the_limit_are_turned_away_at_once() {
+        let forwarder = forwarder(&Upstreams::Servers(vec!["192.0.2.1:53".parse().unwrap()]), Path::new("/nonexistent"));
+        let all = forwarder.under_way.try_acquire_many(MAX_CONCURRENT as u32).unwrap();
+        assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::Busy);
+        assert_eq!(forwarder.metrics.rejects(), 1);
+        drop(all);
+    }
+
+    #[test]
+    fn a_change_behind_systemd_resolved_is_noticed() {
+        let folder = std::env::temp_dir().join(format!("waypost-forward-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (stub, real) = (folder.join("stub"), folder.join("real"));
+        fs::write(&stub, "nameserver 127.0.0.53\n").unwrap();
+        fs::write(&real, "nameserver 192.0.2.1\n").unwrap();
+        let forwarder = forwarder(&Upstreams::ResolvConf(stub), &real);
+        assert_eq!(forwarder.upstreams(), ["192.0.2.1:53".parse().unwrap()]);
+        fs::write(&real, "nameserver 192.0.2.22\n").unwrap();
+        assert_eq!(forwarder.upstreams(), ["192.0.2.22:53".parse().unwrap()]);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_failed_lately_is_asked_last() {
+        let servers: Vec<SocketAddr> = (1..=5).map(|number| SocketAddr::from(([192, 0, 2, number], 53))).collect();
+        let forwarder = forwarder(&Upstreams::Servers(servers.clone()), Path::new("/nonexistent"));
+        let known = forwarder.servers();
+        forwarder.shun(&known[2]);
+        for _ in 0..32 {
+            assert_eq!(forwarder.order(&known).last().map(|server| server.address), Some(servers[2]));
+        }
+    }
+
+    #[test]
+    fn an_own_address_is_recognised_behind_a_wildcard() {
+        let own = |own: &str, server: &str| reaches(server.parse().unwrap(), own.parse().unwrap());
+        assert!(own("10.0.0.1:53", "10.0.0.1:53") && own("0.0.0.0:53", "127.0.0.53:53") && own("[::]:53", "[::1]:53"));
+        assert!(!own("10.0.0.1:53", "10.0.0.1:5353") && !own("10.0.0.1:53", "10.0.0.2:53") && !own("0.0.0.0:53", "8.8.8.8:53"));
+    }
 }

@@ -139,6 +139,11 @@ impl Metrics {
         self.rejects.inc();
     }
 
+    /// How many questions were refused because too many were under way.
+    pub fn rejects(&self) -> u64 {
+        self.rejects.get()
+    }
+
     fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
         registry.register(Box::new(self.requests.clone()))?;
         registry.register(Box::new(self.durations.clone()))?;

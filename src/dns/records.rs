@@ -238,3 +238,70 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 fn unix_time() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Endpoint, Family, Policy, ServiceKind};
+
+    fn slice(key: &ObjectKey, addresses: &[&str]) -> Slice {
+        let endpoint = |address: &&str| Endpoint {
+            address: address.parse().unwrap(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            secondary: false,
+            hostname: None,
+            node: None,
+        };
+        let endpoints = addresses.iter().map(endpoint).collect();
+        Slice { key: key.clone(), service: key.clone(), family: Family::V4, ports: Box::new([]), endpoints, headless: false }
+    }
+
+    fn claimed(records: &Records) -> usize {
+        records.reverse.shards.iter().map(|shard| read(shard).len()).sum()
+    }
+
+    #[test]
+    fn addresses_that_nobody_has_any_more_take_no_memory() {
+        let records = Records::new("cluster.local", 30);
+        let (web, other) = (ObjectKey::new("default", "web"), ObjectKey::new("default", "other"));
+        records.publish(&web, None, &[&slice(&web, &["10.0.0.1", "10.0.0.2"])]);
+        records.publish(&other, None, &[&slice(&other, &["10.0.0.2"])]);
+        assert_eq!(records.services_at("10.0.0.2".parse().unwrap()).len(), 2);
+        records.publish(&web, None, &[&slice(&web, &["10.0.0.3"])]);
+        assert_eq!(claimed(&records), 2);
+        records.publish(&web, None, &[]);
+        records.publish(&other, None, &[]);
+        assert_eq!((claimed(&records), records.service_count()), (0, 0));
+    }
+
+    #[test]
+    fn the_serial_number_stays_when_nothing_changes() {
+        let records = Records::new("cluster.local", 30);
+        let web = ObjectKey::new("default", "web");
+        let service = Service {
+            key: web.clone(),
+            kind: ServiceKind::ClusterIp,
+            cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+            external_ips: vec![],
+            load_balancer_ips: vec![],
+            source_ranges: vec![],
+            ports: vec![],
+            internal_policy: Policy::Cluster,
+            external_policy: Policy::Cluster,
+            affinity_seconds: None,
+            health_check_node_port: 0,
+            proxied: true,
+            created: 0,
+        };
+        records.publish(&web, Some(&service), &[]);
+        records.set_namespace(&"default".into(), true);
+        records.changed.store(7, Ordering::Relaxed);
+        records.publish(&web, Some(&service), &[]);
+        records.set_namespace(&"default".into(), true);
+        assert_eq!(records.serial(), 7);
+        records.set_namespace(&"default".into(), false);
+        assert!(records.serial() > 7);
+    }
+}

@@ -25,31 +25,35 @@ const TCP_RESPONSES: usize = 32;
 const DRAIN: Duration = Duration::from_secs(6);
 const PORT_ATTEMPTS: usize = 20;
 
-/// Why DNS cannot be served.
+/// Why DNS cannot be served on an address.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum DnsError {
-    /// Another socket has the address.
-    #[error(
-        "cannot serve DNS on {address} ({transport}): the address is in use by {holder}; stop it, or choose other addresses with \
-         --dns-address"
-    )]
-    InUse { address: SocketAddr, transport: &'static str, holder: String },
+#[error("cannot serve DNS on {address} ({transport}): {cause}")]
+pub struct DnsError {
+    /// The address as it was configured.
+    pub address: SocketAddr,
+    /// `UDP` or `TCP`.
+    pub transport: &'static str,
+    /// What is in the way.
+    pub cause: Cause,
+}
+
+/// What keeps a socket from being bound, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// Another socket has the address; with its process, as far as it can be seen.
+    #[error("the address is in use by {0}; stop it, or choose other addresses with --dns-address")]
+    InUse(String),
     /// The host does not have the address.
-    #[error(
-        "cannot serve DNS on {address} ({transport}): this host has no such address; add it to an interface, or choose other \
-         addresses with --dns-address"
-    )]
-    NotLocal { address: SocketAddr, transport: &'static str },
+    #[error("this host has no such address; add it to an interface, or choose other addresses with --dns-address")]
+    NotLocal,
     /// Ports below 1024 need a capability.
     #[error(
-        "cannot serve DNS on {address} ({transport}): permission denied; ports below 1024 need the capability \
-         NET_BIND_SERVICE, or choose a higher port with --dns-address"
+        "permission denied; ports below 1024 need the capability NET_BIND_SERVICE, or choose a higher port with --dns-address"
     )]
-    Denied { address: SocketAddr, transport: &'static str },
+    Denied,
     /// Anything else.
-    #[error("cannot serve DNS on {address} ({transport}): {source}")]
-    Bind { address: SocketAddr, transport: &'static str, source: io::Error },
+    #[error("{0}")]
+    Other(io::Error),
 }
 
 /// Bound sockets that do not answer yet.
@@ -189,16 +193,14 @@ fn bind_pair(address: SocketAddr) -> Result<((UdpSocket, TcpListener), SocketAdd
     }
 }
 
-fn explain(address: SocketAddr, transport: &'static str, source: io::Error) -> DnsError {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            let holder = holder_of(address, transport);
-            DnsError::InUse { address, transport, holder }
-        }
-        io::ErrorKind::AddrNotAvailable => DnsError::NotLocal { address, transport },
-        io::ErrorKind::PermissionDenied => DnsError::Denied { address, transport },
-        _ => DnsError::Bind { address, transport, source },
-    }
+fn explain(address: SocketAddr, transport: &'static str, error: io::Error) -> DnsError {
+    let cause = match error.kind() {
+        io::ErrorKind::AddrInUse => Cause::InUse(holder_of(address, transport)),
+        io::ErrorKind::AddrNotAvailable => Cause::NotLocal,
+        io::ErrorKind::PermissionDenied => Cause::Denied,
+        _ => Cause::Other(error),
+    };
+    DnsError { address, transport, cause }
 }
 
 fn holder_of(address: SocketAddr, transport: &str) -> String {
@@ -230,7 +232,7 @@ mod tests {
     #[test]
     fn an_address_that_the_host_lacks_is_reported_as_such() {
         let error = bind(&["192.0.2.77:0".parse().unwrap()]).unwrap_err();
-        assert!(matches!(error, DnsError::NotLocal { .. }), "{error}");
+        assert!(matches!(error.cause, Cause::NotLocal), "{error}");
     }
 
     #[test]
