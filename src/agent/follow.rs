@@ -55,6 +55,8 @@ struct Dns {
     /// Names whose rules are being committed.
     committing: Names,
     synced: bool,
+    /// Whether the sockets are open.
+    serving: watch::Receiver<bool>,
     /// Addresses on which the pods of this node are answered here.
     local: Vec<IpAddr>,
     /// While it is there, questions to those addresses come here; without it they go to the servers behind the cluster's DNS service.
@@ -68,11 +70,11 @@ struct Names {
 }
 
 impl Follow {
-    /// A state that knows nothing yet. Without a data path names are published at once.
+    /// A state that knows nothing yet. Without a data path names are published at once. The flag beside the records says whether they are served.
     pub fn new(
         config: &Config,
         data_path: Option<DataPath>,
-        records: Option<Arc<Records>>,
+        names: Option<(Arc<Records>, watch::Receiver<bool>)>,
         status: Status,
         ready: watch::Sender<bool>,
     ) -> Follow {
@@ -89,8 +91,9 @@ impl Follow {
             started: false,
             retry: None,
         });
-        let dns = records.map(|records| Dns {
+        let dns = names.map(|(records, serving)| Dns {
             records,
+            serving,
             waiting: Names::default(),
             committing: Names::default(),
             synced: false,
@@ -120,9 +123,13 @@ impl Follow {
                 () = at(deadline) => self.publish_overdue(),
                 () = at(retry) => self.compare(),
                 _ = addresses.tick() => self.look_at_addresses(),
+                () = dns_serves(&mut self.dns) => {}
                 _ = stopped.changed() => return,
             }
             self.act();
+            if let Some(dns) = &mut self.dns {
+                dns.close_switch();
+            }
         }
     }
 
@@ -249,6 +256,16 @@ async fn commit_done(plan: &mut Option<Plan>) -> Done {
         Some(plan) if plan.data_path.is_busy() => plan.data_path.done().await,
         _ => std::future::pending().await,
     }
+}
+
+/// Waits until the DNS sockets are open after all.
+async fn dns_serves(dns: &mut Option<Dns>) {
+    if let Some(dns) = dns
+        && dns.serving.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 impl Plan {
@@ -388,13 +405,15 @@ impl Dns {
             self.records.set_synced();
             self.synced = true;
         }
-        if self.switch.is_none() && !self.local.is_empty() {
-            self.close_switch();
-        }
+        self.close_switch();
     }
 
-    /// From now on the pods of this node are answered here. Tried again after the next commit when it fails; meanwhile they are answered elsewhere.
+    /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after the next
+    /// commit when it fails; meanwhile they are answered elsewhere.
     fn close_switch(&mut self) {
+        if !self.synced || self.local.is_empty() || self.switch.is_some() || !*self.serving.borrow() {
+            return;
+        }
         match DnsSwitch::close(&self.local) {
             Ok(switch) => {
                 tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");

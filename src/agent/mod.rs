@@ -4,6 +4,7 @@
 //! records that the task publishes: new names once the data path has their addresses, removed ones before it loses them.
 
 mod data_path;
+mod dns_server;
 mod follow;
 pub mod local_dns;
 mod metrics;
@@ -13,18 +14,16 @@ mod tests;
 
 use crate::admin::{self, AdminError, Registries, Status};
 use crate::config::{Config, ProxyConfig, Role};
-use crate::dns::forward::Forwarder;
-use crate::dns::records::Records;
-use crate::dns::server::{self, DnsError};
+use crate::dns::server::DnsError;
 use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Layout, Netlink, NftError};
 use crate::proxy::{Delta, Element};
 use data_path::DataPath;
+use dns_server::DnsServer;
 use follow::Follow;
 use ipnet::IpNet;
 use local_dns::LocalDnsError;
 use std::io;
-use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -57,7 +56,7 @@ pub struct Running {
     stop: watch::Sender<()>,
     follow: JoinHandle<()>,
     status: Status,
-    dns: Option<server::Serving>,
+    dns: Option<DnsServer>,
     admin: admin::Serving,
 }
 
@@ -76,11 +75,16 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>) -> Result<Ru
     if !local_dns.is_empty() {
         local_dns::make_local(&local_dns).await?;
     }
-    let (dns, records) = start_dns(&config, &registries, &status)?;
+    let dns = match config.role {
+        Role::Proxy => None,
+        Role::All if config.dns.addresses.is_empty() => None,
+        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status)?),
+    };
     let admin = admin::serve(&config.admin, status.clone(), registries).await?;
     let (ready_sender, ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
-    let follow = Follow::new(&config, data_path, records, status.clone(), ready_sender);
+    let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.serving.clone()));
+    let follow = Follow::new(&config, data_path, names, status.clone(), ready_sender);
     let follow = tokio::spawn(follow.run(updates, stopped));
     Ok(Running { ready, stop, follow, status, dns, admin })
 }
@@ -119,22 +123,6 @@ fn start_data_path(config: &Config, registries: &Registries) -> Result<DataPath,
     kernel.read(&layouts[0])?;
     let metrics = metrics::ProxyMetrics::new(&registries.proxy)?;
     DataPath::start(Committer::new(kernel, layouts), metrics).map_err(AgentError::Thread)
-}
-
-fn start_dns(
-    config: &Config,
-    registries: &Registries,
-    status: &Status,
-) -> Result<(Option<server::Serving>, Option<Arc<Records>>), AgentError> {
-    if config.role == Role::Proxy || config.dns.addresses.is_empty() {
-        return Ok((None, None));
-    }
-    let metrics = Arc::new(crate::dns::metrics::Metrics::new(&registries.dns)?);
-    let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
-    let forwarder = Arc::new(Forwarder::new(&config.dns.upstreams, metrics.clone()));
-    let serving = server::bind(&config.dns.addresses)?.serve(records.clone(), forwarder, metrics)?;
-    status.dns_serving(true);
-    Ok((Some(serving), Some(records)))
 }
 
 fn layout(proxy: &ProxyConfig, family: Family) -> Layout {

@@ -81,7 +81,8 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
     let (ready_sender, ready) = watch::channel(false);
     let (updates, received) = mpsc::channel(64);
     let (stop, stopped) = watch::channel(());
-    let follow = Follow::new(&config, Some(data_path), Some(records.clone()), status.clone(), ready_sender);
+    let follow =
+        Follow::new(&config, Some(data_path), Some((records.clone(), watch::channel(true).1)), status.clone(), ready_sender);
     tokio::spawn(follow.run(received, stopped));
     Agent { updates, ready, records, memory, served, status, _stop: stop }
 }

@@ -5,9 +5,9 @@ use anyhow::{Context, anyhow};
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// Libraries that report at `info` what only their own developers need: hickory-server writes two lines for each query.
-const QUIET: &str =
-    "hickory_server=warn,hickory_resolver=warn,hickory_proto=warn,hickory_net=warn,hyper=warn,tower=warn,rustls=warn";
+/// Libraries that report what only their own developers need: hickory-server writes two lines for each query at `info`, kube warns at each
+/// end of a connection.
+const QUIET: &str = "hickory_server=warn,hickory_resolver=warn,hickory_proto=warn,hickory_net=warn,hyper=warn,tower=warn,rustls=warn,kube_client=error";
 
 /// Starts logging. To be called once, before anything logs.
 pub fn init(config: &LogConfig) -> anyhow::Result<()> {

@@ -30,7 +30,7 @@ log-level: {{ .Values.log.level | quote }}
 {{- $_ := set $config "role" "all" }}
 {{- with .Values.clusterCIDRs }}{{ $_ := set $config "cluster-cidr" . }}{{ end }}
 {{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
-{{- with .Values.agent.dnsAddresses }}{{ $_ := set $config "dns-address" . }}{{ end }}
+{{- if .Values.agent.localDNS }}{{ $_ := set $config "dns-address" (prepend .Values.agent.dnsAddresses (include "waypost.dnsServiceAddress" .)) }}{{ end }}
 {{- if .Values.serviceMonitor.enabled }}{{ $_ := set $config "metrics-bind-address" "0.0.0.0:10249" }}{{ end }}
 {{- toYaml (merge (deepCopy .Values.agent.config) $config) }}
 {{- end }}
@@ -48,6 +48,11 @@ log-level: {{ .Values.log.level | quote }}
 {{- $owner := dig "metadata" "annotations" "meta.helm.sh/release-name" "" $found }}
 {{- if or (not $found) (eq $owner .Release.Name) }}yes{{ end }}
 {{- end }}
+{{- end }}
+
+{{/* The address of the kube-dns Service: the existing one's, else the one that it will get. */}}
+{{- define "waypost.dnsServiceAddress" -}}
+{{- dig "spec" "clusterIP" .Values.dns.service.clusterIP (lookup "v1" "Service" .Release.Namespace "kube-dns") }}
 {{- end }}
 
 {{/* The port that a setting puts a listener on: dict "config" CONFIG "key" SETTING "default" PORT. */}}

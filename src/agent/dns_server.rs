@@ -1,0 +1,106 @@
+//! Serving DNS, now or as soon as the port is free.
+
+use super::AgentError;
+use crate::admin::Status;
+use crate::config::{Config, Role};
+use crate::dns::forward::Forwarder;
+use crate::dns::metrics::Metrics;
+use crate::dns::records::Records;
+use crate::dns::server::{self, DnsError, Serving};
+use prometheus::Registry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+/// How often an occupied port is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The DNS server of this agent, serving or waiting for its port.
+pub struct DnsServer {
+    /// The names that it serves.
+    pub records: Arc<Records>,
+    /// Whether it serves.
+    pub serving: watch::Receiver<bool>,
+    stop: watch::Sender<()>,
+    task: JoinHandle<Option<Serving>>,
+}
+
+struct Parts {
+    addresses: Vec<SocketAddr>,
+    records: Arc<Records>,
+    forwarder: Arc<Forwarder>,
+    metrics: Arc<Metrics>,
+}
+
+impl DnsServer {
+    /// Starts to serve.
+    ///
+    /// An agent that is also the node's service proxy goes on without DNS when an address cannot be had: losing services too would be worse, and
+    /// the servers behind the cluster's DNS service answer meanwhile. It says so, is not ready, and tries again.
+    ///
+    /// # Errors
+    /// In the role `dns`, when an address cannot be served; and when a metric cannot be registered.
+    pub fn start(config: &Config, registry: &Registry, status: &Status) -> Result<DnsServer, AgentError> {
+        let metrics = Arc::new(Metrics::new(registry)?);
+        let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
+        let forwarder = Arc::new(Forwarder::new(&config.dns.upstreams, metrics.clone()));
+        let parts = Parts { addresses: config.dns.addresses.clone(), records: records.clone(), forwarder, metrics };
+        let first = match parts.serve() {
+            Err(error) if config.role == Role::Dns => return Err(error.into()),
+            first => first,
+        };
+        let (sender, serving) = watch::channel(false);
+        let (stop, stopped) = watch::channel(());
+        let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, stopped));
+        Ok(DnsServer { records, serving, stop, task })
+    }
+
+    /// Finishes the answers under way and closes the sockets.
+    pub async fn shutdown(self) {
+        drop(self.stop);
+        if let Ok(Some(serving)) = self.task.await {
+            serving.shutdown().await;
+        }
+    }
+}
+
+impl Parts {
+    fn serve(&self) -> Result<Serving, DnsError> {
+        server::bind(&self.addresses)?.serve(self.records.clone(), self.forwarder.clone(), self.metrics.clone())
+    }
+
+    async fn keep_trying(
+        self,
+        mut outcome: Result<Serving, DnsError>,
+        status: Status,
+        serving: watch::Sender<bool>,
+        mut stopped: watch::Receiver<()>,
+    ) -> Option<Serving> {
+        let mut said = String::new();
+        loop {
+            match outcome {
+                Ok(server) => {
+                    tracing::info!(addresses = ?server.local_addrs(), "serving DNS");
+                    status.dns_serving(true);
+                    serving.send_replace(true);
+                    let _ = stopped.changed().await;
+                    return Some(server);
+                }
+                Err(error) => {
+                    let complaint = error.to_string();
+                    if complaint != said {
+                        tracing::error!("{complaint}; this node's pods are answered by the cluster's DNS service until then");
+                        said = complaint;
+                    }
+                }
+            }
+            tokio::select! {
+                () = sleep(RETRY) => outcome = self.serve(),
+                _ = stopped.changed() => return None,
+            }
+        }
+    }
+}
