@@ -6,7 +6,7 @@
 //!  host ── eth0 ═ veth3 ┘                           a host outside the cluster is joined the same way
 //! ```
 //!
-//! [`enter`] needs no root: it makes a user namespace in which this process is. Namespaces have no names and are held by file
+//! [`enter()`] needs no root: it makes a user namespace in which this process is. Namespaces have no names and are held by file
 //! descriptors, so that nothing can collide and everything is gone when the process ends, however it ends.
 //!
 //! Everything here blocks: call it from plain threads, or from async code through `tokio::task::spawn_blocking`.
