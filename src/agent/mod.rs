@@ -1,6 +1,6 @@
 //! The one place where everything is wired together.
 //!
-//! One task owns the state and decides ([`follow`]); one thread owns the kernel's tables and commits ([`data_path`]). DNS answers from
+//! One task owns the state and decides (`follow`); one thread owns the kernel's tables and commits (`data_path`). DNS answers from
 //! records that the task publishes: new names once the data path has their addresses, removed ones before it loses them.
 
 mod data_path;

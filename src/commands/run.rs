@@ -6,6 +6,7 @@ use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings};
 use crate::model::{Kind, Update};
 use crate::source::{kubernetes, manifests};
 use anyhow::{Context, anyhow, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -23,11 +24,20 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let (config, _) = config::load(args, &Surroundings::of_this_process())?;
     logging::init(&config.log)?;
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start worker threads")?;
     let outcome = runtime.block_on(serve(config));
     // A file watcher or a resolver may sit in a blocking call: nothing is lost with it.
     runtime.shutdown_background();
     outcome
+}
+
+/// Each forwarded question holds a socket: with silent upstreams and many clients the usual soft limit of 1024 would be reached.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        tracing::warn!(%errno, "cannot raise the limit of open files");
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -51,7 +51,7 @@ pub enum ForwardError {
     #[error("{MAX_CONCURRENT} questions are already being forwarded: the upstream servers are slow or down")]
     Busy,
     /// There is nobody to ask.
-    #[error("no upstream server is known: check the nameserver lines of the resolv.conf in use, or set --upstream")]
+    #[error("no upstream server is known: check the nameserver lines of the resolv.conf in use, or set --dns-upstream")]
     NoUpstream,
     /// Nobody answered in time.
     #[error("no upstream server answered")]

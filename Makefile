@@ -1,0 +1,58 @@
+# Every entry point; `make help` lists them. Each does its own set-up: see scripts/setup.
+SHELL := /usr/bin/env bash
+.DEFAULT_GOAL := help
+export PATH := $(CURDIR)/target/tools:$(CURDIR)/target/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+CARGO_DENY_VERSION := 0.20.2
+SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests .ci 2>/dev/null | grep -v '/node_modules/')
+
+.PHONY: help demo test check lab bench kind image manifests
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: ## Services and DNS shown at work on this machine: no root, no cluster (DIR=folder for your own manifests, ARGS=--shell)
+	@scripts/setup cargo cc
+	cargo build --bin waypost
+	@cargo run --quiet --bin waypost -- demo $(ARGS) $(DIR)
+
+test: ## Every test, the fast and pure ones first
+	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar
+	cargo test --lib
+	cargo test --test docs --test purity
+	scripts/build-tools control-plane kubectl helm
+	cargo test --test '*'
+
+check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, scripts: all that needs no test run
+	@scripts/setup cargo cc go shellcheck
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	cargo deny --all-features check --hide-inclusion-graph licenses bans sources
+	shellcheck $(SCRIPTS)
+	scripts/build-tools helm
+	helm lint --strict charts/waypost
+	scripts/render-manifests --check
+
+lab: ## A playground: a real control plane, the agent and pods as namespaces; prints the KUBECONFIG to export
+	@scripts/setup cargo cc go nft ip
+	scripts/build-tools control-plane kubectl helm
+	cargo test --test control_plane -- --playground
+
+bench: ## The first start with 1,000 services of 10 endpoints, beside kube-proxy's
+	@scripts/setup cargo cc go nft ip
+	scripts/build-tools control-plane kubectl helm kube-proxy
+	cargo test --release --test control_plane -- --first-start
+
+kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their place (needs kind, docker, kubectl, helm)
+	@scripts/kind
+
+image: ## The container image as an OCI archive: target/image/waypost.tar
+	@scripts/setup cargo cc buildah
+	scripts/image
+
+manifests: ## manifests/waypost.yaml, rendered from the chart anew
+	scripts/render-manifests
+
+target/tools/bin/cargo-deny:
+	@scripts/setup cargo cc
+	cargo install --locked --root target/tools cargo-deny@$(CARGO_DENY_VERSION) --no-default-features

@@ -1,0 +1,57 @@
+{{- define "waypost.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* The labels that never change: selectors of the objects named by the second argument (agent or dns). */}}
+{{- define "waypost.selector" -}}
+app.kubernetes.io/name: waypost
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "waypost.labels" -}}
+{{ include "waypost.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end }}
+
+{{/* What the agent and the DNS servers have in common in their configuration file. */}}
+{{- define "waypost.commonConfig" -}}
+{{- if .Values.k8sServiceHost }}
+api-server: https://{{ if contains ":" .Values.k8sServiceHost }}[{{ .Values.k8sServiceHost }}]{{ else }}{{ .Values.k8sServiceHost }}{{ end }}:{{ .Values.k8sServicePort }}
+{{- end }}
+cluster-domain: {{ .Values.clusterDomain }}
+log-format: {{ .Values.log.format }}
+log-level: {{ .Values.log.level | quote }}
+{{- end }}
+
+{{- define "waypost.agentConfig" -}}
+{{- $config := include "waypost.commonConfig" . | fromYaml }}
+{{- $_ := set $config "role" "all" }}
+{{- with .Values.clusterCIDRs }}{{ $_ := set $config "cluster-cidr" . }}{{ end }}
+{{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
+{{- with .Values.agent.dnsAddresses }}{{ $_ := set $config "dns-address" . }}{{ end }}
+{{- if .Values.serviceMonitor.enabled }}{{ $_ := set $config "metrics-bind-address" "0.0.0.0:10249" }}{{ end }}
+{{- toYaml (merge (deepCopy .Values.agent.config) $config) }}
+{{- end }}
+
+{{- define "waypost.dnsConfig" -}}
+{{- $config := include "waypost.commonConfig" . | fromYaml }}
+{{- $_ := set $config "role" "dns" }}
+{{- toYaml (merge (deepCopy .Values.dns.config) $config) }}
+{{- end }}
+
+{{/* Whether this release makes the kube-dns Service: not where somebody else's exists. Empty means no. */}}
+{{- define "waypost.ownsDnsService" -}}
+{{- if and .Values.dns.enabled .Values.dns.service.create }}
+{{- $found := lookup "v1" "Service" .Release.Namespace "kube-dns" }}
+{{- $owner := dig "metadata" "annotations" "meta.helm.sh/release-name" "" $found }}
+{{- if or (not $found) (eq $owner .Release.Name) }}yes{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* The port that a setting puts a listener on: dict "config" CONFIG "key" SETTING "default" PORT. */}}
+{{- define "waypost.port" -}}
+{{- $address := get .config .key }}
+{{- if $address }}{{ splitList ":" $address | last }}{{ else }}{{ .default }}{{ end }}
+{{- end }}

@@ -1,0 +1,182 @@
+//! What the documents say is true: the reference, the commands and flags they show, make targets, links, and the chart's settings.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use waypost::config::{RunArgs, SETTINGS, Surroundings, load, reference_markdown};
+
+const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+
+/// Settings that have a value of their own in the chart, or that the chart must decide itself.
+const NOT_IN_CHART_CONFIG: &[&str] = &[
+    "role",
+    "node-name",
+    "kubeconfig",
+    "api-server",
+    "manifests",
+    "cluster-cidr",
+    "service-cidr",
+    "cluster-domain",
+    "log-format",
+    "log-level",
+];
+
+#[test]
+fn the_configuration_reference_in_the_readme_is_the_one_in_the_code() {
+    let readme = read("README.md");
+    let (before, rest) = readme.split_once("<!-- reference").expect("README.md has the reference's first marker");
+    let (marker, rest) = rest.split_once("-->\n").expect("the marker ends");
+    let (shown, after) = rest.split_once("<!-- end of reference -->").expect("README.md has the reference's last marker");
+    let expected = format!("\n{}\n", reference_markdown());
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let text = format!("{before}<!-- reference{marker}-->\n{expected}<!-- end of reference -->{after}");
+        fs::write(path("README.md"), text).expect("README.md can be written");
+    } else {
+        assert_eq!(shown, expected, "run UPDATE_DOCS=1 cargo test --test docs and commit README.md");
+    }
+}
+
+#[test]
+fn verbs_and_flags_that_the_documents_show_exist() {
+    let verbs = verbs();
+    let mut checked = 0;
+    for (document, code) in DOCUMENTS.iter().flat_map(|document| code_of(document)) {
+        let words: Vec<_> = code.split_whitespace().collect();
+        let Some(at) = words.iter().position(|word| *word == "waypost").filter(|at| *at == 0 || words[at - 1] == "sudo") else {
+            continue;
+        };
+        let rest = &words[at + 1..];
+        let verb = rest.first().copied().filter(|word| !word.starts_with('-'));
+        if let Some(verb) = verb {
+            assert!(verbs.contains(verb), "{document} shows `{code}`, but there is no verb {verb}; there are {verbs:?}");
+        }
+        let help = help(verb.as_slice());
+        for flag in rest.iter().filter_map(|word| word.strip_prefix("--")).map(|flag| flag.split('=').next().unwrap_or(flag)) {
+            assert!(has_flag(&help, flag), "{document} shows `{code}`, which has no flag --{flag}");
+        }
+        checked += 1;
+    }
+    assert!(checked > 3, "the documents show only {checked} commands: is the search broken?");
+}
+
+#[test]
+fn flags_that_the_documents_show_alone_are_flags_of_run() {
+    let run = help(&["run"]);
+    let mut checked = 0;
+    for (document, code) in DOCUMENTS.iter().flat_map(|document| code_of(document)) {
+        let Some(flag) = code.strip_prefix("--").and_then(|flag| flag.split([' ', '=']).next()) else { continue };
+        assert!(has_flag(&run, flag), "{document} shows `{code}`, but waypost run has no flag --{flag}");
+        checked += 1;
+    }
+    assert!(checked > 20, "the documents show only {checked} flags: is the search broken?");
+}
+
+#[test]
+fn make_targets_that_the_documents_show_exist() {
+    let makefile = read("Makefile");
+    let mut checked = 0;
+    for (document, code) in DOCUMENTS.iter().flat_map(|document| code_of(document)) {
+        let Some(target) = code.strip_prefix("make ").and_then(|rest| rest.split_whitespace().next()) else { continue };
+        let exists = makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
+        assert!(exists, "{document} shows `{code}`, but the Makefile has no target {target}");
+        checked += 1;
+    }
+    assert!(checked > 5, "the documents show only {checked} make targets: is the search broken?");
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    for document in DOCUMENTS {
+        let text = read(document);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if !link.starts_with("http") && !link.starts_with('#') {
+                let file = link.split('#').next().unwrap_or(link);
+                assert!(path(file).exists(), "{document} links to {link}, which does not exist");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_setting_can_be_given_through_the_chart() {
+    let schema: Value = serde_json::from_str(&read("charts/waypost/values.schema.json")).expect("the schema is JSON");
+    let settings = schema["definitions"]["settings"]["properties"].as_object().expect("the schema lists the settings");
+    let in_chart: BTreeSet<_> = settings.keys().map(String::as_str).collect();
+    let expected: BTreeSet<_> =
+        SETTINGS.iter().map(|setting| setting.key).filter(|key| !NOT_IN_CHART_CONFIG.contains(key)).collect();
+    assert_eq!(in_chart, expected, "adapt definitions.settings in values.schema.json");
+}
+
+#[test]
+fn the_configuration_files_of_the_rendered_manifest_are_valid() {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&read("manifests/waypost.yaml")).expect("the manifest is YAML");
+    let files: Vec<_> = objects.iter().filter_map(|object| object["data"]["waypost.yaml"].as_str()).collect();
+    assert_eq!(files.len(), 2, "one for the agent, one for the DNS servers");
+    for (number, text) in files.iter().enumerate() {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("docs-{number}.yaml"));
+        fs::write(&file, text).expect("target/ can be written");
+        let surroundings =
+            Surroundings { node_name: Some("node-1".into()), pod_ips: Some("10.244.0.2".into()), ..Surroundings::default() };
+        load(&RunArgs::default().with_file(&file), &surroundings).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    }
+}
+
+#[test]
+fn chart_and_program_have_one_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart = read("charts/waypost/Chart.yaml");
+    assert!(
+        chart.contains(&format!("\nversion: {version}\n")) && chart.contains(&format!("\nappVersion: {version}\n")),
+        "{chart}"
+    );
+}
+
+/// The pieces of code in a document, each with the document's name: commands of fenced blocks, and inline spans.
+fn code_of<'a>(document: &'a &'a str) -> Vec<(&'a str, String)> {
+    // A command that goes on in the next line is one.
+    let text = read(document).replace(" \\\n", " ");
+    let mut code = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced {
+            code.push(line.split(" #").next().unwrap_or(line).trim().to_string());
+        } else {
+            code.extend(line.split('`').skip(1).step_by(2).map(str::to_string));
+        }
+    }
+    code.into_iter().map(|code| (*document, code)).collect()
+}
+
+fn verbs() -> BTreeSet<String> {
+    let help = help(&[]);
+    let commands = help.split("Commands:\n").nth(1).expect("the help lists commands");
+    let lines = commands.lines().take_while(|line| !line.trim().is_empty());
+    lines
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_string)
+        .collect()
+}
+
+fn has_flag(help: &str, flag: &str) -> bool {
+    let flag = format!("--{flag}");
+    help.match_indices(&flag)
+        .any(|(at, _)| !help[at + flag.len()..].starts_with(|next: char| next == '-' || next.is_alphanumeric()))
+}
+
+fn help(verb: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_waypost")).args(verb).arg("--help").output().expect("waypost can be started");
+    String::from_utf8(output.stdout).expect("help is text")
+}
+
+fn read(file: &str) -> String {
+    fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+fn path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(file)
+}
