@@ -66,7 +66,7 @@ pub fn linger(wishes: Wishes, folder: Option<&Path>, stage: Stage<'_>) -> anyhow
     catch_signals(runtime, wishes.shell, &events)?;
     let editable = if wishes.watch && folder.is_none() { Some(Editable::new()?) } else { None };
     let folder = folder.or(editable.as_ref().map(|editable| editable.folder.as_path())).filter(|_| wishes.watch);
-    let watcher = folder.map(|folder| watch(folder, screen, events.clone())).transpose()?;
+    let watcher = folder.map(|folder| watch(folder, wishes.shell, screen, events.clone())).transpose()?;
     let shell = if wishes.shell { Some(open_shell(cluster, scratch, screen, events)?) } else { None };
     while let Event::Edited = next(&event) {
         if let Some(folder) = folder {
@@ -110,7 +110,7 @@ fn catch_signals(runtime: &Handle, in_shell: bool, events: &Sender<Event>) -> an
     Ok(())
 }
 
-fn watch(folder: &Path, screen: &Screen, events: Sender<Event>) -> anyhow::Result<RecommendedWatcher> {
+fn watch(folder: &Path, in_shell: bool, screen: &Screen, events: Sender<Event>) -> anyhow::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading the files is an event too.
         if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
@@ -118,7 +118,10 @@ fn watch(folder: &Path, screen: &Screen, events: Sender<Event>) -> anyhow::Resul
         }
     })?;
     watcher.watch(folder, RecursiveMode::NonRecursive).with_context(|| format!("watching {}", folder.display()))?;
-    screen.heading("Live", "edit, add or remove manifests in this folder; Ctrl-C ends it");
+    screen.heading(
+        "Live",
+        &format!("edit, add or remove manifests in this folder{}", if in_shell { "" } else { "; Ctrl-C ends it" }),
+    );
     screen.line(&screen.strong(&folder.display().to_string()));
     Ok(watcher)
 }
