@@ -3,7 +3,7 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/target/tools:$(CURDIR)/target/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 CARGO_DENY_VERSION := 0.20.2
-SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests .ci 2>/dev/null | grep -v '/node_modules/')
+SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null | grep -v '/node_modules/')
 
 .PHONY: help demo test check lab bench kind image manifests
 
@@ -16,7 +16,7 @@ demo: ## Services and DNS shown at work on this machine: no root, no cluster (DI
 	@cargo run --quiet --bin waypost -- demo $(ARGS) $(DIR)
 
 test: ## Every test, the fast and pure ones first
-	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar
+	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar setpriv
 	cargo test --lib
 	cargo test --test docs --test purity
 	scripts/build-tools control-plane kubectl helm
@@ -42,6 +42,10 @@ bench: ## The first start with 1,000 services of 10 endpoints, beside kube-proxy
 	@scripts/setup cargo cc go nft ip
 	scripts/build-tools control-plane kubectl helm kube-proxy
 	cargo test --release --test control_plane -- --first-start
+
+bench: ## First start at 1,000 and 10,000 services, against kube-proxy with the same API server: times, memory, ratios
+	@scripts/setup cargo cc go nft
+	benches/first_start
 
 kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their place (needs kind, docker, kubectl, helm)
 	@scripts/kind

@@ -18,6 +18,7 @@ parts:
   etcd         etcd, with its own flags
   apiserver    kube-apiserver, with its own flags
   controllers  the EndpointSlice and namespace controllers; -kubeconfig FILE
+  key          writes a new key for service account tokens; FILE
 `
 
 func main() {
@@ -33,12 +34,18 @@ func main() {
 		os.Args = append([]string{"kube-apiserver"}, arguments...)
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "controllers":
-		if err := runControllers(arguments); err != nil {
-			fmt.Fprintln(os.Stderr, "control-plane controllers:", err)
-			os.Exit(1)
-		}
+		exitOn(runControllers(arguments))
+	case "key":
+		exitOn(writeKey(arguments))
 	default:
 		fmt.Fprintf(os.Stderr, "control-plane: %q is no part\n\n%s", part, usage)
 		os.Exit(2)
+	}
+}
+
+func exitOn(err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "control-plane %s: %v\n", os.Args[1], err)
+		os.Exit(1)
 	}
 }

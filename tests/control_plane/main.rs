@@ -1,0 +1,89 @@
+//! The agent against a real control plane: etcd, kube-apiserver and Kubernetes' own EndpointSlice controller, with pods as network
+//! namespaces and real packets.
+//!
+//! One control plane serves all tests, which therefore run one after the other; each has a node of its own. The same binary also
+//! is the playground of `make lab` (`--playground`) and the benchmark of `make bench` (`--first-start`).
+
+mod agent;
+mod bad_input;
+mod chart;
+mod cluster;
+mod first_start;
+mod playground;
+mod processes;
+mod relay;
+mod restarts;
+mod scale;
+mod services;
+mod stage;
+mod table;
+mod walls;
+
+use cluster::Cluster;
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+
+type Case = fn(&Cluster);
+
+const CASES: &[(&str, Case)] = &[
+    ("a_service_made_with_kubectl_is_resolved_and_reached", services::made_with_kubectl),
+    ("connections_follow_a_service_that_is_scaled", services::scaled),
+    ("a_deleted_service_is_gone_from_dns_and_kernel", services::deleted),
+    ("headless_and_external_names_are_resolved", services::headless_and_external),
+    ("a_node_port_answers_on_the_nodes_address", services::node_port),
+    ("what_was_deleted_while_the_api_server_was_away_is_noticed", restarts::api_server_restart),
+    ("an_agent_that_restarts_notices_what_changed_meanwhile", restarts::agent_restart),
+    ("kill_9_and_restart_lose_no_byte_of_a_download_and_write_nothing", restarts::kill_during_download),
+    ("without_permission_to_list_the_agent_says_which_right_it_needs", bad_input::no_permission),
+    ("a_wrong_kubeconfig_is_named", bad_input::wrong_kubeconfig),
+    ("without_net_admin_the_agent_says_so", bad_input::no_net_admin),
+    ("a_port_in_use_is_named", bad_input::port_in_use),
+    ("odd_objects_do_not_stop_the_others", bad_input::odd_objects),
+    ("a_service_with_an_invalid_address_is_named_and_skipped", bad_input::invalid_address),
+    ("garbage_on_the_dns_port_changes_nothing", bad_input::garbage_on_the_dns_port),
+    ("the_chart_is_accepted_its_rights_are_enough_and_its_dns_pods_stand_in_for_the_agent", chart::rights_are_enough),
+    ("a_thousand_services_are_programmed_and_resolvable", scale::a_thousand_services),
+];
+
+fn main() -> ExitCode {
+    let mode = std::env::args().nth(1).unwrap_or_default();
+    match mode.as_str() {
+        "--playground" => playground::main(),
+        "--first-start" => {
+            walls::build_tools(&["control-plane", "kubectl", "kube-proxy"]);
+            walls::around(Stdio::null(), first_start::run)
+        }
+        _ => {
+            let arguments = Arguments::from_args();
+            if !arguments.list {
+                walls::build_tools(&["control-plane", "kubectl", "helm"]);
+            }
+            walls::around(Stdio::null(), || run_tests(arguments))
+        }
+    }
+}
+
+fn run_tests(mut arguments: Arguments) -> ExitCode {
+    // They share the API server, and one of them restarts it.
+    arguments.test_threads = Some(1);
+    let cluster = if arguments.list { None } else { Some(Arc::new(Cluster::start("tests"))) };
+    let trials = CASES.iter().map(|(name, case)| {
+        let cluster = cluster.clone();
+        Trial::test(*name, move || match &cluster {
+            Some(cluster) => run_case(cluster, *case),
+            None => Ok(()),
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// Runs one case; when it fails, the logs of everything that took part are shown with it.
+fn run_case(cluster: &Cluster, case: Case) -> Result<(), Failed> {
+    catch_unwind(AssertUnwindSafe(|| case(cluster))).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
+        Failed::from(format!("{text}\n\n{}", processes::tails(cluster.directory())))
+    })
+}

@@ -1,0 +1,130 @@
+//! Programs that run beside the tests: started in a namespace, logged to a file, ended when dropped.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use waypost::lab::Namespace;
+
+/// How long anything may take that is waited for. Generous, because the machines of CI are slow and it is never waited out in full.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const LINES_OF_A_TAIL: usize = 15;
+
+/// A running program.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts the program; what it prints goes to `directory/name.log`, after what an earlier one of this name has printed.
+    pub fn start(namespace: &Namespace, directory: &Path, name: &str, command: &mut Command) -> Process {
+        let log = directory.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log).expect("the log can be written");
+        let errors = file.try_clone().expect("a descriptor can be duplicated");
+        let child = namespace.spawn(command.stdin(Stdio::null()).stdout(file).stderr(errors)).unwrap();
+        Process { child, log }
+    }
+
+    /// Everything that it has printed so far, and those of its name before it.
+    pub fn printed(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).expect("the log can be read")).into_owned()
+    }
+
+    /// Its process id as the rest of the machine sees it, from outside of our process namespace.
+    pub fn outside_id(&self) -> u32 {
+        let inside = self.child.id().to_string();
+        let ours = fs::read_link("/proc/self/ns/pid").expect("/proc is there");
+        let ids =
+            fs::read_dir("/proc").expect("/proc is there").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let is_it = |id: &u32| {
+            let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+            let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+            ids.split_whitespace().last() == Some(&inside)
+                && fs::read_link(format!("/proc/{id}/ns/pid")).is_ok_and(|ns| ns == ours)
+        };
+        ids.into_iter().find(is_it).expect("the process is running")
+    }
+
+    /// The most memory that it has had in RAM so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.outside_id())).expect("the process is running");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).and_then(|line| line.split_whitespace().next());
+        1024 * peak.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("the kernel counts it")
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub fn terminate(&mut self) -> ExitStatus {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        self.wait_for_end()
+    }
+
+    /// Ends it with kill -9.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        eventually("the program ends", || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        })
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child is ours")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The last lines of every log in the directory.
+pub fn tails(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let log = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(LINES_OF_A_TAIL)..].join("\n");
+            text += &format!("--- the end of {}\n{tail}\n", path.display());
+        }
+    }
+    text
+}
+
+/// Looks until what is looked for is there, and returns it.
+///
+/// # Panics
+/// With the last look's reason, when it has not come in [`PATIENCE`].
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let started = Instant::now();
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(reason) if started.elapsed() > PATIENCE => panic!("{what}: not within {PATIENCE:?}: {reason}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// What the program printed to its standard output.
+///
+/// # Panics
+/// When it fails, with what it said.
+pub fn output(namespace: &Namespace, command: &mut Command) -> String {
+    let output = namespace.output(command.stdin(Stdio::null())).unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
