@@ -6,7 +6,7 @@
 use crate::config::{Config, Role};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol, AddressScope, CacheInfo};
 use rtnetlink::{Handle, new_connection};
 use std::io;
 use std::net::IpAddr;
@@ -58,11 +58,26 @@ pub async fn make_local(wanted: &[IpAddr]) -> Result<(), LocalDnsError> {
         let length = if address.is_ipv4() { 32 } else { 128 };
         let loopback = nix::net::if_::if_nametoindex("lo").map_err(|errno| LocalDnsError::Open(errno.into()))?;
         let mut request = handle.address().add(loopback, address, length);
-        request.message_mut().attributes.push(AddressAttribute::Protocol(OURS));
+        let message = request.message_mut();
+        message.attributes.push(AddressAttribute::Protocol(OURS));
+        never_a_source(message, address);
         request.execute().await.map_err(|error| LocalDnsError::Address { action: "add", address, error })?;
         tracing::info!(%address, "made a DNS address local on lo");
     }
     Ok(())
+}
+
+/// Keeps the kernel from choosing the address as the source of connections to elsewhere, masqueraded ones included: IPv4 by its scope, IPv6
+/// by being deprecated from the start.
+fn never_a_source(message: &mut AddressMessage, address: IpAddr) {
+    if address.is_ipv4() {
+        message.header.scope = AddressScope::Host;
+    } else {
+        let mut lifetime = CacheInfo::default();
+        lifetime.ifa_preferred = 0;
+        lifetime.ifa_valid = u32::MAX;
+        message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+    }
 }
 
 /// Removes the addresses that [`make_local`] added, and says which.

@@ -50,14 +50,20 @@ pub fn no_net_admin(cluster: &Cluster) {
 }
 
 pub fn port_in_use(cluster: &Cluster) {
-    let stage = Stage::new(cluster, "port-in-use");
+    let mut stage = Stage::new(cluster, "port-in-use");
     let address = SocketAddr::new(DNS_ADDRESS.parse().unwrap(), 53);
-    let _holder = stage.node.namespace().udp_socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 53))).unwrap();
-    let output = stage.node.namespace().output(&mut run_command(&cluster.kubeconfig())).unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success(), "{error}");
-    assert!(error.contains(&address.to_string()), "{error}");
-    assert!(error.contains("use") && error.contains("control_plane"), "the holder, this test, is named: {error}");
+    let holder = stage.node.namespace().udp_socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 53))).unwrap();
+    let agent = Agent::start_as(&stage, &cluster.kubeconfig());
+    let line = agent.await_line(&["ERROR", "cannot serve DNS"]);
+    assert!(line.contains(&address.to_string()), "{line}");
+    assert!(line.contains("use") && line.contains("control_plane"), "the holder, this test, is named: {line}");
+    // Services work all the same, and DNS does as soon as the port is free.
+    stage.add_pod("hello", "hello-1");
+    stage.kubectl(&["create", "service", "clusterip", "hello", "--tcp=80:8080"]);
+    await_pods(stage.client.namespace(), stage.cluster_ip("hello"), 80, Protocol::Tcp, &["hello-1"]);
+    drop(holder);
+    agent.await_line(&["serving DNS"]);
+    await_answer(stage.client.namespace(), "hello.port-in-use.svc.cluster.local", "A", &[&stage.cluster_ip("hello").to_string()]);
 }
 
 /// What the API server accepts although no proxy can use it.
