@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         "--playground" => playground::main(),
         "--first-start" => {
             walls::build_tools(&["control-plane", "kubectl", "kube-proxy"]);
-            walls::around(Stdio::null(), first_start::run)
+            walls::around_as_root(first_start::run)
         }
         _ => {
             let arguments = Arguments::from_args();

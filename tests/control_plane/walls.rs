@@ -1,11 +1,13 @@
 //! Walls around this process: namespaces of its own, and an end to everything in them when it ends.
 
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use waypost::lab;
+use waypost::lab::{self, LabError};
 
 const INSIDE: &str = "WAYPOST_TEST_INSIDE_WALLS";
 
@@ -28,15 +30,31 @@ pub fn is_inside() -> bool {
 /// That process is the first of its process namespace, so that the kernel kills whatever it has started when it ends, however it
 /// ends; and the kernel kills it when this one ends.
 pub fn around(stdin: Stdio, inside: impl FnOnce() -> ExitCode) -> ExitCode {
+    within(lab::enter, stdin, inside)
+}
+
+/// As [`around`], but without a user namespace, for programs that need the rights of real root.
+pub fn around_as_root(inside: impl FnOnce() -> ExitCode) -> ExitCode {
+    within(enter_as_root, Stdio::null(), inside)
+}
+
+fn enter_as_root() -> Result<(), LabError> {
+    let what = "making network and mount namespaces as root (kube-proxy's large batches are refused in user namespaces)";
+    let system = |errno: Errno| LabError::System { what: what.to_string(), source: errno.into() };
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(system)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).map_err(system)
+}
+
+fn within(enter: impl FnOnce() -> Result<(), LabError>, stdin: Stdio, inside: impl FnOnce() -> ExitCode) -> ExitCode {
     if is_inside() {
         prctl::set_pdeathsig(Signal::SIGKILL).expect("a process may ask for a signal");
         return inside();
     }
-    if let Err(error) = lab::enter() {
+    if let Err(error) = enter() {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
-    unshare(CloneFlags::CLONE_NEWPID).expect("root of a user namespace may make process namespaces");
+    unshare(CloneFlags::CLONE_NEWPID).expect("root may make process namespaces");
     let status = Command::new(std::env::current_exe().expect("this program has a path"))
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "1")
