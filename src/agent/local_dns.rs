@@ -6,13 +6,21 @@
 use crate::config::{Config, Role};
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol, AddressScope, CacheInfo};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
+};
 use rtnetlink::{Handle, new_connection};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+use tokio::time::sleep;
 
 /// Marks our addresses (`IFA_PROTO`, Linux 5.18): the letter W.
 const OURS: AddressProtocol = AddressProtocol::Other(87);
+
+/// A new address is usable after a few milliseconds; it is given a second.
+const ATTEMPTS: usize = 200;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why the addresses cannot be made local or removed.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +70,7 @@ pub async fn make_local(wanted: &[IpAddr]) -> Result<(), LocalDnsError> {
         message.attributes.push(AddressAttribute::Protocol(OURS));
         never_a_source(message, address);
         request.execute().await.map_err(|error| LocalDnsError::Address { action: "add", address, error })?;
+        until_usable(address).await;
         tracing::info!(%address, "made a DNS address local on lo");
     }
     Ok(())
@@ -77,6 +86,17 @@ fn never_a_source(message: &mut AddressMessage, address: IpAddr) {
         lifetime.ifa_preferred = 0;
         lifetime.ifa_valid = u32::MAX;
         message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+}
+
+/// The kernel makes an IPv6 address usable a moment after it has accepted it. One that never becomes usable shows when DNS is bound to it.
+async fn until_usable(address: IpAddr) {
+    for _ in 0..ATTEMPTS {
+        if UdpSocket::bind((address, 0)).is_ok() {
+            return;
+        }
+        sleep(PAUSE).await;
     }
 }
 
