@@ -36,12 +36,7 @@ check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart,
 lab: ## A playground: a real control plane, the agent and pods as namespaces; prints the KUBECONFIG to export
 	@scripts/setup cargo cc go nft ip
 	scripts/build-tools control-plane kubectl helm
-	cargo test --test control_plane -- --playground
-
-bench: ## The first start with 1,000 services of 10 endpoints, beside kube-proxy's
-	@scripts/setup cargo cc go nft ip
-	scripts/build-tools control-plane kubectl helm kube-proxy
-	cargo test --release --test control_plane -- --first-start
+	scripts/lab
 
 bench: ## First start at 1,000 and 10,000 services, against kube-proxy with the same API server: times, memory, ratios
 	@scripts/setup cargo cc go nft
