@@ -352,8 +352,13 @@ impl Plan {
             (true, true) => Some(Instant::now() + RETRY_REFUSED),
             (true, false) => None,
         };
-        let settled = Family::BOTH.iter().filter(|family| !failed.contains(family) && self.gathered.is_empty());
-        settled.for_each(|family| status.committed(*family));
+        for family in Family::BOTH.into_iter().filter(|family| !failed.contains(family)) {
+            status.committed(family);
+            // What gathered meanwhile has waited only since this commit began: a busy cluster is not a stuck kernel.
+            if !self.gathered.is_empty() {
+                status.queued(family);
+            }
+        }
     }
 
     fn describe(&self, part: &Part) -> String {
