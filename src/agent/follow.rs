@@ -22,7 +22,7 @@ const UPDATES_AT_ONCE: usize = 1024;
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
 /// A commit that failed is tried again after this long.
 const RETRY_FAILED: Duration = Duration::from_secs(2);
-/// What the kernel refused, and the node's local addresses, are looked at again this often.
+/// What the kernel refused (elements, the DNS switch), and the node's local addresses, are looked at again this often.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// The agent's state and what it acts on.
@@ -61,6 +61,8 @@ struct Dns {
     local: Vec<IpAddr>,
     /// While it is there, questions to those addresses come here; without it they go to the servers behind the cluster's DNS service.
     switch: Option<DnsSwitch>,
+    /// When to try to close the switch again, because the kernel refused it.
+    retry_switch: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -99,6 +101,7 @@ impl Follow {
             synced: false,
             local: super::local_dns::addresses(config),
             switch: None,
+            retry_switch: None,
         });
         Follow { store: Store::default(), plan, dns, status, ready }
     }
@@ -111,6 +114,7 @@ impl Follow {
         loop {
             let deadline = self.dns.as_ref().and_then(Dns::deadline);
             let retry = self.plan.as_ref().and_then(|plan| plan.retry);
+            let retry_switch = self.dns.as_ref().and_then(|dns| dns.retry_switch);
             tokio::select! {
                 count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
                     if count == 0 {
@@ -122,6 +126,7 @@ impl Follow {
                 done = commit_done(&mut self.plan) => self.committed(done),
                 () = at(deadline) => self.publish_overdue(),
                 () = at(retry) => self.compare(),
+                () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
                 _ = addresses.tick() => self.look_at_addresses(),
                 () = dns_serves(&mut self.dns) => {}
                 _ = stopped.changed() => return,
@@ -413,10 +418,11 @@ impl Dns {
         self.close_switch();
     }
 
-    /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after the next
-    /// commit when it fails; meanwhile they are answered elsewhere.
+    /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after a while
+    /// when it fails; meanwhile they are answered elsewhere.
     fn close_switch(&mut self) {
-        if !self.synced || self.local.is_empty() || self.switch.is_some() || !*self.serving.borrow() {
+        let is_due = self.switch.is_none() && self.retry_switch.is_none();
+        if !self.synced || self.local.is_empty() || !is_due || !*self.serving.borrow() {
             return;
         }
         match DnsSwitch::close(&self.local) {
@@ -424,7 +430,10 @@ impl Dns {
                 tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");
                 self.switch = Some(switch);
             }
-            Err(error) => tracing::error!(%error, "DNS questions of this node go to the cluster's DNS service"),
+            Err(error) => {
+                tracing::error!(%error, "DNS questions of this node go to the cluster's DNS service; trying again");
+                self.retry_switch = Some(Instant::now() + RETRY_REFUSED);
+            }
         }
     }
 
