@@ -303,7 +303,7 @@ impl Plan {
             node_name: self.context.node_name.clone(),
             dns_addresses: self.context.dns_addresses.clone(),
             node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
-            nodeport_addresses: nodeport_addresses(&self.nodeports, node),
+            nodeport_addresses: nodeport_addresses(&self.nodeports, node, &self.context.dns_addresses),
         };
         if context != self.context {
             tracing::info!(addresses = ?context.nodeport_addresses, "NodePorts answer on these addresses");
