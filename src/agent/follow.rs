@@ -3,7 +3,7 @@
 use super::data_path::{DataPath, Done};
 use super::node_addresses::nodeport_addresses;
 use crate::admin::Status;
-use crate::config::{Config, NodePortAddresses};
+use crate::config::{ClusterSource, Config, NodePortAddresses};
 use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
 use crate::nft::{DnsSwitch, Part};
@@ -43,6 +43,8 @@ struct Plan {
     gathered: Delta,
     data_path: DataPath,
     started: bool,
+    /// Whether to complain when there is no Node of this name; a folder of manifests need not have one.
+    expects_node: bool,
     /// When to compare the tables again, because something that is wanted is not in place.
     retry: Option<Instant>,
 }
@@ -91,6 +93,7 @@ impl Follow {
             gathered: super::fixed_elements(config),
             data_path,
             started: false,
+            expects_node: !matches!(config.cluster, ClusterSource::Manifests(_)),
             retry: None,
         });
         let dns = names.map(|(records, serving)| Dns {
@@ -157,6 +160,9 @@ impl Follow {
         }
         if of_node {
             self.status.node(self.store.node().map(|node| node.eligible));
+            if let Some(plan) = &mut self.plan {
+                plan.look_for_node(&self.store);
+            }
         }
     }
 
@@ -293,6 +299,19 @@ impl Plan {
                 );
             }
             keys.extend(outcome.promoted);
+        }
+    }
+
+    /// A name that no Node has is an easy mistake that is hard to see: services work, but no endpoint is local and no NodePort answers.
+    fn look_for_node(&mut self, store: &Store) {
+        let is_missing = store.is_listed(Kind::Node) && store.node().is_none();
+        if is_missing && self.expects_node {
+            tracing::warn!(
+                "there is no Node {:?}: no endpoint counts as local and NodePorts do not answer; give --node-name the name that \
+                 `kubectl get nodes` shows for this machine",
+                self.context.node_name
+            );
+            self.expects_node = false;
         }
     }
 
