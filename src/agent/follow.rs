@@ -3,7 +3,7 @@
 use super::data_path::{DataPath, Done};
 use super::node_addresses::nodeport_addresses;
 use crate::admin::Status;
-use crate::config::{Config, NodePortAddresses};
+use crate::config::{ClusterSource, Config, NodePortAddresses};
 use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
 use crate::nft::{DnsSwitch, Part};
@@ -20,9 +20,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 const UPDATES_AT_ONCE: usize = 1024;
 /// Names wait for the data path at most this long, so that a stuck kernel never freezes DNS.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
-/// A commit that failed is tried again after this long.
-const RETRY_FAILED: Duration = Duration::from_secs(2);
-/// What the kernel refused, and the node's local addresses, are looked at again this often.
+/// A commit that failed is tried again after this long, and after twice as long each further time, up to [`RETRY_REFUSED`].
+const RETRY_FAILED: Duration = Duration::from_secs(1);
+/// What the kernel refused (elements, the DNS switch), and the node's local addresses, are looked at again this often.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// The agent's state and what it acts on.
@@ -47,6 +47,10 @@ struct Plan {
     started: bool,
     /// Whether a commit succeeded in both families.
     committed: bool,
+    /// Whether to complain when there is no Node of this name; a folder of manifests need not have one.
+    expects_node: bool,
+    /// How many commits in a row have failed.
+    failures: u32,
     /// When to compare the tables again, because something that is wanted is not in place.
     retry: Option<Instant>,
 }
@@ -65,6 +69,8 @@ struct Dns {
     local: Vec<IpAddr>,
     /// While it is there, questions to those addresses come here; without it they go to the servers behind the cluster's DNS service.
     switch: Option<DnsSwitch>,
+    /// When to try to close the switch again, because the kernel refused it.
+    retry_switch: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -95,6 +101,8 @@ impl Follow {
             without_affinity: BTreeSet::new(),
             started: false,
             committed: false,
+            expects_node: !matches!(config.cluster, ClusterSource::Manifests(_)),
+            failures: 0,
             retry: None,
         });
         let dns = names.map(|(records, serving)| Dns {
@@ -105,6 +113,7 @@ impl Follow {
             synced: false,
             local: super::local_dns::addresses(config),
             switch: None,
+            retry_switch: None,
         });
         Follow { store: Store::default(), plan, dns, status, ready }
     }
@@ -117,6 +126,7 @@ impl Follow {
         loop {
             let deadline = self.dns.as_ref().and_then(Dns::deadline);
             let retry = self.plan.as_ref().and_then(|plan| plan.retry);
+            let retry_switch = self.dns.as_ref().and_then(|dns| dns.retry_switch);
             tokio::select! {
                 count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
                     if count == 0 {
@@ -128,6 +138,7 @@ impl Follow {
                 done = commit_done(&mut self.plan) => self.committed(done),
                 () = at(deadline) => self.publish_overdue(),
                 () = at(retry) => self.compare(),
+                () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
                 _ = addresses.tick() => self.look_at_addresses(),
                 () = dns_serves(&mut self.dns) => {}
                 _ = stopped.changed() => return,
@@ -158,6 +169,9 @@ impl Follow {
         }
         if of_node {
             self.status.node(self.store.node().map(|node| node.eligible));
+            if let Some(plan) = &mut self.plan {
+                plan.look_for_node(&self.store);
+            }
         }
     }
 
@@ -305,6 +319,19 @@ impl Plan {
         }
     }
 
+    /// A name that no Node has is an easy mistake that is hard to see: services work, but no endpoint is local and no NodePort answers.
+    fn look_for_node(&mut self, store: &Store) {
+        let is_missing = store.is_listed(Kind::Node) && store.node().is_none();
+        if is_missing && self.expects_node {
+            tracing::warn!(
+                "there is no Node {:?}: no endpoint counts as local and NodePorts do not answer; give --node-name the name that \
+                 `kubectl get nodes` shows for this machine",
+                self.context.node_name
+            );
+            self.expects_node = false;
+        }
+    }
+
     /// Plans every service again when the node's addresses changed.
     fn follow_node(&mut self, store: &Store) {
         let node = store.node();
@@ -312,7 +339,7 @@ impl Plan {
             node_name: self.context.node_name.clone(),
             dns_addresses: self.context.dns_addresses.clone(),
             node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
-            nodeport_addresses: nodeport_addresses(&self.nodeports, node),
+            nodeport_addresses: nodeport_addresses(&self.nodeports, node, &self.context.dns_addresses),
         };
         if context != self.context {
             tracing::info!(addresses = ?context.nodeport_addresses, "NodePorts answer on these addresses");
@@ -362,13 +389,19 @@ impl Plan {
             }
         }
         self.committed |= failed.is_empty();
+        self.failures = if failed.is_empty() { 0 } else { self.failures.saturating_add(1) };
         self.retry = match (failed.is_empty(), done.behind) {
-            (false, _) => Some(Instant::now() + RETRY_FAILED),
+            (false, _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(self.failures.min(8))).min(RETRY_REFUSED)),
             (true, true) => Some(Instant::now() + RETRY_REFUSED),
             (true, false) => None,
         };
-        let settled = Family::BOTH.iter().filter(|family| !failed.contains(family) && self.gathered.is_empty());
-        settled.for_each(|family| status.committed(*family));
+        for family in Family::BOTH.into_iter().filter(|family| !failed.contains(family)) {
+            status.committed(family);
+            // What gathered meanwhile has waited only since this commit began: a busy cluster is not a stuck kernel.
+            if !self.gathered.is_empty() {
+                status.queued(family);
+            }
+        }
     }
 
     fn describe(&self, part: &Part) -> String {
@@ -423,10 +456,11 @@ impl Dns {
         self.close_switch();
     }
 
-    /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after the next
-    /// commit when it fails; meanwhile they are answered elsewhere.
+    /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after a while
+    /// when it fails; meanwhile they are answered elsewhere.
     fn close_switch(&mut self) {
-        if !self.synced || self.local.is_empty() || self.switch.is_some() || !*self.serving.borrow() {
+        let is_due = self.switch.is_none() && self.retry_switch.is_none();
+        if !self.synced || self.local.is_empty() || !is_due || !*self.serving.borrow() {
             return;
         }
         match DnsSwitch::close(&self.local) {
@@ -434,7 +468,10 @@ impl Dns {
                 tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");
                 self.switch = Some(switch);
             }
-            Err(error) => tracing::error!(%error, "DNS questions of this node go to the cluster's DNS service"),
+            Err(error) => {
+                tracing::error!(%error, "DNS questions of this node go to the cluster's DNS service; trying again");
+                self.retry_switch = Some(Instant::now() + RETRY_REFUSED);
+            }
         }
     }
 

@@ -18,6 +18,8 @@ use tokio::time::sleep;
 /// Marks our addresses (`IFA_PROTO`, Linux 5.18): the letter W.
 const OURS: AddressProtocol = AddressProtocol::Other(87);
 
+const DNS_PORT: u16 = 53;
+
 /// A new address is usable after a few milliseconds; it is given a second.
 const ATTEMPTS: usize = 200;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -45,14 +47,13 @@ pub enum LocalDnsError {
 }
 
 /// The addresses that this node is to answer DNS on: none in the roles that do only one half, and none of loopback, which pods cannot reach.
+/// Nor those on another port than DNS's: pods ask port 53, and to keep their questions here when nobody listens there would lose them.
 pub fn addresses(config: &Config) -> Vec<IpAddr> {
     if config.role != Role::All {
         return Vec::new();
     }
-    let mut addresses: Vec<IpAddr> = config.dns.addresses.iter().map(|address| address.ip()).collect();
-    addresses.retain(|address| !address.is_loopback() && !address.is_unspecified());
-    addresses.dedup();
-    addresses
+    let addresses = config.dns.addresses.iter().filter(|address| address.port() == DNS_PORT).map(|address| address.ip());
+    addresses.filter(|address| !address.is_loopback() && !address.is_unspecified()).collect()
 }
 
 /// Makes the addresses local, those that are not yet.
@@ -140,4 +141,19 @@ fn address_of(message: &AddressMessage) -> Option<IpAddr> {
         _ => None,
     });
     local.or(plain.filter(|_| message.header.family == AddressFamily::Inet6))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RunArgs, Surroundings, load};
+
+    #[test]
+    fn only_addresses_that_pods_ask_are_made_local() {
+        let surroundings = Surroundings { host_name: Some("node".into()), ..Surroundings::default() };
+        let flags = [("dns-address", "10.96.0.10,127.0.0.1,10.96.0.10:5353,169.254.20.10:5353,fd00::a")];
+        let (config, _) = load(&RunArgs::of(&flags), &surroundings).unwrap();
+        let expected: [IpAddr; 2] = ["10.96.0.10".parse().unwrap(), "fd00::a".parse().unwrap()];
+        assert_eq!(addresses(&config), expected);
+    }
 }

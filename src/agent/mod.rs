@@ -24,6 +24,7 @@ use follow::Follow;
 use ipnet::IpNet;
 use local_dns::LocalDnsError;
 use std::io;
+use std::path::Path;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -69,7 +70,7 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>) -> Result<Ru
     let status = Status::new(&config);
     let data_path = match config.role {
         Role::Dns => None,
-        Role::All | Role::Proxy => Some(start_data_path(&config, &registries)?),
+        Role::All | Role::Proxy => Some(start_data_path(&config, &registries, &status)?),
     };
     let local_dns = local_dns::addresses(&config);
     if !local_dns.is_empty() {
@@ -116,8 +117,14 @@ impl Running {
     }
 }
 
-fn start_data_path(config: &Config, registries: &Registries) -> Result<DataPath, AgentError> {
-    let layouts = Family::BOTH.map(|family| layout(&config.proxy, family));
+fn start_data_path(config: &Config, registries: &Registries, status: &Status) -> Result<DataPath, AgentError> {
+    let mut layouts: Vec<Layout> = Family::BOTH.map(|family| layout(&config.proxy, family)).into();
+    // There is no such file when the kernel was told to go without IPv6; a table for it could not be made then.
+    if !Path::new("/proc/thread-self/net/if_inet6").exists() {
+        tracing::info!("this kernel runs without IPv6: only IPv4 is programmed");
+        layouts.retain(|layout| layout.family == Family::V4);
+        status.without_family(Family::V6);
+    }
     let mut kernel = Netlink::open()?;
     // A missing capability shows at the first look at the tables: better now than after the first listing.
     kernel.read(&layouts[0])?;

@@ -227,6 +227,22 @@ async fn a_stuck_kernel_does_not_freeze_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_commit_counts_though_more_has_gathered_meanwhile() {
+    let (gate, waits) = std::sync::mpsc::channel();
+    let agent = start(Some(waits));
+    for updates in [listing(Kind::Service, vec![]), listing(Kind::Slice, vec![]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.until("the first commit is asked for", |agent| agent.updates.capacity() == agent.updates.max_capacity()).await;
+    agent.send([web(), slice()]).await;
+    agent.until("more has gathered", |agent| agent.updates.capacity() == agent.updates.max_capacity()).await;
+    Family::BOTH.iter().for_each(|_| gate.send(()).unwrap());
+    let waits_for_commit = |agent: &Agent| agent.status.pending().iter().any(|pending| pending.contains("commit"));
+    agent.until("the first commit counts", |agent| !waits_for_commit(agent)).await;
+    assert!(!agent.holds(routed()), "the second commit is still under way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_listing_after_an_outage_does_not_mention_is_removed() {
     let agent = start(None);
     for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {

@@ -143,7 +143,7 @@ impl Forwarder {
         let mut failed = HashSet::new();
         let mut second_best = None;
         for server in order.iter().cycle() {
-            if failed.len() == order.len() {
+            if order.iter().all(|server| failed.contains(&server.address)) {
                 break;
             }
             if failed.contains(&server.address) {
@@ -228,7 +228,10 @@ impl Forwarder {
 impl State {
     fn choose(&mut self) {
         let is_own = |server: &SocketAddr| self.own.iter().any(|own| reaches(*server, *own));
-        let (own, usable): (Vec<SocketAddr>, Vec<SocketAddr>) = self.configured.iter().partition(|server| is_own(server));
+        let (own, mut usable): (Vec<SocketAddr>, Vec<SocketAddr>) = self.configured.iter().partition(|server| is_own(server));
+        // DHCP clients often list a server twice: asked again it would fail again.
+        let mut seen = HashSet::new();
+        usable.retain(|server| seen.insert(*server));
         if !own.is_empty() {
             warn!(?own, "upstream DNS servers that are this agent's own addresses are left out");
         }
@@ -327,6 +330,14 @@ mod tests {
         assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::Busy);
         assert_eq!(forwarder.metrics.rejects(), 1);
         drop(all);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_listed_twice_is_asked_once() {
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let forwarder = forwarder(&Upstreams::Servers(vec![nobody, nobody]), Path::new("/nonexistent"));
+        assert_eq!(forwarder.upstreams(), [nobody]);
+        assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::NoAnswer);
     }
 
     #[test]

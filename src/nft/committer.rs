@@ -55,7 +55,7 @@ pub enum Part {
 /// Owns the tables of both families.
 pub struct Committer<K> {
     kernel: K,
-    families: [Table; 2],
+    families: Vec<Table>,
 }
 
 /// What one family's table holds and what it should hold.
@@ -79,9 +79,10 @@ struct Change {
 }
 
 impl<K: Kernel> Committer<K> {
-    /// Nothing is read or written before the first [`Committer::commit`].
-    pub fn new(kernel: K, layouts: [Layout; 2]) -> Committer<K> {
-        Committer { kernel, families: layouts.map(Table::new) }
+    /// One table for each layout; what is wanted in a family without one is left out. Nothing is read or written before the first
+    /// [`Committer::commit`].
+    pub fn new(kernel: K, layouts: impl IntoIterator<Item = Layout>) -> Committer<K> {
+        Committer { kernel, families: layouts.into_iter().map(Table::new).collect() }
     }
 
     /// Makes the kernel hold what `delta` wants, besides what earlier deltas wanted. The first call must carry the whole plan: whatever
@@ -109,19 +110,19 @@ impl<K: Kernel> Committer<K> {
 
     fn gather(&mut self, delta: Delta) {
         for (dest, destination) in delta.destinations {
-            let table = self.table(dest.family());
+            let Some(table) = self.table(dest.family()) else { continue };
             table.rejected.remove(&Part::Dest(dest));
             table.wanted.destinations.insert(dest, destination);
         }
         for (element, present) in delta.elements {
-            let table = self.table(family_of(&element));
+            let Some(table) = self.table(family_of(&element)) else { continue };
             table.rejected.remove(&Part::Element(element));
             table.wanted.elements.insert(element, present);
         }
     }
 
-    fn table(&mut self, family: Family) -> &mut Table {
-        &mut self.families[family as usize]
+    fn table(&mut self, family: Family) -> Option<&mut Table> {
+        self.families.iter_mut().find(|table| table.layout.family == family)
     }
 }
 

@@ -158,7 +158,11 @@ impl NfSocket {
 
     /// Throws away what an earlier, failed exchange may have left.
     fn drain(&mut self) {
-        while !matches!(recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT), Err(Errno::EAGAIN)) {}
+        // Any other failure than an overflow would come again and again; it shows at the send that follows.
+        while matches!(
+            recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT),
+            Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR)
+        ) {}
     }
 }
 
