@@ -38,13 +38,8 @@ lab: ## A playground: a real control plane, the agent and pods as namespaces; pr
 	scripts/build-tools control-plane kubectl helm
 	cargo test --test control_plane -- --playground
 
-bench: ## The first start with 1,000 services of 10 endpoints, beside kube-proxy's
-	@scripts/setup cargo cc go nft ip
-	scripts/build-tools control-plane kubectl helm kube-proxy
-	cargo test --release --test control_plane -- --first-start
-
 bench: ## First start at 1,000 and 10,000 services, against kube-proxy with the same API server: times, memory, ratios
-	@scripts/setup cargo cc go nft
+	@scripts/setup cargo cc go nft ip
 	benches/first_start
 
 kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their place (needs kind, docker, kubectl, helm)
