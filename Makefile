@@ -20,7 +20,7 @@ test: ## Every test, the fast and pure ones first
 	cargo test --lib
 	cargo test --test docs --test purity
 	scripts/build-tools control-plane kubectl helm
-	cargo test --test '*'
+	timeout --kill-after=30s 30m cargo test --test '*'
 
 check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, scripts: all that needs no test run
 	@scripts/setup cargo cc go shellcheck

@@ -43,6 +43,8 @@ struct Plan {
     gathered: Delta,
     data_path: DataPath,
     started: bool,
+    /// Whether a commit succeeded in both families.
+    committed: bool,
     /// When to compare the tables again, because something that is wanted is not in place.
     retry: Option<Instant>,
 }
@@ -89,6 +91,7 @@ impl Follow {
             gathered: super::fixed_elements(config),
             data_path,
             started: false,
+            committed: false,
             retry: None,
         });
         let dns = names.map(|(records, serving)| Dns {
@@ -156,14 +159,11 @@ impl Follow {
     }
 
     /// Plans and hands over what changed. Nothing is programmed or published before the first full listing: half a cluster is worse than the
-    /// state that the last agent left.
+    /// state that the last agent left. Namespaces are needed only to say that a name does not exist.
     fn act(&mut self) {
-        if ![Kind::Service, Kind::Slice].iter().all(|kind| self.store.is_listed(*kind)) {
-            return;
-        }
-        if self.plan.is_some() && !self.store.is_listed(Kind::Node)
-            || self.dns.is_some() && !self.store.is_listed(Kind::Namespace)
-        {
+        let needed: &[Kind] =
+            if self.plan.is_some() { &[Kind::Service, Kind::Slice, Kind::Node] } else { &[Kind::Service, Kind::Slice] };
+        if !needed.iter().all(|kind| self.store.is_listed(*kind)) {
             return;
         }
         let dirty = self.store.take_dirty();
@@ -176,10 +176,12 @@ impl Follow {
         match &mut self.plan {
             Some(plan) => {
                 if let Some(dns) = &mut self.dns
+                    && plan.started
                     && plan.gathered.is_empty()
                     && !plan.data_path.is_busy()
                 {
                     dns.publish_waiting(&self.store);
+                    dns.synced(&self.store);
                 }
                 if plan.hand_over(&self.status)
                     && let Some(dns) = &mut self.dns
@@ -192,9 +194,9 @@ impl Follow {
                     dns.publish_waiting(&self.store);
                     dns.synced(&self.store);
                 }
-                self.announce();
             }
         }
+        self.announce();
     }
 
     fn committed(&mut self, done: Done) {
@@ -205,13 +207,12 @@ impl Follow {
             dns.publish(&self.store, names.services);
             dns.synced(&self.store);
         }
-        if done.committed.families.iter().all(|family| family.error.is_none()) {
-            self.announce();
-        }
     }
 
     fn announce(&mut self) {
-        if !*self.ready.borrow() {
+        let in_kernel = self.plan.as_ref().is_none_or(|plan| plan.committed);
+        let in_dns = self.dns.as_ref().is_none_or(|dns| dns.synced);
+        if in_kernel && in_dns && !*self.ready.borrow() {
             tracing::info!(services = self.store.service_count(), "ready");
             self.ready.send_replace(true);
         }
@@ -347,6 +348,7 @@ impl Plan {
                 None => {}
             }
         }
+        self.committed |= failed.is_empty();
         self.retry = match (failed.is_empty(), done.behind) {
             (false, _) => Some(Instant::now() + RETRY_FAILED),
             (true, true) => Some(Instant::now() + RETRY_REFUSED),
@@ -400,7 +402,7 @@ impl Dns {
 
     /// From now on a name that is not known does not exist.
     fn synced(&mut self, store: &Store) {
-        if !self.synced {
+        if !self.synced && store.is_listed(Kind::Namespace) {
             tracing::info!(services = store.service_count(), "cluster names are served");
             self.records.set_synced();
             self.synced = true;

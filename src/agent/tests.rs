@@ -177,6 +177,21 @@ async fn nothing_is_programmed_or_published_before_every_first_listing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn services_do_not_wait_for_namespaces_but_missing_names_do() {
+    let agent = start(None);
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), node()] {
+        agent.send(updates).await;
+    }
+    agent.until("the rules are there", |agent| agent.holds(routed())).await;
+    agent.until("the name is served", |agent| is_served(&agent.records, "web.shop.svc.cluster.local")).await;
+    assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::ServFail);
+    assert!(!*agent.ready.borrow());
+    agent.send(namespaces()).await;
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::NxDomain);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_appears_after_its_rules_and_disappears_before_them() {
     let agent = start(None);
     for updates in [listing(Kind::Service, vec![]), listing(Kind::Slice, vec![]), namespaces(), node()] {
