@@ -36,10 +36,10 @@ check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart,
 lab: ## A playground: a real control plane, the agent and pods as namespaces; prints the KUBECONFIG to export
 	@scripts/setup cargo cc go nft ip
 	scripts/build-tools control-plane kubectl helm
-	cargo test --test control_plane -- --playground
+	scripts/lab
 
 bench: ## First start at 1,000 and 10,000 services, against kube-proxy with the same API server: times, memory, ratios
-	@scripts/setup cargo cc go nft ip
+	@scripts/setup cargo cc go nft
 	benches/first_start
 
 kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their place (needs kind, docker, kubectl, helm)

@@ -41,6 +41,8 @@ struct Plan {
     nodeports: NodePortAddresses,
     /// Gathered since the last commit was handed over.
     gathered: Delta,
+    /// Services whose session affinity was reported as not honoured.
+    without_affinity: BTreeSet<ObjectKey>,
     data_path: DataPath,
     started: bool,
     /// Whether a commit succeeded in both families.
@@ -90,6 +92,7 @@ impl Follow {
             nodeports: config.proxy.nodeport_addresses.clone(),
             gathered: super::fixed_elements(config),
             data_path,
+            without_affinity: BTreeSet::new(),
             started: false,
             committed: false,
             retry: None,
@@ -278,6 +281,7 @@ impl Plan {
     }
 
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
+        self.report_affinity(store, key);
         let mut keys = vec![key.clone()];
         while let Some(key) = keys.pop() {
             let slices = store.slices(&key);
@@ -289,6 +293,15 @@ impl Plan {
                 );
             }
             keys.extend(outcome.promoted);
+        }
+    }
+
+    /// Says once for each service that its connections are spread although it asks for session affinity: nobody shall have to find out.
+    fn report_affinity(&mut self, store: &Store, key: &ObjectKey) {
+        if store.service(key).is_none_or(|service| !service.proxied || service.affinity_seconds.is_none()) {
+            self.without_affinity.remove(key);
+        } else if self.without_affinity.insert(key.clone()) {
+            tracing::warn!(service = %key, "sessionAffinity ClientIP is not supported yet: its connections go to any endpoint");
         }
     }
 
