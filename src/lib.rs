@@ -14,7 +14,7 @@
 //! | [`source`] | the edge: Kubernetes objects in, model updates out |
 //! | [`store`] | the one state: every object of the cluster that matters here, and what changed |
 //! | [`proxy`] | pure: from a service and its endpoints to the destinations that the kernel should hold |
-//! | [`nft`] | the tables: layout, differences, netlink, and an in-memory kernel for tests |
+//! | [`nft`] | the tables: layout, differences, netlink, the switch of DNS on the node, and an in-memory kernel for tests |
 //! | [`dns`] | records, answers (pure), and the servers and forwarding around them |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`holder`] | which process holds a port, for error messages |

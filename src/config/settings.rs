@@ -64,7 +64,7 @@ settings! {
     CLUSTER_DOMAIN = DNS "cluster-domain" "WAYPOST_CLUSTER_DOMAIN" "DOMAIN" false, "cluster.local",
         "The domain of the cluster's names";
     DNS_ADDRESS = DNS "dns-address" "WAYPOST_DNS_ADDRESS" "IP[:PORT],…" true, "none; with role dns POD_IPS, port 53",
-        "Where DNS is served over UDP and TCP, port 53 unless given. None: this agent serves no DNS";
+        "Where DNS is served over UDP and TCP, port 53 unless given; with role all the agent makes the addresses local on lo. None: no DNS";
     DNS_TTL = DNS "dns-ttl" "WAYPOST_DNS_TTL" "SECONDS" false, "30",
         "TTL of the cluster's records, 0 to 3600";
     DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|IP[:PORT],…" true, "/etc/resolv.conf",

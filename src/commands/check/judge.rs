@@ -1,6 +1,7 @@
 //! From facts to findings: pure.
 
 use super::facts::{Chain, Facts, Probe, Reading, Ruleset, SourceFact};
+use crate::agent::local_dns;
 use crate::config::{ClusterSource, Config, Role};
 use crate::holder::Holder;
 use serde::Serialize;
@@ -136,7 +137,7 @@ impl Judge<'_> {
             (SourceFact::Unreachable(reason), source) => {
                 let advice = match source {
                     ClusterSource::InCluster => {
-                        "in a pod look at its service account; elsewhere give --kubeconfig FILE, --api-server URL or --manifests DIR"
+                        "in a pod look at its service account and give the API server's real address (the chart's k8sServiceHost)"
                     }
                     ClusterSource::Kubeconfig(_) => "look at the server, the certificates and the user in the kubeconfig file",
                     _ => "look at the address, and at whatever stands between this host and the API server",
@@ -152,10 +153,16 @@ impl Judge<'_> {
         for (setting, protocol, address, holder) in &self.facts.taken {
             if runs(holder).is_none() {
                 let found = format!("{setting} {address} ({protocol}) is taken by {holder}");
-                self.error("ports", found, format!("stop it, or give --{setting} another address"));
+                let meanwhile = match *setting == "dns-address" && self.config.role == Role::All {
+                    true => "; until then services work, but DNS on this node does not",
+                    false => "",
+                };
+                self.error("ports", found, format!("stop it, or give --{setting} another address{meanwhile}"));
             }
         }
-        for (setting, ip) in &self.facts.absent {
+        let made_by_the_agent = local_dns::addresses(self.config);
+        let made = |setting: &str, ip: &IpAddr| setting == "dns-address" && made_by_the_agent.contains(ip);
+        for (setting, ip) in self.facts.absent.iter().filter(|(setting, ip)| !made(setting, ip)) {
             let prefix = if ip.is_ipv4() { 32 } else { 128 };
             let advice = format!("`ip address add {ip}/{prefix} dev lo`, or give --{setting} another address");
             self.error("addresses", format!("{setting} {ip} is no address of this host"), advice);

@@ -89,7 +89,7 @@ fn a_source_that_cannot_be_had_says_what_to_look_at() {
     let found = only(&config(&[]), &unreachable);
     assert_eq!(
         found,
-        "Error API server: connection refused -> in a pod look at its service account; elsewhere give --kubeconfig FILE, --api-server URL or --manifests DIR"
+        "Error API server: connection refused -> in a pod look at its service account and give the API server's real address (the chart's k8sServiceHost)"
     );
     starts(only(&config(&[("manifests", "/m")]), &unreachable), "Error manifests: ");
     let refused = vec![(Kind::Slice, "forbidden".to_string())];
@@ -177,15 +177,17 @@ fn a_taken_port_names_setting_address_and_holder() {
     assert_eq!(
         only(&config(DNS), &Facts { taken, ..good() }),
         "Error ports: dns-address 169.254.20.10:53 (udp) is taken by dnsmasq (pid 7) on 0.0.0.0:53 \
-         -> stop it, or give --dns-address another address"
+         -> stop it, or give --dns-address another address; until then services work, but DNS on this node does not"
     );
 }
 
 #[test]
 fn an_address_that_the_host_lacks_is_an_error_with_the_command_that_adds_it() {
     let absent = vec![("dns-address", "fd00::10".parse().unwrap())];
+    let facts = Facts { absent, ..good() };
+    assert_eq!(findings(&config(DNS), &facts), [], "the agent makes it local");
     assert_eq!(
-        only(&config(DNS), &Facts { absent, ..good() }),
+        only(&config(&[DNS, &[("role", "dns")]].concat()), &facts),
         "Error addresses: dns-address fd00::10 is no address of this host \
          -> `ip address add fd00::10/128 dev lo`, or give --dns-address another address"
     );

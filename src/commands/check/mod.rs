@@ -22,7 +22,7 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// Prints the effective configuration and the findings. The exit code is 0 when nothing prevents the agent from running, else 1.
+/// Prints the effective configuration and the findings. The exit code is 0 when nothing prevents the agent from doing its work, else 1.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let (config, origins) = config::load(&args.run, &Surroundings::of_this_process())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
@@ -54,9 +54,9 @@ fn report(yaml: &str, findings: &[Finding]) -> String {
         text += &format!("# {severity:<8} {}: {}\n#          -> {}\n", finding.subject, finding.found, finding.advice);
     }
     text += match (prevents(findings), findings.is_empty()) {
-        (true, _) => "# The errors above prevent waypost from running here.\n",
-        (false, false) => "# Nothing prevents waypost from running here.\n",
-        (false, true) => "# Nothing prevents waypost from running here, and nothing else was found.\n",
+        (true, _) => "# Waypost cannot do all its work here before the errors above are mended.\n",
+        (false, false) => "# Nothing prevents waypost from doing its work here.\n",
+        (false, true) => "# Nothing prevents waypost from doing its work here, and nothing else was found.\n",
     };
     text
 }
@@ -88,7 +88,7 @@ mod tests {
         let advice = "stop it".to_string();
         let finding = Finding { severity: Severity::Error, subject: "ports", found: "taken".into(), advice };
         let text = report(&config::to_yaml(&config, &origins), &[finding]);
-        assert!(text.contains("\n# error    ports: taken\n#          -> stop it\n# The errors above prevent"), "{text}");
+        assert!(text.contains("\n# error    ports: taken\n#          -> stop it\n# Waypost cannot do all its work"), "{text}");
 
         let path = std::env::temp_dir().join(format!("waypost-check-{}.yaml", std::process::id()));
         std::fs::write(&path, &text).unwrap();
