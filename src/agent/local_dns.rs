@@ -17,6 +17,8 @@ use tokio::time::sleep;
 
 /// Marks our addresses (`IFA_PROTO`, Linux 5.18): the letter W.
 const OURS: AddressProtocol = AddressProtocol::Other(87);
+/// The same for older kernels, which do not know that mark: a metric that nobody else gives ("wayp").
+const OUR_METRIC: u32 = 0x7761_7970;
 
 const DNS_PORT: u16 = 53;
 
@@ -69,6 +71,7 @@ pub async fn make_local(wanted: &[IpAddr]) -> Result<(), LocalDnsError> {
         let mut request = handle.address().add(loopback, address, length);
         let message = request.message_mut();
         message.attributes.push(AddressAttribute::Protocol(OURS));
+        message.attributes.push(AddressAttribute::RoutePriority(OUR_METRIC));
         never_a_source(message, address);
         request.execute().await.map_err(|error| LocalDnsError::Address { action: "add", address, error })?;
         until_usable(address).await;
@@ -109,14 +112,18 @@ pub async fn remove() -> Result<Vec<IpAddr>, LocalDnsError> {
     let handle = connect()?;
     let mut removed = Vec::new();
     for message in list(&handle).await? {
-        let ours = message.attributes.contains(&AddressAttribute::Protocol(OURS));
-        if let Some(address) = address_of(&message).filter(|_| ours) {
+        if let Some(address) = address_of(&message).filter(|_| is_ours(&message)) {
             let request = handle.address().del(message);
             request.execute().await.map_err(|error| LocalDnsError::Address { action: "remove", address, error })?;
             removed.push(address);
         }
     }
     Ok(removed)
+}
+
+fn is_ours(message: &AddressMessage) -> bool {
+    let marks = [AddressAttribute::Protocol(OURS), AddressAttribute::RoutePriority(OUR_METRIC)];
+    marks.iter().any(|mark| message.attributes.contains(mark))
 }
 
 fn connect() -> Result<Handle, LocalDnsError> {
