@@ -2,7 +2,7 @@
 
 use super::agent::{Agent, WAYPOST, await_answer, http_get, node_arguments, run_command};
 use super::cluster::{Cluster, POWERLESS_TOKEN};
-use super::processes::output;
+use super::processes::{eventually, output};
 use super::services::await_pods;
 use super::stage::{DNS_ADDRESS, Stage};
 use std::fs;
@@ -16,8 +16,10 @@ pub fn no_permission(cluster: &Cluster) {
     let mut agent = Agent::start_as(&stage, &cluster.kubeconfig_for("powerless", POWERLESS_TOKEN));
     let line = agent.await_line(&["services", "forbidden"]);
     assert!(line.contains("list") || line.contains("watch"), "{line}");
-    let (status, _) = http_get(stage.node.namespace(), "127.0.0.1:10256", "/readyz").unwrap();
-    assert_eq!(status, 503, "it is not ready");
+    eventually("it says that it is not ready", || match http_get(stage.node.namespace(), "127.0.0.1:10256", "/readyz")? {
+        (503, _) => Ok(()),
+        (status, body) => Err(format!("{status} {body}")),
+    });
     // Rights may come later, so it goes on trying.
     assert_eq!(agent.process().ended(), None);
     cluster.kubectl(&["create", "clusterrolebinding", "late-rights", "--clusterrole=cluster-admin", "--user=powerless"]);

@@ -30,8 +30,15 @@ log-level: {{ .Values.log.level | quote }}
 {{- $_ := set $config "role" "all" }}
 {{- with .Values.clusterCIDRs }}{{ $_ := set $config "cluster-cidr" . }}{{ end }}
 {{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
-{{- if .Values.agent.localDNS }}{{ $_ := set $config "dns-address" (prepend .Values.agent.dnsAddresses (include "waypost.dnsServiceAddress" .)) }}{{ end }}
-{{- if .Values.serviceMonitor.enabled }}{{ $_ := set $config "metrics-bind-address" "0.0.0.0:10249" }}{{ end }}
+{{- $metrics := ternary "0.0.0.0:10249" "127.0.0.1:10249" .Values.serviceMonitor.enabled }}
+{{- $_ := set $config "metrics-bind-address" $metrics }}
+{{- if .Values.agent.localDNS }}
+{{- $_ := set $config "dns-address" (concat (include "waypost.dnsServiceAddresses" . | fromJsonArray) .Values.agent.dnsAddresses) }}
+{{- /* On the host's network every port may be somebody's: the pages of DNS share those of the service proxy. */}}
+{{- $_ := set $config "dns-health-address" "" }}
+{{- $_ := set $config "dns-ready-address" "" }}
+{{- $_ := set $config "dns-metrics-address" $metrics }}
+{{- end }}
 {{- toYaml (merge (deepCopy .Values.agent.config) $config) }}
 {{- end }}
 
@@ -50,9 +57,9 @@ log-level: {{ .Values.log.level | quote }}
 {{- end }}
 {{- end }}
 
-{{/* The address of the kube-dns Service: the existing one's, else the one that it will get. */}}
-{{- define "waypost.dnsServiceAddress" -}}
-{{- dig "spec" "clusterIP" .Values.dns.service.clusterIP (lookup "v1" "Service" .Release.Namespace "kube-dns") }}
+{{/* The addresses of the kube-dns Service, as a JSON list: the existing one's, in both families, else the one that it will get. */}}
+{{- define "waypost.dnsServiceAddresses" -}}
+{{- dig "spec" "clusterIPs" (list .Values.dns.service.clusterIP) (lookup "v1" "Service" .Release.Namespace "kube-dns") | toJson }}
 {{- end }}
 
 {{/* The port that a setting puts a listener on: dict "config" CONFIG "key" SETTING "default" PORT. */}}
