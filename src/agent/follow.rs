@@ -144,7 +144,10 @@ impl Follow {
                 _ = stopped.changed() => return,
             }
             self.act();
-            if let Some(dns) = &mut self.dns {
+            // Before the tables are in place the servers elsewhere give the better answers.
+            if let Some(dns) = &mut self.dns
+                && self.plan.as_ref().is_none_or(|plan| plan.committed)
+            {
                 dns.close_switch();
             }
         }
@@ -194,6 +197,7 @@ impl Follow {
             Some(plan) => {
                 if let Some(dns) = &mut self.dns
                     && plan.started
+                    && plan.failures == 0
                     && plan.gathered.is_empty()
                     && !plan.data_path.is_busy()
                 {
@@ -221,8 +225,12 @@ impl Follow {
         plan.report(&done, &self.status);
         if let Some(dns) = &mut self.dns {
             let names = std::mem::take(&mut dns.committing);
-            dns.publish(&self.store, names.services);
-            dns.synced(&self.store);
+            if plan.failures == 0 {
+                dns.publish(&self.store, names.services);
+                dns.synced(&self.store);
+            } else {
+                dns.wait_on(names);
+            }
         }
     }
 
@@ -351,16 +359,17 @@ impl Plan {
     /// Hands the gathered changes to the data path, unless it is busy or there is nothing to do. The first commit happens in any case: it
     /// makes the tables, and removes what an earlier agent left.
     fn hand_over(&mut self, status: &Status) -> bool {
-        self.data_path.metrics.pending.set(self.gathered.destinations.len() as i64);
         if self.gathered.is_empty() && self.started {
             return false;
         }
+        self.data_path.metrics.pending.set(self.gathered.destinations.len() as i64);
         Family::BOTH.iter().for_each(|family| status.queued(*family));
         if self.data_path.is_busy() {
             return false;
         }
         self.started = true;
         self.data_path.metrics.queued();
+        self.data_path.metrics.pending.set(0);
         self.data_path.commit(std::mem::take(&mut self.gathered));
         true
     }
@@ -391,7 +400,7 @@ impl Plan {
         self.committed |= failed.is_empty();
         self.failures = if failed.is_empty() { 0 } else { self.failures.saturating_add(1) };
         self.retry = match (failed.is_empty(), done.behind) {
-            (false, _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(self.failures.min(8))).min(RETRY_REFUSED)),
+            (false, _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(self.failures.min(8) - 1)).min(RETRY_REFUSED)),
             (true, true) => Some(Instant::now() + RETRY_REFUSED),
             (true, false) => None,
         };
@@ -435,6 +444,12 @@ impl Dns {
         self.records.set_namespace(name, store.has_namespace(name));
     }
 
+    /// Names whose commit failed wait on, until their deadline.
+    fn wait_on(&mut self, names: Names) {
+        self.waiting.services.extend(names.services);
+        self.waiting.since = [self.waiting.since, names.since].into_iter().flatten().min();
+    }
+
     fn publish_waiting(&mut self, store: &Store) {
         let names = std::mem::take(&mut self.waiting);
         self.publish(store, names.services);
@@ -453,7 +468,6 @@ impl Dns {
             self.records.set_synced();
             self.synced = true;
         }
-        self.close_switch();
     }
 
     /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after a while

@@ -21,7 +21,7 @@ pub struct ProxyMetrics {
     pub service_changes: IntCounter,
     /// Updates of EndpointSlices.
     pub endpoint_changes: IntCounter,
-    /// Services whose change is not committed yet.
+    /// Destinations whose latest change waits for its commit.
     pub pending: IntGauge,
 }
 
@@ -50,7 +50,7 @@ impl ProxyMetrics {
             )?,
             service_changes: IntCounter::new("kubeproxy_sync_proxy_rules_service_changes_total", "Updates of Services")?,
             endpoint_changes: IntCounter::new("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Updates of EndpointSlices")?,
-            pending: IntGauge::new("waypost_services_pending", "Services whose latest change is not in the kernel yet")?,
+            pending: IntGauge::new("waypost_destinations_pending", "Destinations whose latest change waits for its commit")?,
         };
         metrics.register(registry)?;
         Ok(metrics)

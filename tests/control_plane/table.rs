@@ -26,12 +26,12 @@ pub fn map(node: &Namespace, name: &str) -> Elements {
 /// # Panics
 /// When the slots of a destination are not 0 to n-1, or its entry does not draw from n.
 pub fn balanced(node: &Namespace) -> BTreeMap<String, BTreeSet<String>> {
+    let (services, endpoints) = services_and_endpoints(node);
     let mut slots: BTreeMap<String, BTreeMap<u32, String>> = BTreeMap::new();
-    for (key, endpoint) in map(node, "endpoints") {
+    for (key, endpoint) in endpoints {
         let (destination, slot) = key.rsplit_once(" . ").expect("a key ends with the slot");
         slots.entry(destination.to_string()).or_default().insert(slot.parse().unwrap(), endpoint);
     }
-    let services = map(node, "services");
     for (destination, slots) in &slots {
         let count = slots.len();
         assert!(slots.keys().copied().eq(0..count as u32), "{destination} has slots {:?}", slots.keys());
@@ -39,6 +39,15 @@ pub fn balanced(node: &Namespace) -> BTreeMap<String, BTreeSet<String>> {
     }
     assert_eq!(services.len(), slots.len(), "entries without endpoints, or endpoints without entries");
     slots.into_iter().map(|(destination, slots)| (destination, slots.into_values().collect())).collect()
+}
+
+/// Both maps of one moment: `nft` lists one at a time, and the agent may commit between the two.
+fn services_and_endpoints(node: &Namespace) -> (Elements, Elements) {
+    eventually("the table holds still for two listings", || {
+        let before = map(node, "services");
+        let endpoints = map(node, "endpoints");
+        if map(node, "services") == before { Ok((before, endpoints)) } else { Err("it changed meanwhile".into()) }
+    })
 }
 
 /// Parses `elements = { key counter packets 0 bytes 0 : data, … }`.
