@@ -2,7 +2,7 @@
 
 use super::kernel::NftError;
 use super::wire::{ACK, BATCH_BEGIN, BATCH_END, DONE, DUMP, DUMP_INTERRUPTED, ERROR, Message, SUBSYSTEM, Writer, messages};
-use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt, sockopt};
 use std::io;
@@ -41,6 +41,16 @@ impl NfSocket {
         }
         let send_limit = getsockopt(&socket, sockopt::SndBuf).map_err(|errno| NftError::Open(errno.into()))?;
         Ok(NfSocket { socket, sequence: 0, buffer: vec![0; 1 << 17], send_limit })
+    }
+
+    /// The number that identifies the socket in its network namespace.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn port_id(&self) -> Result<u32, NftError> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address).map_err(NftError::Open)?;
+        Ok(address.port_number())
     }
 
     /// How many bytes fit into one batch.

@@ -29,13 +29,14 @@ pub struct DnsSwitch {
 impl DnsSwitch {
     /// Leaves questions to these addresses to the sockets of this host.
     ///
-    /// The table's name carries the process id: a second agent may not touch the first one's, and a hand-over needs both for a moment.
+    /// The table's name carries the number of its socket: a second agent may not touch the first one's, and a process id would not tell them
+    /// apart, because in containers every agent is process 1.
     ///
     /// # Errors
     /// When the kernel refuses the table; nothing is changed then.
     pub fn close(addresses: &[IpAddr]) -> Result<DnsSwitch, NftError> {
         let mut socket = NfSocket::open()?;
-        let table = format!("waypost-dns-{}", std::process::id());
+        let table = format!("waypost-dns-{}", socket.port_id()?);
         for family in Family::BOTH {
             let own: Vec<IpAddr> = addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
             if own.is_empty() {
