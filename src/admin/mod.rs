@@ -25,17 +25,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pages::Pages;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, Opts, Registry};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
-/// Connections a listener serves at a time: the port is open to the network, and each connection costs memory.
+/// Connections a listener serves at a time: the port is open to the network, and each connection costs memory. One more ends the oldest, so that
+/// nobody can keep the kubelet's probe out by holding all of them.
 const MAX_CONNECTIONS: usize = 64;
 /// A client that does not send its request within this time, or keeps a connection idle for it, is cut off.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -203,23 +204,22 @@ fn lacks_ipv6(error: &io::Error) -> bool {
 }
 
 async fn accept(listener: TcpListener, pages: Arc<Pages>, paths: Arc<BTreeSet<Page>>, mut stopped: watch::Receiver<()>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let accepted = async {
-            let place = places.clone().acquire_owned().await;
-            (listener.accept().await, place)
-        };
         tokio::select! {
-            (connection, place) = accepted => match connection {
+            connection = listener.accept() => match connection {
                 Ok((stream, _)) => {
+                    if open.len() >= MAX_CONNECTIONS && let Some(oldest) = open.pop_front() {
+                        oldest.abort();
+                    }
                     let served = converse(stream, pages.clone(), paths.clone(), stopped.clone());
-                    connections.spawn(async move { served.await; drop(place) });
+                    open.push_back(connections.spawn(served));
                 }
                 // Out of descriptors, mostly: without a pause this would spin.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.join_next() => open.retain(|connection| !connection.is_finished()),
             _ = stopped.changed() => break,
         }
     }

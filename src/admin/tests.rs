@@ -158,3 +158,16 @@ async fn after_shutdown_nothing_listens_and_idle_clients_do_not_hold_it_up() {
     tokio::time::timeout(Duration::from_secs(10), serving.shutdown()).await.expect("ends though a client keeps its connection");
     assert!(TcpStream::connect(address).await.is_err());
 }
+
+#[tokio::test]
+async fn clients_that_hold_every_connection_do_not_keep_others_out() {
+    let (serving, _) = start(&config(&[("metrics-bind-address", "127.0.0.1:0")])).await;
+    let address = serving.addresses()[0];
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS + 8 {
+        held.push(TcpStream::connect(address).await.unwrap());
+    }
+    assert_eq!(get(&serving, "/proxyMode").await, (200, "nftables".to_string()));
+    let mut nothing = Vec::new();
+    assert_eq!(held[0].read_to_end(&mut nothing).await.unwrap_or(0), 0, "the oldest was closed");
+}
