@@ -6,23 +6,29 @@ use super::services::{WEB, await_everywhere, await_not_in_kernel, await_pods, se
 use super::stage::{Stage, next_addresses};
 use super::table::{self, Monitor};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use waypost::lab::Pod;
 use waypost::model::Protocol;
 
-pub fn api_server_restart(cluster: &Cluster) {
-    let mut stage = Stage::new(cluster, "api-server-restart");
-    let _agent = Agent::start(&stage);
+/// Makes the services `web`, which stays, and `doomed`, which the test deletes, each with a pod; returns their addresses once both answer.
+fn serve_two(stage: &mut Stage) -> (Vec<IpAddr>, Vec<IpAddr>) {
     stage.apply(WEB);
     stage.kubectl(&["create", "service", "clusterip", "doomed", "--tcp=80:8080"]);
     stage.add_pod("web", "web-1");
     stage.add_pod("doomed", "doomed-1");
-    let web = service_addresses(&stage, "web");
-    let doomed = service_addresses(&stage, "doomed");
-    await_everywhere(&stage, &web, &["web-1"]);
+    let web = service_addresses(stage, "web");
+    let doomed = service_addresses(stage, "doomed");
+    await_everywhere(stage, &web, &["web-1"]);
     await_pods(stage.client.namespace(), doomed[0], 80, Protocol::Tcp, &["doomed-1"]);
+    (web, doomed)
+}
+
+pub fn api_server_restart(cluster: &Cluster) {
+    let mut stage = Stage::new(cluster, "api-server-restart");
+    let _agent = Agent::start(&stage);
+    let (web, doomed) = serve_two(&mut stage);
 
     // The agent must not be back before the deletion: a restarted API server has no memory of what watchers missed.
     stage.relay.cut();
@@ -40,14 +46,7 @@ pub fn api_server_restart(cluster: &Cluster) {
 pub fn agent_restart(cluster: &Cluster) {
     let mut stage = Stage::new(cluster, "agent-restart");
     let mut agent = Agent::start(&stage);
-    stage.apply(WEB);
-    stage.kubectl(&["create", "service", "clusterip", "doomed", "--tcp=80:8080"]);
-    stage.add_pod("web", "web-1");
-    stage.add_pod("doomed", "doomed-1");
-    let web = service_addresses(&stage, "web");
-    let doomed = service_addresses(&stage, "doomed");
-    await_everywhere(&stage, &web, &["web-1"]);
-    await_pods(stage.client.namespace(), doomed[0], 80, Protocol::Tcp, &["doomed-1"]);
+    let (web, doomed) = serve_two(&mut stage);
 
     let status = agent.process().terminate();
     assert!(status.success(), "SIGTERM ends the agent well: {status}");
