@@ -16,6 +16,7 @@
 //! | [`proxy`] | pure: from a service and its endpoints to the destinations that the kernel should hold |
 //! | [`nft`] | the tables: layout, differences, netlink, the switch of DNS on the node, and an in-memory kernel for tests |
 //! | [`dns`] | records, answers (pure), and the servers and forwarding around them |
+//! | [`notices`] | what people should know: log lines, and Events on the objects that they are about |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`holder`] | which process holds a port, for error messages |
 //! | [`config`] | flags, environment and file, made into one validated [`config::Config`] |
@@ -34,6 +35,7 @@ pub mod holder;
 pub mod lab;
 pub mod model;
 pub mod nft;
+pub mod notices;
 pub mod proxy;
 pub mod source;
 pub mod store;

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use waypost::config::{RunArgs, SETTINGS, Surroundings, load, reference_markdown};
+use waypost::notices;
 
-const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/events.md"];
 
 /// Settings that have a value of their own in the chart, or that the chart must decide itself.
 const NOT_IN_CHART_CONFIG: &[&str] = &[
@@ -25,16 +26,26 @@ const NOT_IN_CHART_CONFIG: &[&str] = &[
 
 #[test]
 fn the_configuration_reference_in_the_readme_is_the_one_in_the_code() {
-    let readme = read("README.md");
-    let (before, rest) = readme.split_once("<!-- reference").expect("README.md has the reference's first marker");
+    holds_reference("README.md", &reference_markdown());
+}
+
+#[test]
+fn the_reasons_of_events_in_the_document_are_those_in_the_code() {
+    holds_reference("docs/events.md", &notices::reference_markdown());
+}
+
+/// Compares what stands between a document's markers, or with UPDATE_DOCS writes it.
+fn holds_reference(document: &str, reference: &str) {
+    let text = read(document);
+    let (before, rest) = text.split_once("<!-- reference").expect("the document has the reference's first marker");
     let (marker, rest) = rest.split_once("-->\n").expect("the marker ends");
-    let (shown, after) = rest.split_once("<!-- end of reference -->").expect("README.md has the reference's last marker");
-    let expected = format!("\n{}\n", reference_markdown());
+    let (shown, after) = rest.split_once("<!-- end of reference -->").expect("the document has the reference's last marker");
+    let expected = format!("\n{reference}\n");
     if std::env::var_os("UPDATE_DOCS").is_some() {
         let text = format!("{before}<!-- reference{marker}-->\n{expected}<!-- end of reference -->{after}");
-        fs::write(path("README.md"), text).expect("README.md can be written");
+        fs::write(path(document), text).expect("the document can be written");
     } else {
-        assert_eq!(shown, expected, "run UPDATE_DOCS=1 cargo test --test docs and commit README.md");
+        assert_eq!(shown, expected, "run UPDATE_DOCS=1 cargo test --test docs and commit {document}");
     }
 }
 

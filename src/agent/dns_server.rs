@@ -7,6 +7,7 @@ use crate::dns::forward::Forwarder;
 use crate::dns::metrics::Metrics;
 use crate::dns::records::Records;
 use crate::dns::server::{self, DnsError, Serving};
+use crate::notices::{DNS_PORT_TAKEN, Notices, Subject};
 use prometheus::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ struct Parts {
     records: Arc<Records>,
     forwarder: Arc<Forwarder>,
     metrics: Arc<Metrics>,
+    notices: Notices,
 }
 
 impl DnsServer {
@@ -43,11 +45,17 @@ impl DnsServer {
     ///
     /// # Errors
     /// In the role `dns`, when an address cannot be served; and when a metric cannot be registered.
-    pub fn start(config: &Config, registry: &Registry, status: &Status) -> Result<DnsServer, AgentError> {
+    pub fn start(config: &Config, registry: &Registry, status: &Status, notices: &Notices) -> Result<DnsServer, AgentError> {
         let metrics = Arc::new(Metrics::new(registry)?);
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
         let forwarder = Arc::new(Forwarder::new(&config.dns.upstreams, metrics.clone()));
-        let parts = Parts { addresses: config.dns.addresses.clone(), records: records.clone(), forwarder, metrics };
+        let parts = Parts {
+            addresses: config.dns.addresses.clone(),
+            records: records.clone(),
+            forwarder,
+            metrics,
+            notices: notices.clone(),
+        };
         let first = match parts.serve() {
             Err(error) if config.role == Role::Dns => return Err(error.into()),
             first => first,
@@ -92,7 +100,8 @@ impl Parts {
                 Err(error) => {
                     let complaint = error.to_string();
                     if complaint != said {
-                        tracing::error!("{complaint}; this node's pods are answered by the cluster's DNS service until then");
+                        let note = format!("{complaint}; this node's pods are answered by the cluster's DNS service until then");
+                        self.notices.tell(&DNS_PORT_TAKEN, Subject::Node, note);
                         said = complaint;
                     }
                 }

@@ -6,8 +6,9 @@ use crate::admin::Status;
 use crate::config::{ClusterSource, Config, NodePortAddresses};
 use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
-use crate::nft::{DnsSwitch, Part};
-use crate::proxy::{Context, Delta, Planner};
+use crate::nft::{DnsSwitch, Part, Rejected};
+use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject};
+use crate::proxy::{Conflict, Context, Delta, Planner};
 use crate::store::{Dirty, Store};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -44,6 +45,7 @@ struct Plan {
     /// Services whose session affinity was reported as not honoured.
     without_affinity: BTreeSet<ObjectKey>,
     data_path: DataPath,
+    notices: Notices,
     started: bool,
     /// Whether a commit succeeded in both families.
     committed: bool,
@@ -87,6 +89,7 @@ impl Follow {
         names: Option<(Arc<Records>, watch::Receiver<bool>)>,
         status: Status,
         ready: watch::Sender<bool>,
+        notices: Notices,
     ) -> Follow {
         let plan = data_path.map(|data_path| Plan {
             planner: Planner::default(),
@@ -98,6 +101,7 @@ impl Follow {
             nodeports: config.proxy.nodeport_addresses.clone(),
             gathered: super::fixed_elements(config),
             data_path,
+            notices,
             without_affinity: BTreeSet::new(),
             started: false,
             committed: false,
@@ -309,10 +313,9 @@ impl Plan {
             let slices = store.slices(&key);
             let outcome = self.planner.update(&key, store.service(&key), &slices, &self.context, &mut self.gathered);
             for conflict in outcome.conflicts {
-                tracing::warn!(
-                    service = %conflict.loser, winner = %conflict.winner, destination = %conflict.dest,
-                    "two services claim one {}; the older one keeps it: give the other another address or port", conflict.kind
-                );
+                let Conflict { dest, loser, kind, winner } = conflict;
+                let note = format!("the {kind} {dest} belongs to service {winner}: give one of the two another address or port");
+                self.notices.tell(&ADDRESS_CONFLICT, Subject::Service(loser), note);
             }
             keys.extend(outcome.promoted);
         }
@@ -383,8 +386,7 @@ impl Plan {
                 tracing::info!(%family, why, "made the table anew");
             }
             for rejected in &outcome.rejected {
-                let what = self.describe(&rejected.what);
-                tracing::error!(%family, reason = rejected.reason, "the kernel refused {what}; everything else is in place");
+                self.report_refused(family, rejected);
             }
             match &outcome.error {
                 Some(error) => {
@@ -413,14 +415,17 @@ impl Plan {
         }
     }
 
-    fn describe(&self, part: &Part) -> String {
-        match part {
+    fn report_refused(&self, family: Family, Rejected { what, reason }: &Rejected) {
+        let (about, what) = match what {
             Part::Dest(dest) => match self.planner.owner(dest) {
-                Some(service) => format!("{dest} of service {service}"),
-                None => format!("the removal of {dest}"),
+                Some(service) => (Subject::Service(service.clone()), dest.to_string()),
+                None => (Subject::Node, format!("the removal of {dest}")),
             },
-            Part::Element(element) => format!("{element:?}"),
-        }
+            Part::Element(element) => (Subject::Node, format!("{element:?}")),
+        };
+        let node = &self.context.node_name;
+        let note = format!("the kernel of {node} refused {what} ({family}); everything else is in place: {reason}");
+        self.notices.tell(&KERNEL_REFUSED, about, note);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::config::{Config, ProxyConfig, Role};
 use crate::dns::server::DnsError;
 use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Layout, Netlink, NftError};
+use crate::notices::Notices;
 use crate::proxy::{Delta, Element};
 use data_path::DataPath;
 use dns_server::DnsServer;
@@ -65,7 +66,7 @@ pub struct Running {
 ///
 /// # Errors
 /// When something that it needs cannot be had: a port, or the right to change nf_tables. Nothing is left running then.
-pub async fn start(config: Config, updates: mpsc::Receiver<Update>) -> Result<Running, AgentError> {
+pub async fn start(config: Config, updates: mpsc::Receiver<Update>, notices: Notices) -> Result<Running, AgentError> {
     let registries = Registries::new()?;
     let status = Status::new(&config);
     let data_path = match config.role {
@@ -79,13 +80,13 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>) -> Result<Ru
     let dns = match config.role {
         Role::Proxy => None,
         Role::All if config.dns.addresses.is_empty() => None,
-        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status)?),
+        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices)?),
     };
     let admin = admin::serve(&config.admin, status.clone(), registries).await?;
     let (ready_sender, ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
     let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.serving.clone()));
-    let follow = Follow::new(&config, data_path, names, status.clone(), ready_sender);
+    let follow = Follow::new(&config, data_path, names, status.clone(), ready_sender, notices);
     let follow = tokio::spawn(follow.run(updates, stopped));
     Ok(Running { ready, stop, follow, status, dns, admin })
 }

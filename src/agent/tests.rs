@@ -12,6 +12,7 @@ use crate::model::{
     Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading};
+use crate::notices::Notices;
 use crate::proxy::{Chain, Element};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -81,8 +82,14 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
     let (ready_sender, ready) = watch::channel(false);
     let (updates, received) = mpsc::channel(64);
     let (stop, stopped) = watch::channel(());
-    let follow =
-        Follow::new(&config, Some(data_path), Some((records.clone(), watch::channel(true).1)), status.clone(), ready_sender);
+    let follow = Follow::new(
+        &config,
+        Some(data_path),
+        Some((records.clone(), watch::channel(true).1)),
+        status.clone(),
+        ready_sender,
+        Notices::logged(),
+    );
     tokio::spawn(follow.run(received, stopped));
     Agent { updates, ready, records, memory, served, status, _stop: stop }
 }

@@ -4,6 +4,7 @@ use super::logging;
 use crate::agent::{self, Running};
 use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings};
 use crate::model::{Kind, Update};
+use crate::notices::Notices;
 use crate::source::{kubernetes, manifests};
 use anyhow::{Context, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -45,8 +46,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name, role = %config.role, "starting");
     let (updates, received) = mpsc::channel(QUEUE);
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
-    let mut source = source(&config, updates.clone()).await?;
-    let agent = agent::start(config, received).await?;
+    let (mut source, notices) = source(&config, updates.clone()).await?;
+    let agent = agent::start(config, received, notices).await?;
     let outcome = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, "stopping; the rules stay in the kernel and go on serving");
@@ -77,21 +78,38 @@ async fn drain(agent: Running, signals: &mut Signals) -> anyhow::Result<()> {
 /// The task that sends updates. It ends by itself only when it cannot go on.
 type Source = JoinHandle<anyhow::Result<()>>;
 
-/// Starts the source of updates.
-async fn source(config: &Config, updates: mpsc::Sender<Update>) -> anyhow::Result<Source> {
+/// Starts the source of updates, and with it the way of notices back to where the objects come from.
+async fn source(config: &Config, updates: mpsc::Sender<Update>) -> anyhow::Result<(Source, Notices)> {
     let node_name = (config.role != Role::Dns).then(|| config.node_name.clone());
     if let ClusterSource::Manifests(folder) = config.cluster.clone() {
-        return Ok(tokio::spawn(async move { Ok(manifests::watch(&folder, node_name.as_deref(), updates).await?) }));
+        let watch = async move { Ok(manifests::watch(&folder, node_name.as_deref(), updates).await?) };
+        return Ok((tokio::spawn(watch), Notices::logged()));
     }
     let client = kubernetes::client(&config.cluster).await?;
     let kinds: &[Kind] = match config.role {
         Role::Dns => &[Kind::Service, Kind::Slice, Kind::Namespace],
         Role::All | Role::Proxy => &[Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node],
     };
-    Ok(tokio::spawn(async move {
-        kubernetes::watch(client, node_name.as_deref(), kinds, updates, kubernetes::Health::default()).await;
+    let health = kubernetes::Health::default();
+    let Some(node_name) = node_name else {
+        // The agents of the nodes say the same of bad objects, and have the right to.
+        let watch = async move {
+            kubernetes::watch(client, None, kinds, updates, health, Notices::logged()).await;
+            Ok(())
+        };
+        return Ok((tokio::spawn(watch), Notices::logged()));
+    };
+    let (notices, received) = Notices::sent();
+    let told = notices.clone();
+    let work = async move {
+        let watch = kubernetes::watch(client.clone(), Some(&node_name), kinds, updates, health, told);
+        tokio::select! {
+            () = watch => {}
+            never = async { kubernetes::send_events(client.clone(), &node_name, received).await; std::future::pending().await } => never,
+        }
         Ok(())
-    }))
+    };
+    Ok((tokio::spawn(work), notices))
 }
 
 /// SIGTERM and SIGINT.

@@ -2,7 +2,8 @@
 
 use super::convert::{self, Complaint, Malformed};
 use super::objects;
-use crate::model::{Interner, Kind, Update};
+use crate::model::{Interner, Kind, ObjectKey, Update};
+use crate::notices::{MALFORMED_OBJECT, Notices, Subject};
 use std::collections::HashMap;
 use tracing::{info, warn};
 
@@ -11,9 +12,15 @@ use tracing::{info, warn};
 pub struct Translator {
     names: Interner,
     complaints: HashMap<String, Complaint>,
+    notices: Notices,
 }
 
 impl Translator {
+    /// A translator that complains there; the default one only logs.
+    pub fn new(notices: Notices) -> Translator {
+        Translator { notices, ..Translator::default() }
+    }
+
     /// The update for an object that exists. One that is malformed counts as absent: it is logged the first time, and again when the
     /// complaint becomes another one. `None` when it does not even have a name.
     pub fn present<T: Translate>(&mut self, object: &T) -> Option<Update> {
@@ -41,7 +48,10 @@ impl Translator {
         let Malformed { kind, object, complaint } = &malformed;
         let name = format!("{kind} {object}");
         if self.complaints.get(&name) != Some(complaint) {
-            warn!("{malformed}");
+            match subject(kind, object) {
+                Some(subject) => self.notices.tell(&MALFORMED_OBJECT, subject, malformed.to_string()),
+                None => warn!("{malformed}"),
+            }
             self.complaints.insert(name, malformed.complaint);
         }
     }
@@ -117,6 +127,17 @@ impl Translate for objects::Node {
 
     fn gone(&self, _names: &mut Interner) -> Option<Update> {
         Some(Update::NodeGone)
+    }
+}
+
+/// What a complaint is about; `None` for objects that Events are not made for.
+fn subject(kind: &str, object: &str) -> Option<Subject> {
+    let key = || object.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));
+    match kind {
+        "Service" => key().map(Subject::Service),
+        "EndpointSlice" => key().map(Subject::Slice),
+        "Node" => Some(Subject::Node),
+        _ => None,
     }
 }
 

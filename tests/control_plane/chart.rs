@@ -14,16 +14,12 @@ use waypost::model::Protocol;
 
 const CHART_NAMESPACE: &str = "kube-system";
 /// The chart's default for the address of the kube-dns Service.
-const KUBE_DNS: &str = "10.96.0.10";
+pub const KUBE_DNS: &str = "10.96.0.10";
 
 pub fn rights_are_enough(cluster: &Cluster) {
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/waypost");
-    let settings = format!("k8sServiceHost=192.0.2.1,agent.dnsAddresses={{{KUBE_DNS}}}");
-    helm(cluster, &["install", "waypost", chart, "--set", &settings]);
+    install(cluster);
     let mut stage = Stage::new(cluster, "chart");
-
-    let mut command = run_as(cluster, Command::new(WAYPOST), "waypost-agent");
-    let mut agent = Agent::start_command(&stage, command.arg(format!("--node-name={NODE_NAME}")));
+    let mut agent = start_agent(&stage);
     agent.await_ready();
     stage.add_pod("hello", "hello-1");
     let hello = make_service(&stage, "hello");
@@ -47,12 +43,33 @@ pub fn rights_are_enough(cluster: &Cluster) {
     for (component, verb, resource) in [
         ("agent", "create", "services"),
         ("agent", "get", "secrets"),
+        ("agent", "get", "events.events.k8s.io"),
+        ("agent", "delete", "events.events.k8s.io"),
+        ("dns", "create", "events.events.k8s.io"),
         ("dns", "patch", "endpointslices"),
         ("dns", "list", "pods"),
     ] {
         assert!(!may(cluster, component, verb, resource), "waypost-{component} may {verb} {resource}");
     }
+    uninstall(cluster);
+}
+
+/// Installs the chart; nobody plays kubelet.
+pub fn install(cluster: &Cluster) {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/waypost");
+    let settings = format!("k8sServiceHost=192.0.2.1,agent.dnsAddresses={{{KUBE_DNS}}}");
+    helm(cluster, &["install", "waypost", chart, "--set", &settings]);
+}
+
+/// Takes the chart away again.
+pub fn uninstall(cluster: &Cluster) {
     helm(cluster, &["uninstall", "waypost"]);
+}
+
+/// The agent with the chart's rights and configuration, and waits for nothing.
+pub fn start_agent(stage: &Stage) -> Agent {
+    let mut command = run_as(stage.cluster, Command::new(WAYPOST), "waypost-agent");
+    Agent::start_command(stage, command.arg(format!("--node-name={NODE_NAME}")))
 }
 
 fn make_service(stage: &Stage, name: &str) -> IpAddr {

@@ -8,6 +8,7 @@ mod agent;
 mod bad_input;
 mod chart;
 mod cluster;
+mod events;
 mod first_start;
 mod playground;
 mod processes;
@@ -44,6 +45,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_service_with_an_invalid_address_is_named_and_skipped", bad_input::invalid_address),
     ("garbage_on_the_dns_port_changes_nothing", bad_input::garbage_on_the_dns_port),
     ("the_chart_is_accepted_its_rights_are_enough_and_its_dns_pods_stand_in_for_the_agent", chart::rights_are_enough),
+    ("events_reach_the_objects_that_they_are_about_and_repeat_as_a_count", events::arrive_and_repeat),
     ("a_thousand_services_are_programmed_and_resolvable", scale::a_thousand_services),
 ];
 

@@ -1,6 +1,9 @@
 //! An API server, watched.
 
 mod client;
+mod events;
+#[cfg(test)]
+mod events_tests;
 mod failure;
 mod health;
 mod retry;
@@ -9,10 +12,12 @@ mod tests;
 mod watch;
 
 pub use client::{ClientError, client};
+pub use events::send_events;
 pub use health::Health;
 
 use super::objects;
 use crate::model::{Kind, Update};
+use crate::notices::Notices;
 use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
@@ -23,8 +28,23 @@ use watch::Watch;
 /// server has forgotten the changes in between. Own Node only: without a `node_name` no Node is watched.
 ///
 /// Failures are retried for ever. `health` tells how it goes. Returns when nobody receives any more; dropping the future ends all watches.
-pub async fn watch(client: Client, node_name: Option<&str>, kinds: &[Kind], updates: Sender<Update>, health: Health) {
-    watch_at(Pace::default(), client, node_name, kinds, updates, health).await;
+pub async fn watch(
+    client: Client,
+    node_name: Option<&str>,
+    kinds: &[Kind],
+    updates: Sender<Update>,
+    health: Health,
+    notices: Notices,
+) {
+    watch_at(Pace::default(), client, node_name, kinds, Told { updates, health, notices }).await;
+}
+
+/// Whom a watch tells what it sees.
+#[derive(Clone, Debug)]
+struct Told {
+    updates: Sender<Update>,
+    health: Health,
+    notices: Notices,
 }
 
 /// How patient a watch is.
@@ -44,27 +64,27 @@ impl Default for Pace {
     }
 }
 
-async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[Kind], updates: Sender<Update>, health: Health) {
+async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[Kind], told: Told) {
     let mut tasks = JoinSet::new();
     for kind in kinds {
-        let (client, updates, health) = (client.clone(), updates.clone(), health.clone());
+        let (client, told) = (client.clone(), told.clone());
         match (kind, node_name) {
             (Kind::Service, _) => {
-                tasks.spawn(Watch::<objects::Service>::new(Api::all(client), None, pace, updates, health).run());
+                tasks.spawn(Watch::<objects::Service>::new(Api::all(client), None, pace, told).run());
             }
             (Kind::Slice, _) => {
-                tasks.spawn(Watch::<objects::EndpointSlice>::new(Api::all(client), None, pace, updates, health).run());
+                tasks.spawn(Watch::<objects::EndpointSlice>::new(Api::all(client), None, pace, told).run());
             }
             (Kind::Namespace, _) => {
-                tasks.spawn(Watch::<objects::Namespace>::new(Api::all(client), None, pace, updates, health).run());
+                tasks.spawn(Watch::<objects::Namespace>::new(Api::all(client), None, pace, told).run());
             }
             (Kind::Node, Some(name)) => {
                 let own = Some(format!("metadata.name={name}"));
-                tasks.spawn(Watch::<objects::Node>::new(Api::all(client), own, pace, updates, health).run());
+                tasks.spawn(Watch::<objects::Node>::new(Api::all(client), own, pace, told).run());
             }
             (Kind::Node, None) => {}
         }
     }
-    drop(updates);
+    drop(told);
     tasks.join_all().await;
 }

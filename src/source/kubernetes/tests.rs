@@ -117,8 +117,8 @@ impl Agent {
     fn at(pace: Pace, kinds: &'static [Kind], client: Client) -> Agent {
         let (sender, updates) = mpsc::channel(16);
         let health = Health::default();
-        let told = health.clone();
-        let task = tokio::spawn(async move { watch_at(pace, client, Some("n1"), kinds, sender, told).await });
+        let told = Told { updates: sender, health: health.clone(), notices: Notices::logged() };
+        let task = tokio::spawn(async move { watch_at(pace, client, Some("n1"), kinds, told).await });
         Agent { updates, store: Store::default(), health, task }
     }
 

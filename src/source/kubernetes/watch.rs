@@ -3,10 +3,10 @@
 //! kube has a watcher of its own. It cannot fall back from streaming lists, hides whether a resumed watch is connected, and keeps
 //! bookmarks to itself, by which a dead connection is told from a quiet one.
 
-use super::Pace;
 use super::failure::Failure;
 use super::health::{Health, Trouble};
 use super::retry::{Reason, Retry, random};
+use super::{Pace, Told};
 use crate::model::Update;
 use crate::source::translate::{Translate, Translator};
 use futures::{Stream, StreamExt};
@@ -61,14 +61,14 @@ where
     T: Translate + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     /// A watch of what `api` and `field_selector` name.
-    pub fn new(api: Api<T>, field_selector: Option<String>, pace: Pace, updates: Sender<Update>, health: Health) -> Watch<T> {
+    pub fn new(api: Api<T>, field_selector: Option<String>, pace: Pace, told: Told) -> Watch<T> {
         Watch {
             api,
             field_selector,
             pace,
-            updates,
-            health,
-            translator: Translator::default(),
+            updates: told.updates,
+            health: told.health,
+            translator: Translator::new(told.notices),
             retry: Retry::default(),
             listing: Listing::Streaming,
             version: None,

@@ -1,0 +1,106 @@
+//! The table of reasons: logs, Events and `docs/events.md` are all made from it.
+
+use std::fmt::Write;
+
+/// Why a notice is given. One for each kind of thing that can happen.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Reason {
+    /// The Event's reason: CamelCase, and never changed once users may have written it into an alert.
+    pub name: &'static str,
+    /// What the agent was doing (the Event's action).
+    pub action: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Whether every node would say the same in the same words. Such a notice becomes one Event for the whole cluster.
+    pub everywhere: bool,
+    /// The kinds of object that it is about.
+    pub about: &'static str,
+    /// What has happened.
+    pub meaning: &'static str,
+    /// What to do about it.
+    pub advice: &'static str,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// Good to know.
+    Normal,
+    /// Something is not as somebody wanted it.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+impl Severity {
+    /// An Event's type; it knows nothing worse than a warning.
+    pub fn event_type(self) -> &'static str {
+        match self {
+            Severity::Normal => "Normal",
+            Severity::Warning | Severity::Error => "Warning",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal $severity:ident $action:literal everywhere $everywhere:literal, about $about:literal, $meaning:literal, $advice:literal;)*) => {
+        $($(#[$doc])* pub static $name: Reason = Reason {
+            name: $text,
+            action: $action,
+            severity: Severity::$severity,
+            everywhere: $everywhere,
+            about: $about,
+            meaning: $meaning,
+            advice: $advice,
+        };)*
+        /// Every reason, in the order of the documentation.
+        pub static REASONS: &[&Reason] = &[$(&$name),*];
+    };
+}
+
+reasons! {
+    /// Two services claim one destination.
+    ADDRESS_CONFLICT = "AddressConflict" Warning "Plan" everywhere true, about "Service",
+        "Another Service claims the same address, protocol and port, and keeps it: a ClusterIP wins over a load balancer address, that over an externalIP, that over a NodePort; then the older Service wins",
+        "Give one of the two another address or port. The note names the winner";
+    /// An object has an impossible value.
+    MALFORMED_OBJECT = "MalformedObject" Warning "Read" everywhere true, about "Service, EndpointSlice, Node",
+        "The object has a value that cannot be what it should be, and is ignored until it is corrected",
+        "Correct the field that the note names";
+    /// The kernel refused something.
+    KERNEL_REFUSED = "KernelRefused" Error "Program" everywhere false, about "Service, Node",
+        "The kernel of this node refused what belongs to one address of the Service (or to the node as a whole). It was set aside; everything else is in place, and it is tried again every 30 seconds",
+        "Look at the kernel's words in the note; `waypost check` on the node says what the kernel lacks";
+    /// A DNS address cannot be bound.
+    DNS_PORT_TAKEN = "DnsPortTaken" Error "ServeDNS" everywhere false, about "Node",
+        "The agent cannot serve DNS on an address of this node, mostly because another server holds the port. Pods of this node are answered by the cluster's DNS service meanwhile, and the agent tries again every 5 seconds",
+        "Stop the process that the note names, or set `agent.localDNS` to false in the chart";
+}
+
+/// The table of reasons as Markdown.
+pub fn reference_markdown() -> String {
+    let mut text = String::from("| reason | type | about | what has happened | what to do |\n|---|---|---|---|---|\n");
+    for reason in REASONS {
+        let (name, type_, about) = (reason.name, reason.severity.event_type(), reason.about);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{name}` | {type_} | {about} | {} | {} |", reason.meaning, reason.advice);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn reasons_are_camel_case_short_and_each_its_own() {
+        for reason in REASONS {
+            let camel = reason.name.starts_with(|first: char| first.is_ascii_uppercase())
+                && reason.name.chars().all(|letter| letter.is_ascii_alphanumeric());
+            assert!(camel && reason.name.len() <= 128, "{}", reason.name);
+            assert!(!reason.action.is_empty() && reason.action.len() <= 128, "{}", reason.name);
+        }
+        assert_eq!(REASONS.iter().map(|reason| reason.name).collect::<BTreeSet<_>>().len(), REASONS.len());
+    }
+}

@@ -1,0 +1,77 @@
+//! Events, with the chart's rights and a real API server's validation.
+
+use super::chart;
+use super::cluster::{Cluster, NODE_NAME};
+use super::processes::eventually;
+use super::stage::Stage;
+use serde_json::Value;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// Two services with one address; the younger one loses it.
+const CONFLICT: [&str; 2] = [
+    "
+apiVersion: v1
+kind: Service
+metadata: {name: older}
+spec:
+  externalIPs: [203.0.113.77]
+  ports: [{name: http, port: 80}]
+",
+    "
+apiVersion: v1
+kind: Service
+metadata: {name: younger}
+spec:
+  externalIPs: [203.0.113.77]
+  ports: [{name: http, port: 80}]
+",
+];
+
+pub fn arrive_and_repeat(cluster: &Cluster) {
+    chart::install(cluster);
+    let stage = Stage::new(cluster, "events");
+    stage.apply(CONFLICT[0]);
+    // Creation times have seconds; of two services of one second the first by name would win, which is the older one too.
+    stage.apply(CONFLICT[1]);
+    let _holder = stage.node.namespace().udp_socket(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 53))).unwrap();
+
+    let mut agent = chart::start_agent(&stage);
+    let conflict = await_event(&stage, &stage.name, "AddressConflict", "203.0.113.77", 1);
+    assert_eq!(conflict["regarding"]["name"], "younger", "the loser has it: {conflict}");
+    let note = conflict["note"].as_str().unwrap();
+    assert!(note.contains("203.0.113.77:80/tcp") && note.contains("events/older"), "{note}");
+    assert_eq!(conflict["reportingInstance"], NODE_NAME);
+    assert!(stage.kubectl(&["describe", "service", "younger"]).contains("AddressConflict"), "kubectl describe shows it");
+    let taken = await_event(&stage, "default", "DnsPortTaken", chart::KUBE_DNS, 1);
+    assert!(taken["note"].as_str().unwrap().contains("control_plane"), "the holder, this test, is named: {taken}");
+    assert!(cluster.kubectl(&["describe", "node", NODE_NAME]).contains("DnsPortTaken"), "kubectl describe shows it");
+
+    // What another agent says again is counted on the node's Event, and changes nothing about that of the whole cluster.
+    agent.process().kill();
+    let _agent = chart::start_agent(&stage);
+    await_event(&stage, "default", "DnsPortTaken", chart::KUBE_DNS, 2);
+    let again = await_event(&stage, &stage.name, "AddressConflict", "203.0.113.77", 1);
+    assert_eq!(again["metadata"]["resourceVersion"], conflict["metadata"]["resourceVersion"]);
+    chart::uninstall(cluster);
+}
+
+/// Waits until there is exactly one Event with this reason and this in its note, observed so many times.
+pub fn await_event(stage: &Stage, namespace: &str, reason: &str, part: &str, times: u64) -> Value {
+    eventually(&format!("an Event {reason}, {times} times"), || {
+        let mut found = events(stage, namespace, reason);
+        // Other tests have agents on a node of the same name.
+        found.retain(|event| event["note"].as_str().is_some_and(|note| note.contains(part)));
+        match &found[..] {
+            [one] if one["series"]["count"].as_u64().unwrap_or(1) == times => Ok(one.clone()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+}
+
+/// The agents' Events in a namespace with this reason.
+pub fn events(stage: &Stage, namespace: &str, reason: &str) -> Vec<Value> {
+    let list = stage.cluster.kubectl(&["get", "events.events.k8s.io", "--namespace", namespace, "--output", "json"]);
+    let list: Value = serde_json::from_str(&list).expect("kubectl prints JSON");
+    let items = list["items"].as_array().expect("a list").iter();
+    items.filter(|event| event["reason"] == reason && event["reportingController"] == "waypost").cloned().collect()
+}
