@@ -19,6 +19,7 @@
 //! | [`notices`] | what people should know: log lines, and Events on the objects that they are about |
 //! | [`admin`] | health, readiness, metrics |
 //! | [`holder`] | which process holds a port, for error messages |
+//! | [`leftovers`] | what others do, or have left behind, in the agent's place: found, reported, and kube-proxy's removed |
 //! | [`config`] | flags, environment and file, made into one validated [`config::Config`] |
 //! | [`agent`] | the one place where everything is wired together |
 //! | [`lab`] | network namespaces as nodes and pods: for the demo and for tests with real packets |
@@ -33,6 +34,7 @@ pub mod config;
 pub mod dns;
 pub mod holder;
 pub mod lab;
+pub mod leftovers;
 pub mod model;
 pub mod nft;
 pub mod notices;

@@ -15,6 +15,7 @@ mod tests;
 use crate::admin::{self, AdminError, Registries, Status};
 use crate::config::{Config, ProxyConfig, Role};
 use crate::dns::server::DnsError;
+use crate::leftovers;
 use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Layout, Netlink, NftError};
 use crate::notices::Notices;
@@ -27,7 +28,7 @@ use local_dns::LocalDnsError;
 use std::io;
 use std::path::Path;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,8 @@ pub struct Running {
     ready: watch::Receiver<bool>,
     stop: watch::Sender<()>,
     follow: JoinHandle<()>,
+    /// Ends with this value.
+    _looking: JoinSet<()>,
     status: Status,
     dns: Option<DnsServer>,
     admin: admin::Serving,
@@ -86,9 +89,14 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>, notices: Not
     let (ready_sender, ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
     let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.serving.clone()));
+    let mut looking = JoinSet::new();
+    if data_path.is_some() {
+        let answers_dns = !local_dns.is_empty();
+        looking.spawn(leftovers::keep_looking(answers_dns, notices.clone()));
+    }
     let follow = Follow::new(&config, data_path, names, status.clone(), ready_sender, notices);
     let follow = tokio::spawn(follow.run(updates, stopped));
-    Ok(Running { ready, stop, follow, status, dns, admin })
+    Ok(Running { ready, stop, follow, _looking: looking, status, dns, admin })
 }
 
 impl Running {

@@ -29,7 +29,7 @@ enum Verb {
     /// Print the effective configuration and what this host lacks for running with it
     Check(check::CheckArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
-    Cleanup,
+    Cleanup(cleanup::CleanupArgs),
     /// Print the version
     Version,
 }
@@ -44,7 +44,7 @@ impl Cli {
             Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::run(&args),
-            Verb::Cleanup => cleanup::run().map(|()| ExitCode::SUCCESS),
+            Verb::Cleanup(args) => cleanup::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));
                 Ok(ExitCode::SUCCESS)

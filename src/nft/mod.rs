@@ -6,6 +6,7 @@
 mod committer;
 mod encode;
 mod expr;
+mod foreign;
 mod kernel;
 mod layout;
 mod memory;
@@ -16,6 +17,7 @@ mod switch;
 mod wire;
 
 pub use committer::{Committed, Committer, FamilyOutcome, Part, Rejected};
+pub use foreign::{ForeignChain, ForeignHook, ForeignTable, remove_table, tables_and_chains};
 pub use kernel::{Batch, Contents, Kernel, NftError, Reading};
 pub use layout::{Layout, PICK_BLOCK, TABLE, pick_block};
 pub use memory::Memory;

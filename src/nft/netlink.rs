@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// `NFT_MSG_NEWTABLE`.
 pub(super) const NEW_TABLE: u16 = 0;
-const GET_TABLE: u16 = 1;
-const DEL_TABLE: u16 = 2;
+pub(super) const GET_TABLE: u16 = 1;
+pub(super) const DEL_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
-const GET_CHAIN: u16 = 4;
+pub(super) const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const NEW_SET: u16 = 9;

@@ -6,7 +6,8 @@
 mod reason;
 
 pub use reason::{
-    ADDRESS_CONFLICT, DNS_PORT_TAKEN, KERNEL_REFUSED, MALFORMED_OBJECT, REASONS, Reason, Severity, reference_markdown,
+    ADDRESS_CONFLICT, DNS_PORT_TAKEN, FOREIGN_TRANSLATION, KERNEL_REFUSED, KUBE_PROXY_FOUND, MALFORMED_OBJECT,
+    NODE_LOCAL_DNS_FOUND, REASONS, Reason, Severity, reference_markdown,
 };
 
 use crate::model::ObjectKey;

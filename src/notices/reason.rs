@@ -75,6 +75,18 @@ reasons! {
     DNS_PORT_TAKEN = "DnsPortTaken" Error "ServeDNS" everywhere false, about "Node",
         "The agent cannot serve DNS on an address of this node, mostly because another server holds the port. Pods of this node are answered by the cluster's DNS service meanwhile, and the agent tries again every 5 seconds",
         "Stop the process that the note names, or set `agent.localDNS` to false in the chart";
+    /// kube-proxy runs here, or has left something behind.
+    KUBE_PROXY_FOUND = "KubeProxyFound" Warning "LookAround" everywhere false, about "Node",
+        "kube-proxy runs on this node, or has left tables, chains or links behind that translate service addresses as well",
+        "Stop kube-proxy, then run `waypost cleanup --kube-proxy` on the node";
+    /// NodeLocal DNSCache is here.
+    NODE_LOCAL_DNS_FOUND = "NodeLocalDnsFound" Warning "LookAround" everywhere false, about "Node",
+        "NodeLocal DNSCache runs on this node or has left its link behind, which owns the addresses on which the agent is to answer DNS",
+        "Remove its DaemonSet and then its link `nodelocaldns`, or set `agent.localDNS` to false in the chart";
+    /// Somebody translates before us.
+    FOREIGN_TRANSLATION = "ForeignTranslation" Warning "LookAround" everywhere false, about "Node",
+        "Another program has a chain that translates addresses before the agent's, or at the same priority: what it translates, the agent never sees",
+        "Find out whose table it is, and whether its rules catch service addresses: `nft list ruleset`";
 }
 
 /// The table of reasons as Markdown.

@@ -1,11 +1,14 @@
 //! Events, with the chart's rights and a real API server's validation.
 
+use super::agent::{Agent, WAYPOST, run_command};
 use super::chart;
 use super::cluster::{Cluster, NODE_NAME};
-use super::processes::eventually;
+use super::first_start;
+use super::processes::{eventually, output};
 use super::stage::Stage;
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Command;
 
 /// Two services with one address; the younger one loses it.
 const CONFLICT: [&str; 2] = [
@@ -54,6 +57,30 @@ pub fn arrive_and_repeat(cluster: &Cluster) {
     assert_eq!(again["metadata"]["resourceVersion"], conflict["metadata"]["resourceVersion"]);
     chart::uninstall(cluster);
 }
+
+/// The stock kube-proxy in nftables mode: running beside the agent, then stopped with its tables left, then cleaned up after.
+pub fn kube_proxy_left_over(cluster: &Cluster) {
+    let stage = Stage::new(cluster, "leftover");
+    let mut kube_proxy = first_start::run_kube_proxy(&stage, "leftover-kube-proxy");
+    let mut agent = Agent::start_command(&stage, run_command(&cluster.kubeconfig()).args(OTHER_PORTS));
+    await_event(&stage, "default", "KubeProxyFound", "it runs here", 1);
+    for family in ["ip", "ip6"] {
+        await_event(&stage, "default", "KubeProxyFound", &format!("its table {family} kube-proxy is here"), 1);
+    }
+    let clean_up = || stage.node.namespace().output(Command::new(WAYPOST).args(["cleanup", "--kube-proxy"])).unwrap();
+    let refused = clean_up();
+    assert!(!refused.status.success(), "it would make everything anew: {refused:?}");
+    agent.process().kill();
+
+    kube_proxy.terminate();
+    let cleaned = clean_up();
+    assert!(cleaned.status.success(), "{cleaned:?}");
+    let tables = output(stage.node.namespace(), Command::new("nft").args(["list", "tables"]));
+    assert!(!tables.contains("kube-proxy") && tables.contains("waypost"), "{tables}");
+}
+
+/// kube-proxy has the usual ones.
+const OTHER_PORTS: [&str; 2] = ["--healthz-bind-address=127.0.0.1:10266", "--metrics-bind-address=127.0.0.1:10269"];
 
 /// Waits until there is exactly one Event with this reason and this in its note, observed so many times.
 pub fn await_event(stage: &Stage, namespace: &str, reason: &str, part: &str, times: u64) -> Value {

@@ -61,9 +61,22 @@ fn start_waypost(cluster: &Cluster, name: &str, size: u32) -> Start {
     start
 }
 
-/// The smallest configuration with which kube-proxy serves such a node. Its conntrack limits are sysctls that only the host may set.
 fn start_kube_proxy(cluster: &Cluster, name: &str, size: u32) -> Start {
     let stage = Stage::new(cluster, name);
+    let began = Instant::now();
+    let process = run_kube_proxy(&stage, name);
+    let seconds = began.elapsed().as_secs_f64();
+    let start = Start { seconds, megabytes: megabytes(&process) };
+    let mut nft = Command::new("nft");
+    let listing = super::processes::output(stage.node.namespace(), nft.args(["list", "map", "ip", "kube-proxy", "service-ips"]));
+    assert!(listing.matches(" : goto ").count() >= size as usize, "not everything is programmed");
+    start
+}
+
+/// Starts kube-proxy with the smallest configuration with which it serves such a node, and waits until it has programmed everything. Its
+/// conntrack limits are sysctls that only the host may set.
+pub fn run_kube_proxy(stage: &Stage, name: &str) -> Process {
+    let cluster = stage.cluster;
     let path = cluster.directory().join("kube-proxy.yaml");
     let config = format!(
         "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
@@ -78,15 +91,9 @@ fn start_kube_proxy(cluster: &Cluster, name: &str, size: u32) -> Start {
     fs::write(&path, config).unwrap();
     let mut command = tool("kube-proxy");
     command.arg("--config").arg(&path);
-    let began = Instant::now();
     let process = Process::start(stage.node.namespace(), cluster.directory(), name, &mut command);
     wait(|| http_get(stage.node.namespace(), "127.0.0.1:10249", "/metrics").is_ok_and(|(_, metrics)| has_synced(&metrics)));
-    let seconds = began.elapsed().as_secs_f64();
-    let start = Start { seconds, megabytes: megabytes(&process) };
-    let mut nft = Command::new("nft");
-    let listing = super::processes::output(stage.node.namespace(), nft.args(["list", "map", "ip", "kube-proxy", "service-ips"]));
-    assert!(listing.matches(" : goto ").count() >= size as usize, "not everything is programmed");
-    start
+    process
 }
 
 /// Both families have had their first full sync.

@@ -46,6 +46,7 @@ const CASES: &[(&str, Case)] = &[
     ("garbage_on_the_dns_port_changes_nothing", bad_input::garbage_on_the_dns_port),
     ("the_chart_is_accepted_its_rights_are_enough_and_its_dns_pods_stand_in_for_the_agent", chart::rights_are_enough),
     ("events_reach_the_objects_that_they_are_about_and_repeat_as_a_count", events::arrive_and_repeat),
+    ("a_leftover_of_the_stock_kube_proxy_is_reported_on_the_node_and_removed", events::kube_proxy_left_over),
     ("a_thousand_services_are_programmed_and_resolvable", scale::a_thousand_services),
 ];
 
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
         _ => {
             let arguments = Arguments::from_args();
             if !arguments.list {
-                walls::build_tools(&["control-plane", "kubectl", "helm"]);
+                walls::build_tools(&["control-plane", "kubectl", "helm", "kube-proxy"]);
             }
             walls::around(Stdio::null(), || run_tests(arguments))
         }

@@ -1,9 +1,10 @@
 //! Looks at the host. Nothing here changes anything outside a network namespace that ends with the look.
 
-use super::facts::{Chain, Facts, IptablesChains, Probe, Reading, Ruleset};
+use super::facts::{Chain, Facts, Probe, Reading};
 use super::source;
 use crate::config::{Config, ProxyConfig, Role, Upstreams};
 use crate::holder;
+use crate::leftovers;
 use crate::model::{Family, Protocol};
 use crate::nft::{Committer, Layout, Netlink, NftError};
 use crate::proxy::Delta;
@@ -11,7 +12,7 @@ use nftables::schema::{NfListObject, NfObject};
 use nftables::types::{NfChainPolicy, NfFamily, NfHook};
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -24,10 +25,12 @@ pub async fn facts(config: &Config) -> Facts {
         capabilities: capabilities(&read("/proc/self/status").unwrap_or_default()),
         unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
         nf_tables: if proxies { trial(&config.proxy) } else { Probe::default() },
-        nft: if proxies { ruleset() } else { Reading::NoProgram },
-        iptables: if proxies { iptables() } else { Reading::NoProgram },
-        bridges: links().into_iter().filter(|link| Path::new("/sys/class/net").join(link).join("bridge").is_dir()).collect(),
-        links: links(),
+        nft: if proxies { input_chains() } else { Reading::NoProgram },
+        leftovers: if proxies { leftovers::facts() } else { leftovers::Facts::default() },
+        bridges: leftovers::links()
+            .into_iter()
+            .filter(|link| Path::new("/sys/class/net").join(link).join("bridge").is_dir())
+            .collect(),
         bridge_nf_call_iptables: number("/proc/sys/net/bridge/bridge-nf-call-iptables").map(|value: u8| value != 0),
         taken: taken(config),
         absent: absent(config),
@@ -72,64 +75,37 @@ fn write_tables(layouts: [Layout; 2]) -> Result<(), NftError> {
     committed.families.into_iter().find_map(|outcome| outcome.error).map_or(Ok(()), Err)
 }
 
-fn nft(arguments: &[&str], input: &str) -> io::Result<Output> {
-    run("nft", arguments, input)
+fn nft(arguments: &[&str]) -> io::Result<Output> {
+    Command::new("nft").args(arguments).stdin(Stdio::null()).output()
 }
 
-fn run(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
-    let pipes = || Stdio::piped();
-    let mut child = Command::new(program).args(arguments).stdin(pipes()).stdout(pipes()).stderr(pipes()).spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    child.wait_with_output()
-}
-
-/// What a failed program said, on one line.
-fn complaint(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    match lines.is_empty() {
-        true => output.status.to_string(),
-        false => lines[..lines.len().min(2)].join(" "),
-    }
-}
-
-/// Tables and chains. The `nftables` crate reads plain listings; one of the rules themselves it cannot read on a host with verdict
+/// The base chains at hook input. The `nftables` crate reads plain listings; one of the rules themselves it cannot read on a host with verdict
 /// maps, so that the few chains that matter are taken as text.
-fn ruleset() -> Reading<Ruleset> {
-    let mut ruleset = Ruleset::default();
-    for arguments in [["list", "tables"], ["list", "chains"]] {
-        match nftables::helper::get_current_ruleset_with_args(None::<&str>, arguments) {
-            Ok(listing) => listing.objects.iter().for_each(|object| add(&mut ruleset, object)),
-            Err(nftables::helper::NftablesError::NftExecution { inner, .. }) if inner.kind() == io::ErrorKind::NotFound => {
-                return Reading::NoProgram;
-            }
-            Err(error) => return Reading::Failed(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")),
+fn input_chains() -> Reading<Vec<Chain>> {
+    let listing = match nftables::helper::get_current_ruleset_with_args(None::<&str>, ["list", "chains"]) {
+        Ok(listing) => listing,
+        Err(nftables::helper::NftablesError::NftExecution { inner, .. }) if inner.kind() == io::ErrorKind::NotFound => {
+            return Reading::NoProgram;
         }
-    }
-    for chain in ruleset.chains.iter_mut().filter(|chain| chain.input) {
-        let listed = nft(&["-n", "list", "chain", &chain.family, &chain.table, &chain.name], "");
+        Err(error) => return Reading::Failed(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")),
+    };
+    let mut chains: Vec<Chain> = listing.objects.iter().filter_map(input_chain).collect();
+    for chain in &mut chains {
+        let listed = nft(&["-n", "list", "chain", &chain.family, &chain.table, &chain.name]);
         chain.text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     }
-    Reading::Read(ruleset)
+    Reading::Read(chains)
 }
 
-fn add(ruleset: &mut Ruleset, object: &NfObject) {
-    match object {
-        NfObject::ListObject(NfListObject::Table(table)) => {
-            ruleset.tables.push((family(table.family).to_string(), table.name.to_string()));
-        }
-        NfObject::ListObject(NfListObject::Chain(chain)) => ruleset.chains.push(Chain {
-            family: family(chain.family).to_string(),
-            table: chain.table.to_string(),
-            name: chain.name.to_string(),
-            input: chain.hook == Some(NfHook::Input),
-            policy_drop: chain.policy == Some(NfChainPolicy::Drop),
-            text: String::new(),
-        }),
-        _ => {}
-    }
+fn input_chain(object: &NfObject) -> Option<Chain> {
+    let NfObject::ListObject(NfListObject::Chain(chain)) = object else { return None };
+    (chain.hook == Some(NfHook::Input)).then(|| Chain {
+        family: family(chain.family).to_string(),
+        table: chain.table.to_string(),
+        name: chain.name.to_string(),
+        policy_drop: chain.policy == Some(NfChainPolicy::Drop),
+        text: String::new(),
+    })
 }
 
 fn family(family: NfFamily) -> &'static str {
@@ -141,38 +117,6 @@ fn family(family: NfFamily) -> &'static str {
         NfFamily::Bridge => "bridge",
         NfFamily::NetDev => "netdev",
     }
-}
-
-/// The legacy programs show what nft does not: rules of the older kernel interface.
-fn iptables() -> Reading<IptablesChains> {
-    let mut found = IptablesChains::default();
-    let mut failure = None;
-    let mut present = false;
-    for program in ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"] {
-        let Ok(output) = run(program, &[], "") else { continue };
-        present = true;
-        match output.status.success() {
-            true if String::from_utf8_lossy(&output.stdout).contains(":KUBE-SERVICES ") => {
-                found.kube_services_in.push(program.to_string())
-            }
-            true => {}
-            false => failure = Some(complaint(&output)),
-        }
-    }
-    match (present, failure) {
-        (false, _) => Reading::NoProgram,
-        (true, Some(failure)) if found.kube_services_in.is_empty() => Reading::Failed(failure),
-        (true, _) => Reading::Read(found),
-    }
-}
-
-/// The links of this network namespace: /sys may show those of another one.
-fn links() -> Vec<String> {
-    let names = nix::net::if_::if_nameindex();
-    let mut links: Vec<String> =
-        names.iter().flatten().filter_map(|link| link.name().to_str().ok().map(str::to_string)).collect();
-    links.sort();
-    links
 }
 
 /// The addresses that are asked for and that this host does not have.

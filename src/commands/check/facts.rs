@@ -1,6 +1,7 @@
 //! What `waypost check` knows of the host: plain data, so that the judgement can be tested without one.
 
 use crate::holder::Holder;
+use crate::leftovers;
 use crate::model::{Kind, Protocol};
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,13 +16,11 @@ pub struct Facts {
     pub unprivileged_port_start: u16,
     /// Whether the kernel does what the tables need.
     pub nf_tables: Probe,
-    /// What the nft program lists.
-    pub nft: Reading<Ruleset>,
-    /// What the iptables programs list.
-    pub iptables: Reading<IptablesChains>,
-    /// Names of network links.
-    pub links: Vec<String>,
-    /// Names of those links that are bridges.
+    /// The base chains at hook input, which only the nft program can show.
+    pub nft: Reading<Vec<Chain>>,
+    /// What others do or have left behind here.
+    pub leftovers: leftovers::Facts,
+    /// Names of the links that are bridges.
     pub bridges: Vec<String>,
     /// `net.bridge.bridge-nf-call-iptables`; `None` when the module is not loaded.
     pub bridge_nf_call_iptables: Option<bool>,
@@ -64,16 +63,7 @@ pub enum Reading<T> {
     Read(T),
 }
 
-/// Tables and chains of nftables.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ruleset {
-    /// Family and name.
-    pub tables: Vec<(String, String)>,
-    /// All chains.
-    pub chains: Vec<Chain>,
-}
-
-/// A chain of nftables.
+/// A base chain at hook input.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
     /// The family, as nft writes it.
@@ -82,19 +72,10 @@ pub struct Chain {
     pub table: String,
     /// The name.
     pub name: String,
-    /// Whether it is a base chain at hook input.
-    pub input: bool,
     /// Whether its policy is drop.
     pub policy_drop: bool,
-    /// What `nft list chain` prints, for base chains at hook input.
+    /// What `nft list chain` prints.
     pub text: String,
-}
-
-/// kube-proxy's chains in iptables.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct IptablesChains {
-    /// The programs that list a chain KUBE-SERVICES.
-    pub kube_services_in: Vec<String>,
 }
 
 /// Where the objects would come from.

@@ -1,9 +1,11 @@
 //! From facts to findings: pure.
 
-use super::facts::{Chain, Facts, Probe, Reading, Ruleset, SourceFact};
+use super::facts::{Chain, Facts, Probe, Reading, SourceFact};
 use crate::agent::local_dns;
 use crate::config::{ClusterSource, Config, Role};
 use crate::holder::Holder;
+use crate::leftovers;
+use crate::nft::TABLE;
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
 
@@ -49,7 +51,7 @@ pub fn findings(config: &Config, facts: &Facts) -> Vec<Finding> {
     judge.capabilities();
     judge.source();
     judge.ports();
-    if config.role != Role::Proxy && !config.dns.addresses.is_empty() {
+    if judge.answers_dns() {
         judge.input_chains();
         judge.upstreams();
     }
@@ -175,56 +177,27 @@ impl Judge<'_> {
 
     /// Whatever else translates service addresses, or answers DNS on the node.
     fn other_agents(&mut self) {
-        match &self.facts.nft {
-            Reading::NoProgram => {
-                let advice = "install nftables on the host to have other agents' tables looked at";
-                self.note("other tables", "the nft program is not here: other agents' tables were not looked at", advice);
-            }
-            Reading::Failed(reason) => {
-                let found = format!("nft cannot list tables: {reason}");
-                self.note("other tables", found, "run this check as root to have other agents' tables looked at");
-            }
-            Reading::Read(ruleset) => self.tables(ruleset),
+        let facts = &self.facts.leftovers;
+        for leftover in leftovers::judge(facts, self.answers_dns()) {
+            self.warn(leftover.subject, leftover.found, leftover.advice);
         }
-        if let Reading::Read(chains) = &self.facts.iptables
-            && !chains.kube_services_in.is_empty()
-        {
-            let found = format!("kube-proxy's iptables rules are here (KUBE-SERVICES in {})", chains.kube_services_in.join(", "));
-            self.warn("kube-proxy", found, "stop kube-proxy, then run `kube-proxy --cleanup` or reboot the node");
+        for table in facts.tables.iter().filter(|table| table.name == TABLE) {
+            let advice = "nothing: it is taken over at the start; `waypost cleanup` removes it";
+            self.note("waypost", format!("a table {} {TABLE} is here already", table.family), advice);
         }
-        for link in &self.facts.links {
-            match link.as_str() {
-                "kube-ipvs0" => {
-                    let advice = "stop kube-proxy, then `ip link delete kube-ipvs0` and `ipvsadm --clear`";
-                    self.warn("kube-proxy", "its IPVS link kube-ipvs0 is here and owns every service address", advice);
-                }
-                "nodelocaldns" => {
-                    let advice = "remove the node-local-dns DaemonSet, then `ip link delete nodelocaldns`";
-                    self.warn("NodeLocal DNSCache", "its link nodelocaldns is here and owns the local DNS addresses", advice);
-                }
-                _ => {}
-            }
+        if let Some(reason) = &facts.unseen {
+            let found = format!("other agents' tables were not looked at: {reason}");
+            self.note("other tables", found, "run this check as root");
+        }
+        if facts.legacy_unseen {
+            let found = "iptables' older kernel interface is in use, and no program here shows what stands in it";
+            self.note("other tables", found, "look for KUBE-SERVICES in what `iptables-legacy-save` prints");
         }
     }
 
-    fn tables(&mut self, ruleset: &Ruleset) {
-        for (family, name) in &ruleset.tables {
-            match name.as_str() {
-                "kube-proxy" => {
-                    let advice = format!("stop kube-proxy, then `nft delete table {family} kube-proxy`");
-                    self.warn(
-                        "kube-proxy",
-                        format!("its table {family} kube-proxy is here and translates service addresses as well"),
-                        advice,
-                    );
-                }
-                "waypost" => {
-                    let advice = "nothing: it is taken over at the start; `waypost cleanup` removes it";
-                    self.note("waypost", format!("a table {family} waypost is here already"), advice);
-                }
-                _ => {}
-            }
-        }
+    /// Whether the agent answers DNS on this node.
+    fn answers_dns(&self) -> bool {
+        self.config.role != Role::Proxy && !self.config.dns.addresses.is_empty()
     }
 
     fn bridges(&mut self) {
@@ -242,9 +215,19 @@ impl Judge<'_> {
     }
 
     fn input_chains(&mut self) {
-        let Reading::Read(ruleset) = &self.facts.nft else { return };
-        let swallowing: Vec<&Chain> = ruleset.chains.iter().filter(|chain| swallows_dns(chain)).collect();
-        for chain in swallowing {
+        let chains = match &self.facts.nft {
+            Reading::Read(chains) => chains,
+            Reading::NoProgram if self.config.role == Role::Dns => return,
+            Reading::NoProgram => {
+                let found = "the nft program is not here: firewalls that swallow DNS were not looked for";
+                return self.note("firewall", found, "install nftables on the host, or run this check where it is");
+            }
+            Reading::Failed(reason) => {
+                let found = format!("nft cannot list chains: {reason}");
+                return self.note("firewall", found, "run this check as root to have firewalls that swallow DNS looked for");
+            }
+        };
+        for chain in chains.iter().filter(|chain| swallows_dns(chain)) {
             let Chain { family, table, name, .. } = chain;
             let rules: Vec<String> = self.config.dns.addresses.iter().filter_map(|address| rule_for(chain, *address)).collect();
             if rules.is_empty() {
@@ -298,7 +281,7 @@ fn kernel_version(release: &str) -> Option<(u32, u32)> {
 fn swallows_dns(chain: &Chain) -> bool {
     let rules: Vec<&str> = chain.text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('}')).collect();
     let refuses_at_end = rules.last().is_some_and(|rule| rule.starts_with("reject") || rule.starts_with("drop"));
-    chain.input && (chain.policy_drop || refuses_at_end) && !rules.iter().any(|rule| accepts_dns(rule))
+    (chain.policy_drop || refuses_at_end) && !rules.iter().any(|rule| accepts_dns(rule))
 }
 
 fn accepts_dns(rule: &str) -> bool {

@@ -1,8 +1,8 @@
 use super::*;
-use crate::commands::check::facts::IptablesChains;
 use crate::config::{RunArgs, Surroundings, load};
 use crate::holder::{Holder, Process};
 use crate::model::{Kind, Protocol};
+use crate::nft::ForeignTable;
 
 fn config(flags: &[(&str, &str)]) -> Config {
     let surroundings = Surroundings { host_name: Some("node".into()), ..Surroundings::default() };
@@ -16,9 +16,8 @@ fn good() -> Facts {
         capabilities: Some(1 << NET_ADMIN | 1 << NET_BIND_SERVICE),
         unprivileged_port_start: 1024,
         nf_tables: Probe::Works,
-        nft: Reading::Read(Ruleset::default()),
-        iptables: Reading::NoProgram,
-        links: vec!["lo".into(), "eth0".into()],
+        nft: Reading::Read(Vec::new()),
+        leftovers: leftovers::Facts { links: vec!["lo".into(), "eth0".into()], ..leftovers::Facts::default() },
         bridges: Vec::new(),
         bridge_nf_call_iptables: None,
         taken: Vec::new(),
@@ -99,26 +98,36 @@ fn a_source_that_cannot_be_had_says_what_to_look_at() {
 
 #[test]
 fn leftovers_of_other_agents_are_named_with_what_removes_them() {
-    let tables = vec![("ip".into(), "kube-proxy".into()), ("inet".into(), "firewalld".into()), ("ip".into(), "waypost".into())];
-    let facts = Facts { nft: Reading::Read(Ruleset { tables, ..Ruleset::default() }), ..good() };
+    let tables = ["kube-proxy", "firewalld", "waypost"];
+    let tables = tables.map(|name| ForeignTable { family: "ip", name: name.into() }).into();
+    let facts = Facts { leftovers: leftovers::Facts { tables, ..leftovers::Facts::default() }, ..good() };
     let found = findings(&config(&[]), &facts);
     assert_eq!(found.len(), 2, "{found:#?}");
     assert_eq!((found[0].severity, found[0].subject), (Severity::Warning, "kube-proxy"));
-    assert_eq!(found[0].advice, "stop kube-proxy, then `nft delete table ip kube-proxy`");
+    assert_eq!(found[0].advice, "stop kube-proxy, then `waypost cleanup --kube-proxy`");
     assert_eq!((found[1].severity, found[1].subject), (Severity::Note, "waypost"));
 
-    let chains = IptablesChains { kube_services_in: vec!["iptables-save".into()] };
-    starts(
-        only(&config(&[]), &Facts { iptables: Reading::Read(chains), ..good() }),
-        "Warning kube-proxy: kube-proxy's iptables rules",
-    );
-    starts(only(&config(&[]), &Facts { links: vec!["kube-ipvs0".into()], ..good() }), "Warning kube-proxy: its IPVS link");
-    starts(only(&config(&[]), &Facts { links: vec!["nodelocaldns".into()], ..good() }), "Warning NodeLocal DNSCache: ");
-    starts(only(&config(&[]), &Facts { nft: Reading::NoProgram, ..good() }), "Note other tables: the nft program is not here");
+    starts(only(&config(&[]), &with_link("kube-ipvs0")), "Warning kube-proxy: its IPVS link");
+    starts(only(&config(DNS), &with_link("nodelocaldns")), "Warning NodeLocal DNSCache: ");
+    assert_eq!(findings(&config(&[]), &with_link("nodelocaldns")), [], "without local DNS it is in nobody's way");
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_a_note() {
+    let unseen = leftovers::Facts { unseen: Some("not permitted".into()), ..leftovers::Facts::default() };
+    starts(only(&config(&[]), &Facts { leftovers: unseen, ..good() }), "Note other tables: other agents' tables were not");
+    let legacy = leftovers::Facts { legacy_unseen: true, ..leftovers::Facts::default() };
+    starts(only(&config(&[]), &Facts { leftovers: legacy, ..good() }), "Note other tables: iptables' older kernel interface");
+    starts(only(&config(DNS), &Facts { nft: Reading::NoProgram, ..good() }), "Note firewall: the nft program is not here");
+    starts(only(&config(DNS), &Facts { nft: Reading::Failed("x".into()), ..good() }), "Note firewall: nft cannot list chains: x");
+}
+
+fn with_link(name: &str) -> Facts {
+    Facts { leftovers: leftovers::Facts { links: vec![name.into()], ..leftovers::Facts::default() }, ..good() }
 }
 
 fn with_chain(chain: Chain) -> Facts {
-    Facts { nft: Reading::Read(Ruleset { tables: Vec::new(), chains: vec![chain] }), ..good() }
+    Facts { nft: Reading::Read(vec![chain]), ..good() }
 }
 
 fn firewalld(rules: &str, policy_drop: bool) -> Chain {
@@ -126,7 +135,7 @@ fn firewalld(rules: &str, policy_drop: bool) -> Chain {
     let text = format!(
         "table inet firewalld {{\n\tchain filter_INPUT {{\n\t\ttype filter hook input priority 10; policy accept;\n{rules}\t}}\n}}\n"
     );
-    Chain { family, table, name, input: true, policy_drop, text }
+    Chain { family, table, name, policy_drop, text }
 }
 
 #[test]
@@ -163,7 +172,7 @@ fn an_input_chain_that_lets_dns_in_is_left_alone() {
 #[test]
 fn the_rule_to_add_to_iptables_own_chain_is_written_for_iptables_and_for_its_family() {
     let (family, table, name) = ("ip".into(), "filter".into(), "INPUT".into());
-    let chain = Chain { family, table, name, input: true, policy_drop: true, text: String::new() };
+    let chain = Chain { family, table, name, policy_drop: true, text: String::new() };
     let found = only(&config(DNS), &with_chain(chain));
     assert!(found.ends_with(
         "iptables -I INPUT -d 169.254.20.10 -p udp --dport 53 -j ACCEPT; iptables -I INPUT -d 169.254.20.10 -p tcp --dport 53 -j ACCEPT"
@@ -229,7 +238,7 @@ fn upstreams_that_lead_nowhere_or_back_are_named() {
 
 #[test]
 fn the_worst_comes_first() {
-    let facts = Facts { nft: Reading::NoProgram, links: vec!["kube-ipvs0".into()], capabilities: Some(0), ..good() };
-    let severities: Vec<Severity> = findings(&config(&[]), &facts).iter().map(|finding| finding.severity).collect();
+    let facts = Facts { nft: Reading::NoProgram, capabilities: Some(1 << NET_BIND_SERVICE), ..with_link("kube-ipvs0") };
+    let severities: Vec<Severity> = findings(&config(DNS), &facts).iter().map(|finding| finding.severity).collect();
     assert_eq!(severities, [Severity::Error, Severity::Warning, Severity::Note]);
 }
