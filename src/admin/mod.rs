@@ -8,19 +8,26 @@
 //! | `/metrics` | Prometheus text |
 //! | `/proxyMode`, `/version` | `nftables`; the version |
 //! | `/health`, `/ready` | CoreDNS's pages: `OK`, or 503 |
+//!
+//! [`ServiceHealth`] answers on the `healthCheckNodePort` of Services.
 
 mod pages;
+mod service_health;
 mod status;
 #[cfg(test)]
 mod tests;
 
+pub use service_health::{Check, ServiceHealth};
 pub use status::{FamilyHealth, HEALTH_TIMEOUT, Health, Status};
 
 use crate::config::AdminConfig;
 use crate::holder::{self, Holder};
 use crate::model::Protocol;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pages::Pages;
 use prometheus::process_collector::ProcessCollector;
@@ -161,7 +168,9 @@ pub async fn serve(config: &AdminConfig, status: Status, registries: Registries)
         let bound = listener.local_addr().unwrap_or(address);
         tracing::info!(address = %bound, setting = flag, "serving health and metrics");
         serving.addresses.push(bound);
-        serving.listeners.spawn(accept(listener, pages.clone(), Arc::new(paths), stopped.clone()));
+        let pages = pages.clone();
+        let answer = move |request: &Request<Incoming>| pages.answer(request, &paths);
+        serving.listeners.spawn(accept(listener, Arc::new(answer), stopped.clone()));
     }
     Ok(serving)
 }
@@ -203,7 +212,11 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     code == Some(nix::errno::Errno::EAFNOSUPPORT as i32) || code == Some(nix::errno::Errno::EADDRNOTAVAIL as i32)
 }
 
-async fn accept(listener: TcpListener, pages: Arc<Pages>, paths: Arc<BTreeSet<Page>>, mut stopped: watch::Receiver<()>) {
+/// What a listener answers to a request.
+type Answer = dyn Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync;
+
+/// Serves connections until `stopped` is closed, then finishes the answers under way.
+async fn accept(listener: TcpListener, answer: Arc<Answer>, mut stopped: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -213,7 +226,7 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>, paths: Arc<BTreeSet<Pa
                     if open.len() >= MAX_CONNECTIONS && let Some(oldest) = open.pop_front() {
                         oldest.abort();
                     }
-                    let served = converse(stream, pages.clone(), paths.clone(), stopped.clone());
+                    let served = converse(stream, answer.clone(), stopped.clone());
                     open.push_back(connections.spawn(served));
                 }
                 // Out of descriptors, mostly: without a pause this would spin.
@@ -227,9 +240,9 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>, paths: Arc<BTreeSet<Pa
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse(stream: TcpStream, pages: Arc<Pages>, paths: Arc<BTreeSet<Page>>, mut stopped: watch::Receiver<()>) {
+async fn converse(stream: TcpStream, answer: Arc<Answer>, mut stopped: watch::Receiver<()>) {
     let service = service_fn(|request| {
-        let response = pages.answer(&request, &paths);
+        let response = answer(&request);
         async move { Ok::<_, Infallible>(response) }
     });
     let mut builder = http1::Builder::new();

@@ -1,8 +1,9 @@
 //! The task that owns the state: it takes updates in, plans, has them committed, and publishes names.
 
 use super::data_path::{DataPath, Done};
+use super::health_checks::HealthChecks;
 use super::node_addresses::nodeport_addresses;
-use crate::admin::Status;
+use crate::admin::{ServiceHealth, Status};
 use crate::config::{ClusterSource, Config, NodePortAddresses};
 use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
@@ -35,6 +36,18 @@ pub struct Follow {
     ready: watch::Sender<bool>,
 }
 
+/// Where the task reports to.
+pub struct Reports {
+    /// Health and readiness.
+    pub status: Status,
+    /// Told when everything of the first full listing is in place.
+    pub ready: watch::Sender<bool>,
+    /// Log and Events.
+    pub notices: Notices,
+    /// What load balancers are told about Services.
+    pub service_health: ServiceHealth,
+}
+
 /// The service proxy's half.
 struct Plan {
     planner: Planner,
@@ -45,6 +58,7 @@ struct Plan {
     /// Services whose session affinity was reported as not honoured.
     without_affinity: BTreeSet<ObjectKey>,
     data_path: DataPath,
+    health_checks: HealthChecks,
     notices: Notices,
     started: bool,
     /// Whether a commit succeeded in both families.
@@ -87,10 +101,9 @@ impl Follow {
         config: &Config,
         data_path: Option<DataPath>,
         names: Option<(Arc<Records>, watch::Receiver<bool>)>,
-        status: Status,
-        ready: watch::Sender<bool>,
-        notices: Notices,
+        reports: Reports,
     ) -> Follow {
+        let Reports { status, ready, notices, service_health } = reports;
         let plan = data_path.map(|data_path| Plan {
             planner: Planner::default(),
             context: Context {
@@ -101,6 +114,7 @@ impl Follow {
             nodeports: config.proxy.nodeport_addresses.clone(),
             gathered: super::fixed_elements(config),
             data_path,
+            health_checks: HealthChecks::new(service_health),
             notices,
             without_affinity: BTreeSet::new(),
             started: false,
@@ -193,6 +207,9 @@ impl Follow {
         let dirty = self.store.take_dirty();
         if let Some(plan) = &mut self.plan {
             plan.plan(&self.store, &dirty);
+            if plan.is_settled() {
+                plan.health_checks.publish_planned();
+            }
         }
         if let Some(dns) = &mut self.dns {
             dns.take(&self.store, dirty);
@@ -200,10 +217,7 @@ impl Follow {
         match &mut self.plan {
             Some(plan) => {
                 if let Some(dns) = &mut self.dns
-                    && plan.started
-                    && plan.failures == 0
-                    && plan.gathered.is_empty()
-                    && !plan.data_path.is_busy()
+                    && plan.is_settled()
                 {
                     dns.publish_waiting(&self.store);
                     dns.synced(&self.store);
@@ -306,8 +320,14 @@ impl Plan {
         dirty.services.iter().for_each(|key| self.plan_service(store, key));
     }
 
+    /// Whether everything that was planned is in the kernel.
+    fn is_settled(&self) -> bool {
+        self.started && self.failures == 0 && self.gathered.is_empty() && !self.data_path.is_busy()
+    }
+
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
         self.report_affinity(store, key);
+        self.health_checks.plan(key, store, &self.context.node_name);
         let mut keys = vec![key.clone()];
         while let Some(key) = keys.pop() {
             let slices = store.slices(&key);
@@ -354,6 +374,7 @@ impl Plan {
         };
         if context != self.context {
             tracing::info!(addresses = ?context.nodeport_addresses, "NodePorts answer on these addresses");
+            self.health_checks.set_addresses(&context.nodeport_addresses);
             self.context = context;
             self.planner.services().iter().for_each(|key| self.plan_service(store, key));
         }
@@ -374,6 +395,7 @@ impl Plan {
         self.data_path.metrics.queued();
         self.data_path.metrics.pending.set(0);
         self.data_path.commit(std::mem::take(&mut self.gathered));
+        self.health_checks.committing();
         true
     }
 
@@ -400,6 +422,9 @@ impl Plan {
             }
         }
         self.committed |= failed.is_empty();
+        if failed.is_empty() {
+            self.health_checks.publish_committed();
+        }
         self.failures = if failed.is_empty() { 0 } else { self.failures.saturating_add(1) };
         self.retry = match (failed.is_empty(), done.behind) {
             (false, _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(self.failures.min(8) - 1)).min(RETRY_REFUSED)),

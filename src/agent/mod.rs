@@ -6,13 +6,14 @@
 mod data_path;
 mod dns_server;
 mod follow;
+mod health_checks;
 pub mod local_dns;
 mod metrics;
 mod node_addresses;
 #[cfg(test)]
 mod tests;
 
-use crate::admin::{self, AdminError, Registries, Status};
+use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
 use crate::config::{Config, ProxyConfig, Role};
 use crate::dns::server::DnsError;
 use crate::leftovers;
@@ -22,7 +23,7 @@ use crate::notices::Notices;
 use crate::proxy::{Delta, Element};
 use data_path::DataPath;
 use dns_server::DnsServer;
-use follow::Follow;
+use follow::{Follow, Reports};
 use ipnet::IpNet;
 use local_dns::LocalDnsError;
 use std::io;
@@ -58,8 +59,8 @@ pub struct Running {
     ready: watch::Receiver<bool>,
     stop: watch::Sender<()>,
     follow: JoinHandle<()>,
-    /// Ends with this value.
-    _looking: JoinSet<()>,
+    /// What runs beside; it ends with this value.
+    _beside: JoinSet<()>,
     status: Status,
     dns: Option<DnsServer>,
     admin: admin::Serving,
@@ -89,14 +90,17 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>, notices: Not
     let (ready_sender, ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
     let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.serving.clone()));
-    let mut looking = JoinSet::new();
+    let mut beside = JoinSet::new();
+    let service_health = ServiceHealth::new();
     if data_path.is_some() {
         let answers_dns = !local_dns.is_empty();
-        looking.spawn(leftovers::keep_looking(answers_dns, notices.clone()));
+        beside.spawn(leftovers::keep_looking(answers_dns, notices.clone()));
+        beside.spawn(service_health.clone().serve(config.node_name.clone(), status.clone(), notices.clone()));
     }
-    let follow = Follow::new(&config, data_path, names, status.clone(), ready_sender, notices);
+    let reports = Reports { status: status.clone(), ready: ready_sender, notices, service_health };
+    let follow = Follow::new(&config, data_path, names, reports);
     let follow = tokio::spawn(follow.run(updates, stopped));
-    Ok(Running { ready, stop, follow, _looking: looking, status, dns, admin })
+    Ok(Running { ready, stop, follow, _beside: beside, status, dns, admin })
 }
 
 impl Running {

@@ -1,9 +1,9 @@
 //! The agent's task between a scripted source and an in-memory kernel: what happens in which order.
 
 use super::data_path::DataPath;
-use super::follow::Follow;
+use super::follow::{Follow, Reports};
 use super::metrics::ProxyMetrics;
-use crate::admin::Status;
+use crate::admin::{ServiceHealth, Status};
 use crate::config::{Config, RunArgs, Surroundings, load};
 use crate::dns::answer::{Code, Question, Verdict, answer};
 use crate::dns::name::DomainName;
@@ -86,9 +86,7 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
         &config,
         Some(data_path),
         Some((records.clone(), watch::channel(true).1)),
-        status.clone(),
-        ready_sender,
-        Notices::logged(),
+        Reports { status: status.clone(), ready: ready_sender, notices: Notices::logged(), service_health: ServiceHealth::new() },
     );
     tokio::spawn(follow.run(received, stopped));
     Agent { updates, ready, records, memory, served, status, _stop: stop }

@@ -75,6 +75,10 @@ reasons! {
     DNS_PORT_TAKEN = "DnsPortTaken" Error "ServeDNS" everywhere false, about "Node",
         "The agent cannot serve DNS on an address of this node, mostly because another server holds the port. Pods of this node are answered by the cluster's DNS service meanwhile, and the agent tries again every 5 seconds",
         "Stop the process that the note names, or set `agent.localDNS` to false in the chart";
+    /// A health check port cannot be had.
+    FAILED_TO_START_SERVICE_HEALTHCHECK = "FailedToStartServiceHealthcheck" Warning "Listen" everywhere false, about "Service",
+        "The Service's `healthCheckNodePort` cannot be served on an address of this node, so that load balancers take the node for unhealthy. It is tried again every 5 seconds (kube-proxy gives the same reason)",
+        "Free the port: the note names the address, and the holder where it can be seen";
     /// kube-proxy runs here, or has left something behind.
     KUBE_PROXY_FOUND = "KubeProxyFound" Warning "LookAround" everywhere false, about "Node",
         "kube-proxy runs on this node, or has left tables, chains or links behind that translate service addresses as well",

@@ -2,7 +2,7 @@
 
 use super::Backend;
 use crate::model::{Endpoint, Family, ServicePort, Slice};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The endpoints that a service port uses, each list sorted and without repetition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,14 +32,7 @@ pub fn choose(port: &ServicePort, family: Family, slices: &[&Slice], node_name: 
     for slice in slices.iter().filter(|slice| slice.family == family && !slice.headless) {
         let numbers = slice.ports.iter().filter(|of_slice| of_slice.name == port.name && of_slice.protocol == port.protocol);
         for number in numbers.map(|of_slice| of_slice.port) {
-            for endpoint in slice.endpoints.iter().filter(|endpoint| !endpoint.secondary) {
-                let backend = Backend { address: endpoint.address, port: number };
-                let candidate = Candidate::new(endpoint, node_name);
-                let slot = candidates.entry(backend).or_insert(candidate);
-                if !candidate.terminating {
-                    *slot = candidate;
-                }
-            }
+            add(&mut candidates, slice, number, node_name);
         }
     }
     let cluster = usable(&candidates, |_| true);
@@ -49,6 +42,29 @@ pub fn choose(port: &ServicePort, family: Family, slices: &[&Slice], node_name: 
     hairpins.sort_unstable();
     hairpins.dedup();
     Choice { cluster, local, hairpins }
+}
+
+/// How many addresses of this node have a ready endpoint, whatever its ports: what a health check of the Service counts. Endpoints that only
+/// serve while they terminate do not count, although traffic still reaches them, so that load balancers look elsewhere in time.
+pub fn local_ready(family: Family, slices: &[&Slice], node_name: &str) -> usize {
+    let mut candidates: BTreeMap<Backend, Candidate> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice.family == family && !slice.headless) {
+        for of_slice in &slice.ports {
+            add(&mut candidates, slice, of_slice.port, node_name);
+        }
+    }
+    let ready = candidates.iter().filter(|(_, candidate)| candidate.local && candidate.ready);
+    ready.map(|(backend, _)| backend.address).collect::<BTreeSet<_>>().len()
+}
+
+fn add(candidates: &mut BTreeMap<Backend, Candidate>, slice: &Slice, port: u16, node_name: &str) {
+    for endpoint in slice.endpoints.iter().filter(|endpoint| !endpoint.secondary) {
+        let candidate = Candidate::new(endpoint, node_name);
+        let slot = candidates.entry(Backend { address: endpoint.address, port }).or_insert(candidate);
+        if !candidate.terminating {
+            *slot = candidate;
+        }
+    }
 }
 
 impl Candidate {

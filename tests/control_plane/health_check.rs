@@ -1,0 +1,102 @@
+//! `healthCheckNodePort`: the agent's answers beside those of the stock kube-proxy, byte for byte.
+
+use super::agent::Agent;
+use super::cluster::{Cluster, NODE_NAME};
+use super::events::await_event;
+use super::first_start;
+use super::processes::eventually;
+use super::stage::Stage;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use waypost::lab::Namespace;
+
+const BALANCED: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: balanced}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: balanced}
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: more, port: 81, targetPort: 8080}]
+";
+
+/// The taint by which the cluster autoscaler says that a node is about to go.
+const TAINT: &str = "ToBeDeletedByClusterAutoscaler=now:NoSchedule";
+
+pub fn as_kube_proxys(cluster: &Cluster) {
+    let mut stage = Stage::new(cluster, "health-check");
+    let theirs = Stage::new(cluster, "health-check-theirs");
+    stage.apply(BALANCED);
+    let _agent = Agent::start(&stage);
+    let _kube_proxy = first_start::run_kube_proxy(&theirs, "health-check-kube-proxy");
+    let port: u16 = stage.service_field("balanced", ".spec.healthCheckNodePort").parse().unwrap();
+    compare([&stage, &theirs], port, "there is no endpoint", "503", 0);
+    stage.add_pod("balanced", "balanced-1");
+    stage.add_pod("balanced", "balanced-2");
+    compare([&stage, &theirs], port, "two pods are ready here", "200", 2);
+    // The taint makes load balancers of policy Cluster leave the node; those that ask about a Service stay with its endpoints.
+    cluster.kubectl(&["taint", "node", NODE_NAME, TAINT]);
+    for stage in [&stage, &theirs] {
+        eventually("/healthz says 503", || {
+            match super::agent::http_get(stage.node.namespace(), "127.0.0.1:10256", "/healthz")? {
+                (503, _) => Ok(()),
+                (code, body) => Err(format!("{code} {body}")),
+            }
+        });
+    }
+    compare([&stage, &theirs], port, "the node is about to go", "200", 2);
+    cluster.kubectl(&["taint", "node", NODE_NAME, &format!("{TAINT}-")]);
+    // Nobody plays kubelet, so they stay: serving while they terminate.
+    stage.kubectl(&["delete", "pod", "balanced-1", "balanced-2", "--wait=false"]);
+    compare([&stage, &theirs], port, "two pods only serve while they terminate", "503", 0);
+}
+
+/// Waits until both say the same, and this.
+fn compare(stages: [&Stage; 2], port: u16, state: &str, code: &str, count: usize) {
+    for address in stage_addresses(port) {
+        eventually(&format!("both say {code} while {state}"), || {
+            let [ours, theirs] = stages.map(|stage| ask(stage.node.namespace(), address));
+            let (ours, theirs) = (ours?, theirs?);
+            let right = ours[0].contains(code) && ours.contains(&format!("x-load-balancing-endpoint-weight: {count}"));
+            if ours == theirs && right { Ok(()) } else { Err(format!("ours: {ours:#?}\ntheirs: {theirs:#?}")) }
+        });
+    }
+}
+
+pub fn port_in_use(cluster: &Cluster) {
+    let stage = Stage::new(cluster, "health-check-port");
+    stage.apply(BALANCED);
+    let port: u16 = stage.service_field("balanced", ".spec.healthCheckNodePort").parse().unwrap();
+    let [address, _] = stage_addresses(port);
+    let holder: TcpListener = stage.node.namespace().tcp_listener(address).unwrap();
+    let _agent = Agent::start(&stage);
+    let event = await_event(&stage, &stage.name, "FailedToStartServiceHealthcheck", "192.0.2.10", 1);
+    assert_eq!(event["regarding"]["name"], "balanced", "{event}");
+    assert_eq!(event["action"], "Listen", "as kube-proxy's: {event}");
+    drop(holder);
+    eventually("it is served once the port is free", || ask(stage.node.namespace(), address).map(drop));
+}
+
+/// The node's addresses, with this port.
+fn stage_addresses(port: u16) -> [SocketAddr; 2] {
+    ["192.0.2.10", "2001:db8::10"].map(|address| SocketAddr::new(address.parse().unwrap(), port))
+}
+
+/// The status line, the headers in lower case and sorted, without the date, and the body.
+fn ask(from: &Namespace, address: SocketAddr) -> Result<Vec<String>, String> {
+    let reply = from.run(|| {
+        let mut stream = TcpStream::connect(address)?;
+        write!(stream, "GET /any/path HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map(|_| text)
+    });
+    let text = reply.unwrap().map_err(|error: std::io::Error| error.to_string())?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| text.clone())?;
+    let mut lines = head.lines();
+    let status = lines.next().unwrap_or_default().to_string();
+    let mut headers: Vec<_> = lines.map(str::to_lowercase).filter(|line| !line.starts_with("date: ")).collect();
+    headers.sort();
+    Ok([vec![status], headers, vec![body.to_string()]].concat())
+}
