@@ -369,11 +369,12 @@ impl Plan {
         let context = Context {
             node_name: self.context.node_name.clone(),
             dns_addresses: self.context.dns_addresses.clone(),
+            zone: node.and_then(|node| node.zone.clone()),
             node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
             nodeport_addresses: nodeport_addresses(&self.nodeports, node, &self.context.dns_addresses),
         };
         if context != self.context {
-            tracing::info!(addresses = ?context.nodeport_addresses, "NodePorts answer on these addresses");
+            tracing::info!(addresses = ?context.nodeport_addresses, zone = ?context.zone, "NodePorts answer on these addresses, in this zone");
             self.health_checks.set_addresses(&context.nodeport_addresses);
             self.context = context;
             self.planner.services().iter().for_each(|key| self.plan_service(store, key));

@@ -118,7 +118,7 @@ fn listing(kind: Kind, updates: Vec<Update>) -> Vec<Update> {
 }
 
 fn node() -> Vec<Update> {
-    let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true };
+    let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, zone: None };
     listing(Kind::Node, vec![Update::Node(node)])
 }
 
@@ -146,8 +146,7 @@ fn web() -> Update {
 
 fn slice() -> Update {
     let address: IpAddr = "10.244.0.2".parse().unwrap();
-    let endpoint =
-        Endpoint { address, ready: true, serving: true, terminating: false, secondary: false, hostname: None, node: None };
+    let endpoint = Endpoint::at(address);
     Update::Slice(Box::new(Slice {
         key: ObjectKey::new("shop", "web-1"),
         service: ObjectKey::new("shop", "web"),

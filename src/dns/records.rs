@@ -245,15 +245,7 @@ mod tests {
     use crate::model::{Endpoint, Family, Policy, ServiceKind};
 
     fn slice(key: &ObjectKey, addresses: &[&str]) -> Slice {
-        let endpoint = |address: &&str| Endpoint {
-            address: address.parse().unwrap(),
-            ready: true,
-            serving: true,
-            terminating: false,
-            secondary: false,
-            hostname: None,
-            node: None,
-        };
+        let endpoint = |address: &&str| Endpoint::at(address.parse().unwrap());
         let endpoints = addresses.iter().map(endpoint).collect();
         Slice { key: key.clone(), service: key.clone(), family: Family::V4, ports: Box::new([]), endpoints, headless: false }
     }

@@ -2,6 +2,7 @@
 
 use super::{Family, Name, ObjectKey, Protocol};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Namespace and name of an EndpointSlice.
 pub type SliceKey = ObjectKey;
@@ -51,4 +52,32 @@ pub struct Endpoint {
     pub hostname: Option<Name>,
     /// `nodeName`: the endpoint is local on the node with this name, whatever its address.
     pub node: Option<Name>,
+    /// `hints`: where this endpoint should be used. Endpoints with equal hints share them.
+    pub hints: Option<Arc<Hints>>,
+}
+
+impl Endpoint {
+    /// A ready endpoint of which nothing else is known.
+    pub fn at(address: IpAddr) -> Endpoint {
+        Endpoint {
+            address,
+            ready: true,
+            serving: true,
+            terminating: false,
+            secondary: false,
+            hostname: None,
+            node: None,
+            hints: None,
+        }
+    }
+}
+
+/// Where an endpoint should be used (KEP-2433, KEP-3015). It is the EndpointSlice controller that decides it, from the Service's
+/// `trafficDistribution` or the annotation `service.kubernetes.io/topology-mode`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `forZones`.
+    pub zones: Box<[Name]>,
+    /// `forNodes`.
+    pub nodes: Box<[Name]>,
 }

@@ -6,7 +6,7 @@ mod endpoints;
 mod intern;
 mod service;
 
-pub use endpoints::{Endpoint, Slice, SliceKey, SlicePort};
+pub use endpoints::{Endpoint, Hints, Slice, SliceKey, SlicePort};
 pub use intern::Interner;
 pub use service::{AddressKind, Policy, Service, ServiceKind, ServicePort};
 
@@ -118,6 +118,8 @@ pub struct Node {
     /// Whether load balancers should send traffic here: false while the Node is being deleted or carries the taint
     /// `ToBeDeletedByClusterAutoscaler`.
     pub eligible: bool,
+    /// The label `topology.kubernetes.io/zone`.
+    pub zone: Option<Name>,
 }
 
 /// One change of the cluster's objects, in the order in which the source saw them.

@@ -15,7 +15,7 @@ fn layouts() -> [Layout; 2] {
 
 fn context() -> Context {
     let node: Vec<IpAddr> = vec!["192.0.2.10".parse().unwrap(), "2001:db8::10".parse().unwrap()];
-    Context { node_name: "here".into(), node_addresses: node.clone(), nodeport_addresses: node, dns_addresses: vec![] }
+    Context { node_name: "here".into(), node_addresses: node.clone(), nodeport_addresses: node, ..Context::default() }
 }
 
 /// A service as the tests vary it.
@@ -61,13 +61,10 @@ impl Shape {
 
     fn slices(&self) -> Vec<Slice> {
         let endpoint = |address: IpAddr, ready: bool, local: bool| Endpoint {
-            address,
             ready,
-            serving: true,
             terminating: !ready,
-            secondary: false,
-            hostname: None,
             node: Some(if local { "here" } else { "there" }.into()),
+            ..Endpoint::at(address)
         };
         Family::BOTH
             .map(|family| {

@@ -1,7 +1,7 @@
 //! Plans one service at a time and decides who wins where two claim the same destination.
 
-use super::{Backend, Dest, Destination, Element, Entry, Refusal, choose};
-use crate::model::{AddressKind, Family, ObjectKey, Policy, Service, ServiceKind, ServicePort, Slice};
+use super::{Backend, Dest, Destination, Element, Entry, Place, Refusal, choose};
+use crate::model::{AddressKind, Family, Name, ObjectKey, Policy, Service, ServiceKind, ServicePort, Slice};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub struct Context {
     /// The node's name: endpoints with this `nodeName` are local.
     pub node_name: String,
+    /// The node's zone: endpoints may be meant for it.
+    pub zone: Option<Name>,
     /// The Node object's primary addresses.
     pub node_addresses: Vec<IpAddr>,
     /// Addresses on which NodePorts answer.
@@ -212,7 +214,8 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
     if addresses.is_empty() {
         return;
     }
-    let choice = choose(port, family, slices, &context.node_name);
+    let place = Place { node: &context.node_name, zone: context.zone.as_deref() };
+    let choice = choose(port, family, slices, place);
     let (cluster, local): (Arc<[Backend]>, Arc<[Backend]>) = (choice.cluster.into(), choice.local.into());
     plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
     for (kind, address, number) in addresses {

@@ -158,6 +158,26 @@ pub struct Endpoint {
     pub hostname: Option<String>,
     /// `nodeName`.
     pub node_name: Option<String>,
+    /// `hints`.
+    pub hints: Option<EndpointHints>,
+}
+
+/// `hints` of an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    /// `forZones`.
+    pub for_zones: Option<Vec<Hint>>,
+    /// `forNodes`.
+    pub for_nodes: Option<Vec<Hint>>,
+}
+
+/// A zone or a node for which an endpoint is meant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Hint {
+    /// `name`.
+    pub name: Option<String>,
 }
 
 /// `conditions` of an endpoint.

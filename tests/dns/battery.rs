@@ -272,7 +272,7 @@ pub fn slice(service: &str, ports: &[&str], endpoints: impl IntoIterator<Item = 
 /// A ready endpoint.
 pub fn endpoint(address: &str) -> Endpoint {
     let address: IpAddr = address.parse().unwrap();
-    Endpoint { address, ready: true, serving: true, terminating: false, secondary: false, hostname: None, node: None }
+    Endpoint::at(address)
 }
 
 fn not_ready(endpoint: Endpoint) -> Endpoint {

@@ -60,6 +60,7 @@ fn plan() -> Delta {
     let addresses = store.node().expect("the node is there").addresses.clone();
     let context = Context {
         node_name: NODE.into(),
+        zone: store.node().and_then(|node| node.zone.clone()),
         node_addresses: addresses.clone(),
         nodeport_addresses: addresses,
         dns_addresses: vec![],

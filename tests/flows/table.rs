@@ -108,6 +108,17 @@ pub const FLOWS: &[Flow] = &[
     // A connection of an endpoint to itself.
     (Pod, Tcp, "10.96.0.8:80", Masqueraded(&["client"])),
     (Pod, Tcp, "[fd00:96::8]:80", Masqueraded(&["client"])),
+    // Hints for zones: the far endpoint is meant for this zone, the near one is not; in IPv6 one endpoint has no hint.
+    (Pod, Tcp, "10.96.0.20:80", Kept(&["far"])),
+    (Node, Tcp, "10.96.0.20:80", Masqueraded(&["far"])),
+    (Outside, Tcp, "192.0.2.10:30020", Masqueraded(&["far"])),
+    (Pod, Tcp, "[fd00:96::20]:80", Kept(BOTH)),
+    (Outside, Tcp, "[2001:db8::10]:30020", Masqueraded(BOTH)),
+    // Hints for nodes come first; policy Local asks for none; where none is for this node the zone decides.
+    (Pod, Tcp, "10.96.0.21:80", Kept(&["far"])),
+    (Pod, Tcp, "192.0.2.10:30021", Kept(&["far"])),
+    (Outside, Tcp, "192.0.2.10:30021", Kept(&["near"])),
+    (Pod, Tcp, "[fd00:96::21]:80", Kept(&["near"])),
     // The node's own port, past every rule.
     (Outside, Tcp, "192.0.2.10:9", Refused),
 ];

@@ -8,7 +8,10 @@ use std::net::IpAddr;
 /// The cluster autoscaler's taint on a node that it is about to remove.
 const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
-/// A Node: its primary addresses and whether load balancers should send traffic to it.
+/// Where the node stands, for topology hints.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// A Node: its primary addresses, its zone, and whether load balancers should send traffic to it.
 ///
 /// # Errors
 /// [`Malformed`] names an InternalIP or ExternalIP that is no address.
@@ -18,9 +21,11 @@ pub fn node(object: &objects::Node) -> Result<Node, Malformed> {
     let first_of = |family| internal.iter().chain(&external).copied().find(|address| Family::of(*address) == family);
     let taints = object.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     let to_be_deleted = taints.iter().any(|taint| taint.key.as_deref() == Some(TO_BE_DELETED_TAINT));
+    let zone = object.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL)).filter(|zone| !zone.is_empty());
     Ok(Node {
         addresses: Family::BOTH.into_iter().filter_map(first_of).collect(),
         eligible: object.metadata.deletion_timestamp.is_none() && !to_be_deleted,
+        zone: zone.map(|zone| zone.as_str().into()),
     })
 }
 

@@ -1,8 +1,9 @@
 //! EndpointSlices.
 
 use super::{Complaint, Malformed, address, has_label, key, malformed, port, protocol};
-use crate::model::{Endpoint, Family, Interner, Name, ObjectKey, Slice, SliceKey, SlicePort};
+use crate::model::{Endpoint, Family, Hints, Interner, Name, ObjectKey, Slice, SliceKey, SlicePort};
 use crate::source::objects;
+use std::sync::Arc;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -67,13 +68,14 @@ fn ports(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Box<[S
 
 fn endpoints(object: &objects::EndpointSlice, family: Family, names: &mut Interner) -> Result<Box<[Endpoint]>, Complaint> {
     let entries = object.endpoints.as_deref().unwrap_or_default();
-    let mut found = Vec::with_capacity(entries.len());
+    let mut found: Vec<Endpoint> = Vec::with_capacity(entries.len());
     for (index, entry) in entries.iter().enumerate() {
         let conditions = entry.conditions.clone().unwrap_or_default();
         let mut shared = |name: &Option<String>| -> Option<Name> {
             name.as_deref().filter(|name| !name.is_empty()).map(|name| names.intern(name))
         };
         let (hostname, node) = (shared(&entry.hostname), shared(&entry.node_name));
+        let hints = hints(entry, found.last(), names);
         for (position, text) in entry.addresses.as_deref().unwrap_or_default().iter().enumerate() {
             let field = || format!("endpoints[{index}].addresses[{position}]");
             let address = address(field, text)?;
@@ -88,8 +90,24 @@ fn endpoints(object: &objects::EndpointSlice, family: Family, names: &mut Intern
                 secondary: position > 0,
                 hostname: hostname.clone(),
                 node: node.clone(),
+                hints: hints.clone(),
             });
         }
     }
     Ok(found.into())
+}
+
+/// The hints of an endpoint, shared with the one before it where they are equal: the controller gives many endpoints the same.
+fn hints(entry: &objects::Endpoint, before: Option<&Endpoint>, names: &mut Interner) -> Option<Arc<Hints>> {
+    let mut named = |hints: &Option<Vec<objects::Hint>>| -> Box<[Name]> {
+        let names_of = hints.as_deref().unwrap_or_default().iter().filter_map(|hint| hint.name.as_deref());
+        names_of.filter(|name| !name.is_empty()).map(|name| names.intern(name)).collect()
+    };
+    let given = entry.hints.as_ref()?;
+    let hints = Hints { zones: named(&given.for_zones), nodes: named(&given.for_nodes) };
+    if hints == Hints::default() {
+        return None;
+    }
+    let shared = before.and_then(|endpoint| endpoint.hints.clone()).filter(|shared| **shared == hints);
+    Some(shared.unwrap_or_else(|| Arc::new(hints)))
 }

@@ -194,25 +194,38 @@ fn a_slice_is_read_with_all_its_addresses() {
     let port = |name: &str, protocol, port| model::SlicePort { name: name.into(), protocol, port };
     assert_eq!(*slice.ports, [port("http", Protocol::Tcp, 8080), port("dns", Protocol::Udp, 53)]);
     let first = model::Endpoint {
-        address: "10.0.0.1".parse().unwrap(),
         ready: false,
-        serving: true,
         terminating: true,
-        secondary: false,
         hostname: Some("web-0".into()),
         node: Some("n1".into()),
+        ..model::Endpoint::at("10.0.0.1".parse().unwrap())
     };
     let second = model::Endpoint { address: "10.0.0.2".parse().unwrap(), secondary: true, ..first.clone() };
-    let third = model::Endpoint {
-        address: "10.0.0.3".parse().unwrap(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        secondary: false,
-        hostname: None,
-        node: None,
-    };
+    let third = model::Endpoint::at("10.0.0.3".parse().unwrap());
     assert_eq!(*slice.endpoints, [first, second, third]);
+}
+
+#[test]
+fn hints_are_read_and_shared_by_endpoints_that_have_the_same() {
+    let hints = "hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: n1}, {}]}";
+    let slice = read_slice(&format!(
+        "addressType: IPv4, endpoints: [{{addresses: [10.0.0.1], {hints}}}, {{addresses: [10.0.0.2], {hints}}}, \
+         {{addresses: [10.0.0.3], hints: {{forZones: []}}}}]"
+    ));
+    let endpoints = slice.unwrap().unwrap().endpoints;
+    let read = endpoints[0].hints.clone().unwrap();
+    assert_eq!(*read, model::Hints { zones: ["a".into(), "b".into()].into(), nodes: ["n1".into()].into() });
+    assert!(std::sync::Arc::ptr_eq(&read, endpoints[1].hints.as_ref().unwrap()));
+    assert_eq!(endpoints[2].hints, None, "an empty list is no hint");
+}
+
+#[test]
+fn a_nodes_zone_is_its_label() {
+    let zone = |label: &str| {
+        node(&serde_saphyr::from_str(&format!("metadata: {{name: n1, labels: {{{label}}}}}")).unwrap()).unwrap().zone
+    };
+    assert_eq!(zone("topology.kubernetes.io/zone: eu-1a").as_deref(), Some("eu-1a"));
+    assert_eq!((zone("topology.kubernetes.io/zone: ''"), zone("other: x")), (None, None));
 }
 
 #[test]
@@ -262,7 +275,7 @@ fn a_node_has_its_first_internal_address_of_each_family_or_else_an_external_one(
         "status: {addresses: [{type: Hostname, address: n1}, {type: ExternalIP, address: 192.0.2.9}, {type: InternalIP, address: 10.0.0.1},\
          {type: InternalIP, address: 10.0.0.2}, {type: ExternalIP, address: 'fd00::9'}, {type: ExternalIP, address: 'fd00::8'}]}",
     );
-    assert_eq!(node.unwrap(), model::Node { addresses: ips(&["10.0.0.1", "fd00::9"]), eligible: true });
+    assert_eq!(node.unwrap(), model::Node { addresses: ips(&["10.0.0.1", "fd00::9"]), eligible: true, zone: None });
 }
 
 #[test]
