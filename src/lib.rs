@@ -20,6 +20,7 @@
 //! | [`admin`] | health, readiness, metrics |
 //! | [`holder`] | which process holds a port, for error messages |
 //! | [`leftovers`] | what others do, or have left behind, in the agent's place: found, reported, and kube-proxy's removed |
+//! | [`listeners`] | TCP listeners that come and go with what is wanted |
 //! | [`config`] | flags, environment and file, made into one validated [`config::Config`] |
 //! | [`agent`] | the one place where everything is wired together |
 //! | [`lab`] | network namespaces as nodes and pods: for the demo and for tests with real packets |
@@ -35,6 +36,7 @@ pub mod dns;
 pub mod holder;
 pub mod lab;
 pub mod leftovers;
+pub mod listeners;
 pub mod model;
 pub mod nft;
 pub mod notices;

@@ -5,6 +5,7 @@
 //! that cannot be opened does not close the others, and is tried again without a change of any object.
 
 use super::{Status, accept};
+use crate::listeners::Listeners;
 use crate::model::{Family, ObjectKey};
 use crate::notices::{FAILED_TO_START_SERVICE_HEALTHCHECK, Notices, Subject};
 use http_body_util::Full;
@@ -81,17 +82,37 @@ impl ServiceHealth {
     }
 
     async fn serve_retrying(self, retry: Duration, node_name: String, status: Status, notices: Notices) {
-        let mut server = Server { health: self, node_name, status, notices, open: BTreeMap::new(), said: BTreeMap::new() };
+        let mut open = Listeners::new();
         loop {
-            let complete = server.follow().await;
+            let serve = |socket, service: &ObjectKey, address: SocketAddr| self.answer(socket, service, address, &status);
+            let failed = |service: &ObjectKey, address: SocketAddr, why: &str| {
+                // kube-proxy's words, and the address and holder besides.
+                let port = address.port();
+                let note = format!("node {node_name} failed to start healthcheck \"{service}\" on port {port}: {address}: {why}");
+                notices.tell(&FAILED_TO_START_SERVICE_HEALTHCHECK, Subject::Service(service.clone()), note);
+            };
+            let complete = open.follow(self.listeners(), serve, failed).await;
             tokio::select! {
-                () = server.health.0.changed.notified() => {}
+                () = self.0.changed.notified() => {}
                 () = tokio::time::sleep(retry), if !complete => {}
             }
         }
     }
 
-    fn listeners(&self) -> Vec<Listener> {
+    fn answer(&self, socket: TcpListener, service: &ObjectKey, address: SocketAddr, status: &Status) -> JoinSet<()> {
+        let (health, status, service) = (self.clone(), status.clone(), service.clone());
+        let family = Family::of(address.ip());
+        let answer = move |_: &_| respond(&service, health.endpoints(&service, family), status.health().healthy);
+        let (stop, stopped) = watch::channel(());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let _open = stop;
+            accept(socket, Arc::new(answer), stopped).await;
+        });
+        task
+    }
+
+    fn listeners(&self) -> Vec<(ObjectKey, SocketAddr)> {
         let wanted = self.wanted();
         let of_check = |(service, check): (&ObjectKey, &Check)| {
             let in_family = |address: &&IpAddr| check.endpoints.contains_key(&Family::of(**address));
@@ -114,78 +135,6 @@ impl ServiceHealth {
 impl Default for ServiceHealth {
     fn default() -> ServiceHealth {
         ServiceHealth::new()
-    }
-}
-
-/// Which Service is asked about where.
-type Listener = (ObjectKey, SocketAddr);
-
-struct Server {
-    health: ServiceHealth,
-    node_name: String,
-    status: Status,
-    notices: Notices,
-    open: BTreeMap<Listener, Open>,
-    /// Why a listener could not be opened, as last reported.
-    said: BTreeMap<Listener, String>,
-}
-
-/// An open listener. Dropping it closes it.
-struct Open {
-    _stop: watch::Sender<()>,
-    _task: JoinSet<()>,
-}
-
-impl Server {
-    /// Closes and opens listeners; false when one could not be opened.
-    async fn follow(&mut self) -> bool {
-        let wanted = self.health.listeners();
-        self.open.retain(|listener, _| wanted.contains(listener));
-        self.said.retain(|listener, _| wanted.contains(listener));
-        let mut complete = true;
-        for listener in wanted {
-            if self.open.contains_key(&listener) {
-                continue;
-            }
-            match TcpListener::bind(listener.1).await {
-                Ok(socket) => {
-                    self.said.remove(&listener);
-                    let open = self.answer(socket, &listener);
-                    self.open.insert(listener, open);
-                }
-                Err(error) => {
-                    complete = false;
-                    self.complain(listener, &error);
-                }
-            }
-        }
-        complete
-    }
-
-    fn answer(&self, socket: TcpListener, (service, address): &Listener) -> Open {
-        let (health, status, service) = (self.health.clone(), self.status.clone(), service.clone());
-        let family = Family::of(address.ip());
-        let answer = move |_: &_| respond(&service, health.endpoints(&service, family), status.health().healthy);
-        let (stop, stopped) = watch::channel(());
-        let mut task = JoinSet::new();
-        task.spawn(accept(socket, Arc::new(answer), stopped));
-        Open { _stop: stop, _task: task }
-    }
-
-    fn complain(&mut self, listener: Listener, error: &std::io::Error) {
-        let why = error.to_string();
-        if self.said.get(&listener) == Some(&why) {
-            return;
-        }
-        let (service, address) = &listener;
-        let holder = crate::holder::of(crate::model::Protocol::Tcp, *address);
-        let held_by = holder.map(|holder| format!(", held by {holder}")).unwrap_or_default();
-        let node = &self.node_name;
-        // kube-proxy's words, and the address and holder besides.
-        let port = address.port();
-        let note = format!("node {node} failed to start healthcheck \"{service}\" on port {port}: {address}: {why}{held_by}");
-        self.notices.tell(&FAILED_TO_START_SERVICE_HEALTHCHECK, Subject::Service(service.clone()), note);
-        self.said.insert(listener, why);
     }
 }
 

@@ -4,8 +4,8 @@
 //! One commit is under way at a time; meanwhile the next one gathers.
 
 use super::metrics::ProxyMetrics;
-use crate::nft::{Committed, Committer, Kernel};
-use crate::proxy::Delta;
+use crate::nft::{Committed, Committer, Disturbance, Kernel, Membership, Monitor};
+use crate::proxy::{Delta, Destination};
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -18,6 +18,9 @@ enum Request {
     Compare,
 }
 
+/// While a larger change than this is committed, the kernel writes no notices: for each of its elements it would.
+const QUIET_FROM: usize = 1000;
+
 /// What came of a request.
 #[derive(Debug)]
 pub struct Done {
@@ -27,6 +30,19 @@ pub struct Done {
     pub behind: bool,
     /// How long it took.
     pub took: Duration,
+    /// Whether this was a comparison with nothing outstanding, so that whatever it had to do was somebody else's doing.
+    pub repaired: bool,
+    /// Whether somebody else may have changed the tables while no notices were written.
+    pub unheard: bool,
+}
+
+/// What the data path has to say.
+#[derive(Debug)]
+pub enum Word {
+    /// The request under way has come to its end.
+    Done(Done),
+    /// Somebody else has changed the tables.
+    Disturbed(Disturbance),
 }
 
 /// The agent's end of the thread.
@@ -34,33 +50,31 @@ pub struct DataPath {
     requests: std::sync::mpsc::Sender<Request>,
     done: mpsc::UnboundedReceiver<Done>,
     busy: bool,
+    monitor: Option<Monitor>,
     /// The metrics that commits move.
     pub metrics: ProxyMetrics,
 }
 
 impl DataPath {
-    /// Starts the thread; it ends when this value is dropped.
-    pub fn start<K: Kernel + Send + 'static>(mut committer: Committer<K>, metrics: ProxyMetrics) -> io::Result<DataPath> {
+    /// Starts the thread; it ends when this value is dropped. With a monitor it is noticed when somebody else changes the tables.
+    pub fn start<K: Kernel + Send + 'static>(
+        committer: Committer<K>,
+        metrics: ProxyMetrics,
+        monitor: Option<(Monitor, Membership)>,
+    ) -> io::Result<DataPath> {
         let (requests, received) = std::sync::mpsc::channel();
         let (finished, done) = mpsc::unbounded_channel();
+        let (monitor, membership) = monitor.unzip();
+        let mut worker = Worker { committer, membership };
         let work = move || {
             while let Ok(request) = received.recv() {
-                let start = Instant::now();
-                let committed = match request {
-                    Request::Commit(delta) => committer.commit(delta),
-                    Request::Compare => {
-                        committer.distrust();
-                        committer.commit(Delta::default())
-                    }
-                };
-                let done = Done { committed, behind: committer.is_behind(), took: start.elapsed() };
-                if finished.send(done).is_err() {
+                if finished.send(worker.work(request)).is_err() {
                     return;
                 }
             }
         };
         std::thread::Builder::new().name("data-path".into()).spawn(work)?;
-        Ok(DataPath { requests, done, busy: false, metrics })
+        Ok(DataPath { requests, done, busy: false, monitor, metrics })
     }
 
     /// Whether a request is under way.
@@ -78,14 +92,17 @@ impl DataPath {
         self.send(Request::Compare);
     }
 
-    /// Waits for the request under way; for ever when there is none, or when the thread is gone.
-    pub async fn done(&mut self) -> Done {
-        match self.done.recv().await {
-            Some(done) => {
-                self.busy = false;
-                done
-            }
-            None => std::future::pending().await,
+    /// Waits for the end of the request under way, or for somebody else to change the tables; for ever when the thread is gone.
+    pub async fn next(&mut self) -> Word {
+        tokio::select! {
+            done = self.done.recv(), if self.busy => match done {
+                Some(done) => {
+                    self.busy = false;
+                    Word::Done(done)
+                }
+                None => std::future::pending().await,
+            },
+            disturbance = disturbed(&mut self.monitor) => Word::Disturbed(disturbance),
         }
     }
 
@@ -96,4 +113,61 @@ impl DataPath {
             tracing::error!("the thread that commits to the kernel is gone; restart the agent");
         }
     }
+}
+
+/// Waits until somebody else has changed the tables; for ever where nobody listens.
+async fn disturbed(monitor: &mut Option<Monitor>) -> Disturbance {
+    let Some(listening) = monitor else { return std::future::pending().await };
+    listening.disturbed().await.unwrap_or_else(|error| {
+        tracing::error!(%error, "from now on only the comparison every 5 minutes notices when others change the tables");
+        *monitor = None;
+        // What the notices that are lost would have said.
+        Disturbance { by: None }
+    })
+}
+
+/// What the thread works with.
+struct Worker<K> {
+    committer: Committer<K>,
+    membership: Option<Membership>,
+}
+
+impl<K: Kernel> Worker<K> {
+    fn work(&mut self, request: Request) -> Done {
+        let start = Instant::now();
+        let settled = !self.committer.is_behind();
+        let quiet = self.membership.clone().filter(|_| !settled || is_large(&request));
+        let before = quiet.as_ref().and_then(|membership| self.go_quiet(membership));
+        let repaired = settled && matches!(request, Request::Compare);
+        let committed = match request {
+            Request::Commit(delta) => self.committer.commit(delta),
+            Request::Compare => {
+                self.committer.distrust();
+                self.committer.commit(Delta::default())
+            }
+        };
+        let batches: usize = committed.families.iter().map(|family| family.batches).sum();
+        let unheard = quiet.is_some_and(|membership| {
+            if let Err(error) = membership.join() {
+                tracing::error!(%error, "cannot listen for changes of the tables any more");
+            }
+            let after = self.committer.kernel().generation();
+            before.map(|generation| generation.wrapping_add(batches as u32)) != after
+        });
+        Done { committed, behind: self.committer.is_behind(), took: start.elapsed(), repaired, unheard }
+    }
+
+    /// Stops the notices; the generation from which on nothing is heard.
+    fn go_quiet(&mut self, membership: &Membership) -> Option<u32> {
+        // A group that cannot be left costs time, and nothing else.
+        let _ = membership.leave();
+        self.committer.kernel().generation()
+    }
+}
+
+/// A comparison may find everything gone.
+fn is_large(request: &Request) -> bool {
+    let Request::Commit(delta) = request else { return true };
+    let of = |destination: &Option<Destination>| destination.as_ref().map_or(1, |one| 2 + one.cluster.len() + one.local.len());
+    delta.elements.len() + delta.destinations.values().map(of).sum::<usize>() > QUIET_FROM
 }

@@ -1,14 +1,16 @@
 //! The task that owns the state: it takes updates in, plans, has them committed, and publishes names.
 
-use super::data_path::{DataPath, Done};
+use super::data_path::{DataPath, Done, Word};
+use super::drift::Drift;
 use super::health_checks::HealthChecks;
+use super::localhost_ports::LocalhostPorts;
 use super::node_addresses::nodeport_addresses;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{ClusterSource, Config, NodePortAddresses};
 use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
-use crate::nft::{DnsSwitch, Part, Rejected};
-use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject};
+use crate::nft::{Disturbance, DnsSwitch, Part, Rejected};
+use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
 use crate::proxy::{Conflict, Context, Delta, Planner};
 use crate::store::{Dirty, Store};
 use std::collections::BTreeSet;
@@ -34,6 +36,8 @@ pub struct Follow {
     dns: Option<Dns>,
     status: Status,
     ready: watch::Sender<bool>,
+    /// Told when an address of the host comes or goes.
+    addresses: watch::Receiver<()>,
 }
 
 /// Where the task reports to.
@@ -46,6 +50,8 @@ pub struct Reports {
     pub notices: Notices,
     /// What load balancers are told about Services.
     pub service_health: ServiceHealth,
+    /// NodePorts on loopback addresses, where they are wanted.
+    pub localhost_ports: Option<LocalhostPorts>,
 }
 
 /// The service proxy's half.
@@ -60,6 +66,7 @@ struct Plan {
     data_path: DataPath,
     health_checks: HealthChecks,
     notices: Notices,
+    localhost_ports: Option<LocalhostPorts>,
     started: bool,
     /// Whether a commit succeeded in both families.
     committed: bool,
@@ -69,6 +76,7 @@ struct Plan {
     failures: u32,
     /// When to compare the tables again, because something that is wanted is not in place.
     retry: Option<Instant>,
+    drift: Drift,
 }
 
 /// The half of DNS.
@@ -102,8 +110,9 @@ impl Follow {
         data_path: Option<DataPath>,
         names: Option<(Arc<Records>, watch::Receiver<bool>)>,
         reports: Reports,
+        addresses: watch::Receiver<()>,
     ) -> Follow {
-        let Reports { status, ready, notices, service_health } = reports;
+        let Reports { status, ready, notices, service_health, localhost_ports } = reports;
         let plan = data_path.map(|data_path| Plan {
             planner: Planner::default(),
             context: Context {
@@ -116,12 +125,14 @@ impl Follow {
             data_path,
             health_checks: HealthChecks::new(service_health),
             notices,
+            localhost_ports,
             without_affinity: BTreeSet::new(),
             started: false,
             committed: false,
             expects_node: !matches!(config.cluster, ClusterSource::Manifests(_)),
             failures: 0,
             retry: None,
+            drift: Drift::default(),
         });
         let dns = names.map(|(records, serving)| Dns {
             records,
@@ -133,7 +144,7 @@ impl Follow {
             switch: None,
             retry_switch: None,
         });
-        Follow { store: Store::default(), plan, dns, status, ready }
+        Follow { store: Store::default(), plan, dns, status, ready, addresses }
     }
 
     /// Follows the updates until they end or `stopped` is closed. What is under way in the kernel then is finished by its thread.
@@ -144,6 +155,7 @@ impl Follow {
         loop {
             let deadline = self.dns.as_ref().and_then(Dns::deadline);
             let retry = self.plan.as_ref().and_then(|plan| plan.retry);
+            let look = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy()).and_then(|plan| plan.drift.due());
             let retry_switch = self.dns.as_ref().and_then(|dns| dns.retry_switch);
             tokio::select! {
                 count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
@@ -153,11 +165,16 @@ impl Follow {
                     }
                     buffer.drain(..).for_each(|update| self.take_in(update));
                 }
-                done = commit_done(&mut self.plan) => self.committed(done),
+                word = data_path_says(&mut self.plan) => match word {
+                    Word::Done(done) => self.committed(done),
+                    Word::Disturbed(disturbance) => self.suspect(disturbance),
+                },
                 () = at(deadline) => self.publish_overdue(),
                 () = at(retry) => self.compare(),
+                () = at(look) => self.compare(),
                 () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
                 _ = addresses.tick() => self.look_at_addresses(),
+                Ok(()) = self.addresses.changed() => self.look_at_addresses(),
                 () = dns_serves(&mut self.dns) => {}
                 _ = stopped.changed() => return,
             }
@@ -273,14 +290,21 @@ impl Follow {
     fn compare(&mut self) {
         let Some(plan) = &mut self.plan else { return };
         plan.retry = None;
-        if !plan.data_path.is_busy() {
+        if !plan.data_path.is_busy() && plan.started {
+            plan.drift.looking();
             plan.data_path.compare();
+        }
+    }
+
+    fn suspect(&mut self, disturbance: Disturbance) {
+        if let Some(plan) = &mut self.plan {
+            plan.drift.suspect(disturbance);
         }
     }
 
     fn look_at_addresses(&mut self) {
         let Some(plan) = &mut self.plan else { return };
-        if matches!(plan.nodeports, NodePortAddresses::Networks(_)) && plan.started {
+        if !plan.nodeports.networks.is_empty() && plan.started {
             plan.follow_node(&self.store);
         }
     }
@@ -294,11 +318,11 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// Waits for the commit that is under way; for ever when there is none.
-async fn commit_done(plan: &mut Option<Plan>) -> Done {
+/// Waits for what the data path has to say; for ever when there is none.
+async fn data_path_says(plan: &mut Option<Plan>) -> Word {
     match plan {
-        Some(plan) if plan.data_path.is_busy() => plan.data_path.done().await,
-        _ => std::future::pending().await,
+        Some(plan) => plan.data_path.next().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -328,6 +352,9 @@ impl Plan {
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
         self.report_affinity(store, key);
         self.health_checks.plan(key, store, &self.context.node_name);
+        if let Some(ports) = &self.localhost_ports {
+            ports.set(key, store.service(key));
+        }
         let mut keys = vec![key.clone()];
         while let Some(key) = keys.pop() {
             let slices = store.slices(&key);
@@ -405,6 +432,11 @@ impl Plan {
         for outcome in &done.committed.families {
             let (family, elements) = (outcome.family, outcome.elements);
             self.data_path.metrics.committed(outcome, done.took);
+            if done.repaired && outcome.error.is_none() && (elements > 0 || outcome.rebuilt.is_some()) {
+                self.data_path.metrics.repaired(family);
+                self.notices.tell(&TABLE_REPAIRED, Subject::Node, self.drift.repaired(family));
+                tracing::info!(%family, elements, rebuilt = outcome.rebuilt.is_some(), "put the table right");
+            }
             if let Some(why) = &outcome.rebuilt {
                 tracing::info!(%family, why, "made the table anew");
             }
@@ -422,6 +454,7 @@ impl Plan {
                 None => {}
             }
         }
+        self.drift.looked(done);
         self.committed |= failed.is_empty();
         if failed.is_empty() {
             self.health_checks.publish_committed();

@@ -4,7 +4,9 @@
 //! address does no harm. `waypost cleanup` takes them away.
 
 use crate::config::{Config, Role};
+use crate::notices::{DNS_ADDRESS_REPAIRED, Notices, Subject};
 use futures::TryStreamExt;
+use prometheus::IntCounter;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo,
@@ -13,6 +15,7 @@ use rtnetlink::{Handle, new_connection};
 use std::io;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 /// Marks our addresses (`IFA_PROTO`, Linux 5.18): the letter W.
@@ -25,6 +28,9 @@ const DNS_PORT: u16 = 53;
 /// A new address is usable after a few milliseconds; it is given a second.
 const ATTEMPTS: usize = 200;
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// How often to look for the addresses without any notice.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Why the addresses cannot be made local or removed.
 #[derive(Debug, thiserror::Error)]
@@ -58,12 +64,13 @@ pub fn addresses(config: &Config) -> Vec<IpAddr> {
     addresses.filter(|address| !address.is_loopback() && !address.is_unspecified()).collect()
 }
 
-/// Makes the addresses local, those that are not yet.
+/// Makes the addresses local, those that are not yet, and says which.
 ///
 /// # Errors
 /// When the kernel refuses one.
-pub async fn make_local(wanted: &[IpAddr]) -> Result<(), LocalDnsError> {
+pub async fn make_local(wanted: &[IpAddr]) -> Result<Vec<IpAddr>, LocalDnsError> {
     let handle = connect()?;
+    let mut made = Vec::new();
     let present: Vec<IpAddr> = list(&handle).await?.iter().filter_map(address_of).collect();
     for address in wanted.iter().copied().filter(|address| !present.contains(address)) {
         let length = if address.is_ipv4() { 32 } else { 128 };
@@ -76,8 +83,35 @@ pub async fn make_local(wanted: &[IpAddr]) -> Result<(), LocalDnsError> {
         request.execute().await.map_err(|error| LocalDnsError::Address { action: "add", address, error })?;
         until_usable(address).await;
         tracing::info!(%address, "made a DNS address local on lo");
+        made.push(address);
     }
-    Ok(())
+    Ok(made)
+}
+
+/// Makes the addresses local again when somebody removes one, as `changed` tells and by a look of its own every 30 seconds. Never ends by itself.
+pub async fn keep_local(wanted: Vec<IpAddr>, mut changed: watch::Receiver<()>, notices: Notices, repairs: IntCounter) {
+    let mut said = String::new();
+    loop {
+        match make_local(&wanted).await {
+            Ok(made) => {
+                said.clear();
+                for address in made {
+                    repairs.inc();
+                    let note = format!("the DNS address {address} was removed from lo by another program, and is there again");
+                    notices.tell(&DNS_ADDRESS_REPAIRED, Subject::Node, note);
+                }
+            }
+            Err(error) if error.to_string() != said => {
+                tracing::error!(%error, "a DNS address that was removed is tried again");
+                said = error.to_string();
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            Ok(()) = changed.changed() => {}
+            () = sleep(LOOK) => {}
+        }
+    }
 }
 
 /// Keeps the kernel from choosing the address as the source of connections to elsewhere, masqueraded ones included: IPv4 by its scope, IPv6

@@ -17,6 +17,9 @@ pub struct ProxyMetrics {
     elements: IntCounterVec,
     rebuilds: IntCounterVec,
     rejected: IntCounterVec,
+    repairs: IntCounterVec,
+    /// DNS addresses that somebody removed and that were added again.
+    pub dns_address_repairs: IntCounter,
     /// Updates of Services.
     pub service_changes: IntCounter,
     /// Updates of EndpointSlices.
@@ -48,6 +51,14 @@ impl ProxyMetrics {
                 "waypost_nftables_rejected_total",
                 "Destinations that the kernel refused and that were set aside",
             )?,
+            repairs: counters(
+                "waypost_nftables_repairs_total",
+                "How often a table that somebody else had changed was put right",
+            )?,
+            dns_address_repairs: IntCounter::new(
+                "waypost_dns_address_repairs_total",
+                "DNS addresses that somebody else had removed and that were added again",
+            )?,
             service_changes: IntCounter::new("kubeproxy_sync_proxy_rules_service_changes_total", "Updates of Services")?,
             endpoint_changes: IntCounter::new("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Updates of EndpointSlices")?,
             pending: IntGauge::new("waypost_destinations_pending", "Destinations whose latest change waits for its commit")?,
@@ -60,12 +71,13 @@ impl ProxyMetrics {
         registry.register(Box::new(self.duration.clone()))?;
         registry.register(Box::new(self.last.clone()))?;
         registry.register(Box::new(self.queued.clone()))?;
-        for counter in [&self.failures, &self.elements, &self.rebuilds, &self.rejected] {
+        for counter in [&self.failures, &self.elements, &self.rebuilds, &self.rejected, &self.repairs] {
             for family in Family::BOTH {
                 counter.with_label_values(&[&family.to_string()]);
             }
             registry.register(Box::new(counter.clone()))?;
         }
+        registry.register(Box::new(self.dns_address_repairs.clone()))?;
         registry.register(Box::new(self.service_changes.clone()))?;
         registry.register(Box::new(self.endpoint_changes.clone()))?;
         registry.register(Box::new(self.pending.clone()))
@@ -76,6 +88,11 @@ impl ProxyMetrics {
         for family in Family::BOTH {
             self.queued.with_label_values(&[&family.to_string()]).set(now());
         }
+    }
+
+    /// A table was put right that somebody else had changed.
+    pub fn repaired(&self, family: Family) {
+        self.repairs.with_label_values(&[&family.to_string()]).inc();
     }
 
     /// A commit of one family came to this end.

@@ -5,9 +5,11 @@
 
 mod data_path;
 mod dns_server;
+mod drift;
 mod follow;
 mod health_checks;
 pub mod local_dns;
+mod localhost_ports;
 mod metrics;
 mod node_addresses;
 #[cfg(test)]
@@ -26,6 +28,7 @@ use dns_server::DnsServer;
 use follow::{Follow, Reports};
 use ipnet::IpNet;
 use local_dns::LocalDnsError;
+use localhost_ports::LocalhostPorts;
 use std::io;
 use std::path::Path;
 use tokio::sync::{mpsc, watch};
@@ -90,15 +93,24 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>, notices: Not
     let (ready_sender, ready) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
     let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.serving.clone()));
-    let mut beside = JoinSet::new();
+    let (changed, addresses) = watch::channel(());
     let service_health = ServiceHealth::new();
-    if data_path.is_some() {
-        let answers_dns = !local_dns.is_empty();
-        beside.spawn(leftovers::keep_looking(answers_dns, notices.clone()));
+    let localhost_ports = config.proxy.nodeport_addresses.localhost.then(LocalhostPorts::default);
+    let mut beside = JoinSet::new();
+    if let Some(data_path) = &data_path {
+        beside.spawn(node_addresses::watch_addresses(changed));
+        beside.spawn(leftovers::keep_looking(!local_dns.is_empty(), notices.clone()));
         beside.spawn(service_health.clone().serve(config.node_name.clone(), status.clone(), notices.clone()));
+        if let Some(ports) = &localhost_ports {
+            beside.spawn(ports.clone().serve(notices.clone()));
+        }
+        if !local_dns.is_empty() {
+            let repairs = data_path.metrics.dns_address_repairs.clone();
+            beside.spawn(local_dns::keep_local(local_dns, addresses.clone(), notices.clone(), repairs));
+        }
     }
-    let reports = Reports { status: status.clone(), ready: ready_sender, notices, service_health };
-    let follow = Follow::new(&config, data_path, names, reports);
+    let reports = Reports { status: status.clone(), ready: ready_sender, notices, service_health, localhost_ports };
+    let follow = Follow::new(&config, data_path, names, reports, addresses);
     let follow = tokio::spawn(follow.run(updates, stopped));
     Ok(Running { ready, stop, follow, _beside: beside, status, dns, admin })
 }
@@ -142,7 +154,8 @@ fn start_data_path(config: &Config, registries: &Registries, status: &Status) ->
     // A missing capability shows at the first look at the tables: better now than after the first listing.
     kernel.read(&layouts[0])?;
     let metrics = metrics::ProxyMetrics::new(&registries.proxy)?;
-    DataPath::start(Committer::new(kernel, layouts), metrics).map_err(AgentError::Thread)
+    let monitor = kernel.monitor()?;
+    DataPath::start(Committer::new(kernel, layouts), metrics, Some(monitor)).map_err(AgentError::Thread)
 }
 
 fn layout(proxy: &ProxyConfig, family: Family) -> Layout {

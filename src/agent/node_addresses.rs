@@ -1,21 +1,30 @@
-//! On which addresses NodePorts answer.
+//! On which addresses NodePorts answer, and the notice of their changes.
 
-use crate::config::NodePortAddresses;
+use crate::config::{NodePortAddresses, in_networks};
 use crate::model::Node;
+use futures::StreamExt;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
+use rtnetlink::{MulticastGroup, new_multicast_connection};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::sleep;
 
-/// The addresses on which NodePorts answer: those of the Node object, or the local ones in the configured networks. Loopback never does,
-/// as in kube-proxy's nftables mode, nor do the DNS addresses that the agent itself has put on `lo`.
+/// When the kernel's notices stop, they are asked for again after this long.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// The addresses on which NodePorts answer: those of the Node object, and the local ones in the configured networks. Loopback never does in
+/// the kernel's tables, as in kube-proxy's nftables mode, nor do the DNS addresses that the agent itself has put on `lo`.
 pub fn nodeport_addresses(wanted: &NodePortAddresses, node: Option<&Node>, dns: &[IpAddr]) -> Vec<IpAddr> {
-    match wanted {
-        NodePortAddresses::Primary => node.map(|node| node.addresses.clone()).unwrap_or_default(),
-        NodePortAddresses::Networks(networks) => {
-            local_addresses(dns).into_iter().filter(|address| crate::config::in_networks(*address, networks)).collect()
-        }
+    let primary = node.filter(|_| wanted.primary).map(|node| node.addresses.clone()).unwrap_or_default();
+    if wanted.networks.is_empty() {
+        return primary;
     }
+    let local = local_addresses(dns).into_iter().filter(|address| in_networks(*address, &wanted.networks));
+    let both: BTreeSet<IpAddr> = local.chain(primary).collect();
+    both.into_iter().collect()
 }
 
 /// The addresses of this host's interfaces without loopback and our own, sorted; none when the kernel does not tell.
@@ -35,4 +44,29 @@ fn local_addresses(dns: &[IpAddr]) -> Vec<IpAddr> {
         (!ours).then_some(address)
     });
     addresses.filter(|address| !address.is_loopback()).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Marks `changed` whenever an address of this host comes or goes. What has changed is for the receivers to look at: a notice may be lost, a
+/// look is always right. Never ends by itself.
+pub async fn watch_addresses(changed: watch::Sender<()>) {
+    loop {
+        match new_multicast_connection(&[MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr]) {
+            Ok((connection, _, mut messages)) => {
+                let listen = async {
+                    // Something may have changed before we listened.
+                    changed.send_replace(());
+                    while messages.next().await.is_some() {
+                        changed.send_replace(());
+                    }
+                };
+                tokio::select! {
+                    () = connection => {}
+                    () = listen => {}
+                }
+                tracing::warn!("the kernel's notices of changed addresses stopped; listening again");
+            }
+            Err(error) => tracing::warn!(%error, "cannot listen for changed addresses; they are looked at every 30 seconds"),
+        }
+        sleep(PAUSE).await;
+    }
 }

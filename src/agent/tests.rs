@@ -77,7 +77,7 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
     let layouts =
         Family::BOTH.map(|family| Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: false });
     let metrics = ProxyMetrics::new(&prometheus::Registry::new()).unwrap();
-    let data_path = DataPath::start(Committer::new(kernel, layouts), metrics).unwrap();
+    let data_path = DataPath::start(Committer::new(kernel, layouts), metrics, None).unwrap();
     let status = Status::new(&config);
     let (ready_sender, ready) = watch::channel(false);
     let (updates, received) = mpsc::channel(64);
@@ -86,7 +86,14 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
         &config,
         Some(data_path),
         Some((records.clone(), watch::channel(true).1)),
-        Reports { status: status.clone(), ready: ready_sender, notices: Notices::logged(), service_health: ServiceHealth::new() },
+        Reports {
+            status: status.clone(),
+            ready: ready_sender,
+            notices: Notices::logged(),
+            service_health: ServiceHealth::new(),
+            localhost_ports: None,
+        },
+        watch::channel(()).1,
     );
     tokio::spawn(follow.run(received, stopped));
     Agent { updates, ready, records, memory, served, status, _stop: stop }

@@ -40,10 +40,12 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("manifests", ClusterSource::Manifests(path)) => json!(path),
         ("cluster-cidr", _) => list(&proxy.cluster_cidrs),
         ("service-cidr", _) => list(&proxy.service_cidrs),
-        ("nodeport-addresses", _) => match &proxy.nodeport_addresses {
-            NodePortAddresses::Primary => json!(["primary"]),
-            NodePortAddresses::Networks(networks) => list(networks),
-        },
+        ("nodeport-addresses", _) => {
+            let NodePortAddresses { primary, networks, localhost } = &proxy.nodeport_addresses;
+            let words = [(*primary, "primary"), (*localhost, "localhost")].into_iter().filter(|(wanted, _)| *wanted);
+            let networks = networks.iter().map(ToString::to_string);
+            words.map(|(_, word)| word.to_string()).chain(networks).collect()
+        }
         ("masquerade-all", _) => json!(proxy.masquerade_all),
         ("masquerade-bit", _) => json!(proxy.masquerade_bit),
         ("cluster-domain", _) => json!(dns.domain),

@@ -165,13 +165,22 @@ pub struct ProxyConfig {
     pub masquerade_bit: u8,
 }
 
-/// On which of the node's addresses NodePorts answer.
+/// On which of the node's addresses NodePorts answer: on all that are named here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
+pub struct NodePortAddresses {
     /// The addresses of the Node object.
-    Primary,
-    /// Local addresses in these networks.
-    Networks(Vec<IpNet>),
+    pub primary: bool,
+    /// Local addresses in these networks; never those of the loopback network.
+    pub networks: Vec<IpNet>,
+    /// The loopback addresses, for TCP and for processes of the node only.
+    pub localhost: bool,
+}
+
+impl NodePortAddresses {
+    /// The addresses of the Node object and no others.
+    pub fn primary() -> NodePortAddresses {
+        NodePortAddresses { primary: true, networks: Vec::new(), localhost: false }
+    }
 }
 
 /// Cluster DNS.

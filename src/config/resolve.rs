@@ -6,14 +6,17 @@ use super::{
     AdminConfig, ClusterSource, Config, ConfigError, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role,
     Surroundings, Upstreams, file,
 };
-use ipnet::IpNet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 
 const DNS_PORT: u16 = 53;
+/// Every address of both families.
+const ALL: [IpNet; 2] =
+    [IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))];
 
 /// Where each setting's value came from, in the order of [`SETTINGS`].
 pub type Origins = Vec<(&'static str, Origin)>;
@@ -115,12 +118,22 @@ impl Values<'_> {
 
     fn nodeport_addresses(&self) -> Result<NodePortAddresses, ConfigError> {
         let setting = &settings::NODEPORT_ADDRESSES;
-        let values = self.list(setting);
-        if values.is_none() || values == Some(&["primary".to_string()]) {
-            return Ok(NodePortAddresses::Primary);
+        let Some(values) = self.list(setting) else { return Ok(NodePortAddresses::primary()) };
+        let mut wanted = NodePortAddresses { primary: false, networks: Vec::new(), localhost: false };
+        for value in values {
+            match value.as_str() {
+                "primary" => wanted.primary = true,
+                "localhost" => wanted.localhost = true,
+                "all" => wanted.networks.extend(ALL),
+                network => match network.parse::<IpNet>() {
+                    Ok(network) => wanted.networks.push(network.trunc()),
+                    Err(_) => {
+                        return Err(self.bad(setting, network, "primary, all, localhost, or networks such as 192.0.2.0/24"));
+                    }
+                },
+            }
         }
-        let networks = self.networks(setting, "primary, or networks such as 192.0.2.0/24, not both")?;
-        Ok(NodePortAddresses::Networks(networks))
+        Ok(wanted)
     }
 
     fn dns(&self, role: Role) -> Result<DnsConfig, ConfigError> {

@@ -54,8 +54,8 @@ settings! {
         "Pod networks: traffic to a ClusterIP from elsewhere is masqueraded. None: nothing is";
     SERVICE_CIDR = SERVICES "service-cidr" "WAYPOST_SERVICE_CIDR" "CIDR,…" true, "none",
         "Service networks: packets to their unallocated addresses are dropped";
-    NODEPORT_ADDRESSES = SERVICES "nodeport-addresses" "WAYPOST_NODEPORT_ADDRESSES" "primary|CIDR,…" true, "primary",
-        "Where NodePorts answer: on the addresses of the Node object (primary), or on local addresses in these networks";
+    NODEPORT_ADDRESSES = SERVICES "nodeport-addresses" "WAYPOST_NODEPORT_ADDRESSES" "primary|all|localhost|CIDR,…" true, "primary",
+        "Where NodePorts answer: on the addresses of the Node object (primary), on local addresses in these networks or on all of them, and for TCP on the loopback addresses (localhost)";
     MASQUERADE_ALL = SERVICES "masquerade-all" "WAYPOST_MASQUERADE_ALL" "true|false" false, "false",
         "Masquerade all traffic to ClusterIPs";
     MASQUERADE_BIT = SERVICES "masquerade-bit" "WAYPOST_MASQUERADE_BIT" "BIT" false, "14",

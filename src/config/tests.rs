@@ -44,7 +44,7 @@ fn the_defaults_are_those_that_kube_proxy_and_coredns_users_know() {
     assert_eq!(config.node_name, "node-1", "the host name in lower case, as kube-proxy takes it");
     assert_eq!(config.cluster, ClusterSource::InCluster);
     assert_eq!(config.proxy.masquerade_bit, 14);
-    assert_eq!(config.proxy.nodeport_addresses, NodePortAddresses::Primary);
+    assert_eq!(config.proxy.nodeport_addresses, NodePortAddresses::primary());
     assert_eq!((config.dns.domain.as_str(), config.dns.ttl), ("cluster.local", 30));
     assert_eq!(config.dns.upstreams, Upstreams::ResolvConf("/etc/resolv.conf".into()));
     assert_eq!(config.admin.healthz, Some("0.0.0.0:10256".parse().unwrap()));
@@ -116,8 +116,8 @@ fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
             r#"--service-cidr: "10.96.0.0" is not allowed; give networks such as 10.96.0.0/12 or fd00:10:96::/112"#,
         ),
         (
-            &[("nodeport-addresses", "primary,10.0.0.0/8")],
-            r#"--nodeport-addresses: "primary" is not allowed; give primary, or networks such as 192.0.2.0/24, not both"#,
+            &[("nodeport-addresses", "primary,10.0.0.0/8,some")],
+            r#"--nodeport-addresses: "some" is not allowed; give primary, all, localhost, or networks such as 192.0.2.0/24"#,
         ),
         (
             &[("api-server", "10.0.0.1:6443")],
@@ -268,7 +268,7 @@ fn any_flags() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         ("api-server", &["https://10.0.0.1:6443", "http://[::1]:8080"]),
         ("cluster-cidr", &["", "10.244.0.0/16", "10.244.0.0/16,fd00::/56"]),
         ("service-cidr", &["", "10.96.0.0/12"]),
-        ("nodeport-addresses", &["primary", "0.0.0.0/0,::/0"]),
+        ("nodeport-addresses", &["primary", "0.0.0.0/0,::/0", "all,localhost", "primary,192.0.2.0/24"]),
         ("masquerade-all", &["true", "false"]),
         ("masquerade-bit", &["0", "31"]),
         ("cluster-domain", &["Example.org.", "local"]),

@@ -15,6 +15,11 @@ pub trait Kernel {
 
     /// How many elements fit into one batch.
     fn batch_limit(&self) -> usize;
+
+    /// A number that every batch of anybody counts up by one; `None` where it cannot be told.
+    fn generation(&mut self) -> Option<u32> {
+        None
+    }
 }
 
 /// What one atomic commit changes.

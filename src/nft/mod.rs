@@ -10,6 +10,7 @@ mod foreign;
 mod kernel;
 mod layout;
 mod memory;
+mod monitor;
 mod netlink;
 mod sets;
 mod socket;
@@ -21,6 +22,7 @@ pub use foreign::{ForeignChain, ForeignHook, ForeignTable, remove_table, tables_
 pub use kernel::{Batch, Contents, Kernel, NftError, Reading};
 pub use layout::{Layout, PICK_BLOCK, TABLE, pick_block};
 pub use memory::Memory;
+pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};
 pub use switch::DnsSwitch;
 

@@ -3,12 +3,14 @@
 use super::encode::{MAX_ELEMENT, read_bound, read_element, read_networks, write_element};
 use super::kernel::{Batch, Contents, Kernel, NftError, Reading};
 use super::layout::{ChainSpec, Layout, TABLE, protocol};
+use super::monitor::{Membership, Monitor};
 use super::sets::write_set;
 use super::socket::NfSocket;
-use super::wire::{APPEND, Attributes, CREATE, Writer};
+use super::wire::{APPEND, Attributes, CREATE, Message, Writer};
 use crate::model::Family;
 use crate::proxy::{Chain, Element, Set};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// `NFT_MSG_NEWTABLE`.
 pub(super) const NEW_TABLE: u16 = 0;
@@ -24,6 +26,8 @@ const NEW_ELEMENT: u16 = 12;
 const GET_ELEMENT: u16 = 13;
 const DEL_ELEMENT: u16 = 14;
 
+const GET_GENERATION: u16 = 16;
+
 /// A nest's length has 16 bits; the last element must still fit.
 const LIST_LIMIT: usize = 60_000;
 /// Room in a batch for the skeleton and a block of `pick` chains in each direction.
@@ -32,12 +36,30 @@ const SKELETON: usize = 64 << 10;
 /// nf_tables in the network namespace of the thread that made this.
 pub struct Netlink {
     socket: NfSocket,
+    /// The rules of each family's chains as they were first read after the table was made. Rules have no names, and the kernel shows them
+    /// otherwise than they were sent; so this is how a changed one is noticed.
+    rules: BTreeMap<u8, BTreeMap<String, Rules>>,
+}
+
+/// The rules of a chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rules {
+    count: usize,
+    digest: u64,
 }
 
 impl Netlink {
     /// Opens a socket; commits need CAP_NET_ADMIN.
     pub fn open() -> Result<Netlink, NftError> {
-        Ok(Netlink { socket: NfSocket::open()? })
+        Ok(Netlink { socket: NfSocket::open()?, rules: BTreeMap::new() })
+    }
+
+    /// Listens to others' changes of our tables.
+    ///
+    /// # Errors
+    /// When the kernel does not let us listen.
+    pub fn monitor(&self) -> Result<(Monitor, Membership), NftError> {
+        Monitor::open(self.socket.port_id()?)
     }
 }
 
@@ -64,6 +86,9 @@ impl Kernel for Netlink {
     }
 
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        if batch.rebuild {
+            self.rules.remove(&layout.protocol());
+        }
         self.socket.batch(|socket, writer| {
             let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
                 writer.begin(kind, flags, socket.next_sequence(), layout.protocol());
@@ -82,6 +107,11 @@ impl Kernel for Netlink {
 
     fn batch_limit(&self) -> usize {
         self.socket.send_limit().saturating_sub(SKELETON).max(SKELETON) / MAX_ELEMENT
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        let generation = |message: &Message<'_>| message.attributes().u32(1);
+        self.socket.get(GET_GENERATION, generation).ok().flatten()
     }
 }
 
@@ -174,7 +204,7 @@ impl Netlink {
     /// Compares chains, rules and sets with what we would make. The outer error is the socket's, the inner one says what is strange.
     fn read_skeleton(&mut self, layout: &Layout) -> Result<Result<BTreeSet<Chain>, String>, NftError> {
         let chains = self.names(GET_CHAIN, layout.family, 3)?;
-        let rules = self.names(GET_RULE, layout.family, 2)?;
+        let rules = self.rules(layout.family)?;
         let sets = self.names(GET_SET, layout.family, 2)?;
         let mut expected: BTreeMap<String, usize> =
             layout.chains().into_iter().map(|chain| (chain.name, chain.rules.len())).collect();
@@ -187,7 +217,7 @@ impl Netlink {
             expected.insert(name, 1);
         }
         for (name, count) in &expected {
-            if !chains.contains_key(name) || rules.get(name).copied().unwrap_or(0) != *count {
+            if !chains.contains_key(name) || rules.get(name).map_or(0, |rules| rules.count) != *count {
                 return Ok(Err(format!("its chain {name} is not as we made it")));
             }
         }
@@ -195,7 +225,32 @@ impl Netlink {
         if sets.keys().map(String::as_str).collect::<BTreeSet<_>>() != ours {
             return Ok(Err("its sets are not ours".into()));
         }
+        let known = self.rules.entry(layout.protocol()).or_default();
+        for (chain, rules) in rules {
+            if *known.entry(chain.clone()).or_insert(rules) != rules {
+                return Ok(Err(format!("the rules of its chain {chain} were changed")));
+            }
+        }
         Ok(Ok(picks))
+    }
+
+    /// The rules of each chain of the table: how many, and a digest of what they say.
+    fn rules(&mut self, family: Family) -> Result<BTreeMap<String, Rules>, NftError> {
+        self.socket.dump(
+            GET_RULE,
+            protocol(family),
+            |w| w.string(1, TABLE),
+            |rules: &mut BTreeMap<String, Rules>, message| {
+                let attributes = message.attributes();
+                if let (Some(TABLE), Some(chain)) = (attributes.string(1), attributes.string(2)) {
+                    let Rules { count, digest } = rules.entry(chain.to_string()).or_default();
+                    let mut hasher = DefaultHasher::new();
+                    (*digest, attributes.get(4)).hash(&mut hasher);
+                    (*count, *digest) = (*count + 1, hasher.finish());
+                }
+            },
+            BTreeMap::new,
+        )
     }
 
     /// How often each name occurs among the table's objects of one kind; `attribute` is the name's.

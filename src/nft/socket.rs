@@ -107,6 +107,32 @@ impl NfSocket {
         Err(NftError::Rejected(reasons))
     }
 
+    /// Asks for a single object and reads something from the answer.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn get<T>(&mut self, kind: u16, read: impl Fn(&Message<'_>) -> Option<T>) -> Result<Option<T>, NftError> {
+        self.drain();
+        let sequence = self.next_sequence();
+        let mut writer = Writer::default();
+        writer.begin(kind, 0, sequence, 0);
+        writer.end();
+        send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
+            .map_err(|errno| socket_error("asking for an object", errno))?;
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    let mut answers = messages(&self.buffer[..length]).filter(|message| message.sequence == sequence);
+                    if let Some(answer) = answers.next() {
+                        return Ok(if answer.kind == ERROR { None } else { read(&answer) });
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(socket_error("reading an object", errno)),
+            }
+        }
+    }
+
     /// Dumps everything of one kind and hands each message to `each`. Begins anew, after `restart`, when a change interrupted it.
     pub fn dump<T>(
         &mut self,

@@ -126,6 +126,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// The sequence number of the request it answers.
     pub sequence: u32,
+    /// The number of the socket that asked for it, or whose change it tells.
+    pub sender: u32,
     /// Everything behind the netlink header.
     pub body: &'a [u8],
 }
@@ -146,6 +148,7 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16::from_ne_bytes(header[4..6].try_into().ok()?),
             flags: u16::from_ne_bytes(header[6..8].try_into().ok()?),
             sequence: u32::from_ne_bytes(header[8..12].try_into().ok()?),
+            sender: u32::from_ne_bytes(header[12..16].try_into().ok()?),
             body: bytes.get(HEADER..length)?,
         };
         bytes = bytes.get(align(length)..).unwrap_or_default();

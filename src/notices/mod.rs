@@ -5,10 +5,7 @@
 
 mod reason;
 
-pub use reason::{
-    ADDRESS_CONFLICT, DNS_PORT_TAKEN, FAILED_TO_START_SERVICE_HEALTHCHECK, FOREIGN_TRANSLATION, KERNEL_REFUSED, KUBE_PROXY_FOUND,
-    MALFORMED_OBJECT, NODE_LOCAL_DNS_FOUND, REASONS, Reason, Severity, reference_markdown,
-};
+pub use reason::*;
 
 use crate::model::ObjectKey;
 use std::fmt;

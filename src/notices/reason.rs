@@ -75,10 +75,22 @@ reasons! {
     DNS_PORT_TAKEN = "DnsPortTaken" Error "ServeDNS" everywhere false, about "Node",
         "The agent cannot serve DNS on an address of this node, mostly because another server holds the port. Pods of this node are answered by the cluster's DNS service meanwhile, and the agent tries again every 5 seconds",
         "Stop the process that the note names, or set `agent.localDNS` to false in the chart";
+    /// Somebody has changed our table.
+    TABLE_REPAIRED = "TableRepaired" Warning "Repair" everywhere false, about "Node",
+        "Another program has changed or removed the agent's table; it was put right again within a second, or by the comparison every 5 minutes. Connections that began in between may have failed",
+        "Find out who does that: the note names the program where the kernel tells, and `nft monitor` shows it. A firewall that flushes the whole ruleset should flush its own tables only";
+    /// Somebody has removed our addresses.
+    DNS_ADDRESS_REPAIRED = "DnsAddressRepaired" Warning "Repair" everywhere false, about "Node",
+        "Another program has removed an address on which the agent answers DNS from `lo`; it was added again within a second",
+        "Find out who does that: `ip monitor address` shows it. Network managers may have to be told to leave `lo` alone";
     /// A health check port cannot be had.
     FAILED_TO_START_SERVICE_HEALTHCHECK = "FailedToStartServiceHealthcheck" Warning "Listen" everywhere false, about "Service",
         "The Service's `healthCheckNodePort` cannot be served on an address of this node, so that load balancers take the node for unhealthy. It is tried again every 5 seconds (kube-proxy gives the same reason)",
         "Free the port: the note names the address, and the holder where it can be seen";
+    /// A NodePort cannot be served on a loopback address.
+    LOCALHOST_NODE_PORT_TAKEN = "LocalhostNodePortTaken" Warning "Listen" everywhere false, about "Service",
+        "With `nodeport-addresses` localhost: a NodePort of the Service cannot be served on a loopback address of this node, because a process of the node has the port. It is tried again every 5 seconds; other addresses are not concerned",
+        "Free the port: the note names the holder where it can be seen";
     /// kube-proxy runs here, or has left something behind.
     KUBE_PROXY_FOUND = "KubeProxyFound" Warning "LookAround" everywhere false, about "Node",
         "kube-proxy runs on this node, or has left tables, chains or links behind that translate service addresses as well",

@@ -223,7 +223,7 @@ pub fn agent_config() -> Config {
         proxy: ProxyConfig {
             cluster_cidrs: networks(POD_NETWORKS),
             service_cidrs: networks(SERVICE_NETWORKS),
-            nodeport_addresses: NodePortAddresses::Primary,
+            nodeport_addresses: NodePortAddresses::primary(),
             masquerade_all: false,
             masquerade_bit: 14,
         },
