@@ -3,9 +3,9 @@ SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/target/tools:$(CURDIR)/target/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
 CARGO_DENY_VERSION := 0.20.2
-SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null | grep -v '/node_modules/')
+SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null) $(wildcard scripts/*/*.sh)
 
-.PHONY: help demo test check lab bench kind image manifests
+.PHONY: help demo test check lab cluster cluster-down bench kind image manifests
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,12 @@ lab: ## A playground: a real control plane, the agent and pods as namespaces; pr
 	scripts/build-tools control-plane kubectl helm
 	scripts/lab
 
+cluster: ## A real Kubernetes cluster in namespaces, with Waypost in it; prints the KUBECONFIG to export (NODES=1..6, WITH=waypost|stock|none)
+	@scripts/cluster up
+
+cluster-down: ## Ends the cluster and leaves nothing but its logs
+	@scripts/cluster down
+
 bench: ## First start at 1,000 and 10,000 services, against kube-proxy with the same API server: times, memory, ratios
 	@scripts/setup cargo cc go nft
 	benches/first_start
@@ -46,7 +52,7 @@ kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their pl
 	@scripts/kind
 
 image: ## The container image as an OCI archive: target/image/waypost.tar
-	@scripts/setup cargo cc buildah
+	@scripts/setup cargo cc buildah jq tar
 	scripts/image
 
 manifests: ## manifests/waypost.yaml, rendered from the chart anew

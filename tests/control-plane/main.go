@@ -19,6 +19,8 @@ parts:
   apiserver    kube-apiserver, with its own flags
   controllers  the EndpointSlice and namespace controllers; -kubeconfig FILE
   key          writes a new key for service account tokens; FILE
+  pki          writes keys and certificates for a cluster with kubelets; FOLDER
+  relay        leads connections to a port of this machine into a network namespace; see relay -help
 `
 
 func main() {
@@ -37,6 +39,10 @@ func main() {
 		exitOn(runControllers(arguments))
 	case "key":
 		exitOn(writeKey(arguments))
+	case "pki":
+		exitOn(writePKI(arguments))
+	case "relay":
+		exitOn(runRelay(arguments))
 	default:
 		fmt.Fprintf(os.Stderr, "control-plane: %q is no part\n\n%s", part, usage)
 		os.Exit(2)

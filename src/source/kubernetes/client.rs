@@ -117,6 +117,8 @@ fn api_server(url: &str, service_account: &Path) -> Result<Config, ClientError> 
     }
     if ca.exists() {
         config.root_cert_file = Some(ca);
+        // The file alone decides. Without this kube looks for the system's certificates first, and fails in an image that has none.
+        config.root_cert = Some(Vec::new());
     }
     Ok(config)
 }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// connect opens a new connection and reads the first line of an HTTP answer.
+func connect(target string) error {
+	connection, err := net.DialTimeout("tcp", target, patience)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	_ = connection.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(connection, "GET /hostname HTTP/1.0\r\n\r\n"); err != nil {
+		return err
+	}
+	_, err = bufio.NewReader(connection).ReadString('\n')
+	return err
+}
+
+// echo sends one datagram from a new socket and waits for the answer.
+func echo(target string) error {
+	connection, err := net.Dial("udp", target)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	_ = connection.SetDeadline(time.Now().Add(patience))
+	if _, err := connection.Write([]byte("hostname")); err != nil {
+		return err
+	}
+	_, err = connection.Read(make([]byte, 512))
+	return err
+}
+
+// ask asks one question over a new socket, and wants an answer without error to exactly this question.
+func ask(network, server, name string) error {
+	id := uint16(rand.Uint32())
+	question, err := packQuestion(id, name)
+	if err != nil {
+		return err
+	}
+	connection, err := net.DialTimeout(network, server, patience)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	_ = connection.SetDeadline(time.Now().Add(patience))
+	answer := make([]byte, 4096)
+	if network == "tcp" {
+		question = append(binary.BigEndian.AppendUint16(nil, uint16(len(question))), question...)
+	}
+	if _, err := connection.Write(question); err != nil {
+		return err
+	}
+	if network == "tcp" {
+		if _, err := io.ReadFull(connection, answer[:2]); err != nil {
+			return err
+		}
+		answer = answer[:binary.BigEndian.Uint16(answer)]
+		_, err = io.ReadFull(connection, answer)
+	} else {
+		var length int
+		length, err = connection.Read(answer)
+		answer = answer[:length]
+	}
+	if err != nil {
+		return err
+	}
+	return judge(answer, id)
+}
+
+func packQuestion(id uint16, name string) ([]byte, error) {
+	parsed, err := dnsmessage.NewName(name)
+	if err != nil {
+		return nil, err
+	}
+	message := dnsmessage.Message{
+		Header:    dnsmessage.Header{ID: id, RecursionDesired: true},
+		Questions: []dnsmessage.Question{{Name: parsed, Type: dnsmessage.TypeA, Class: dnsmessage.ClassINET}},
+	}
+	return message.Pack()
+}
+
+func judge(answer []byte, id uint16) error {
+	var message dnsmessage.Message
+	if err := message.Unpack(answer); err != nil {
+		return err
+	}
+	switch {
+	case message.ID != id:
+		return errors.New("an answer to another question")
+	case message.RCode != dnsmessage.RCodeSuccess:
+		return fmt.Errorf("answered with %v", message.RCode)
+	case len(message.Answers) == 0:
+		return errors.New("an empty answer")
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+// Command toolbox makes load inside a pod and counts what fails: new TCP connections, UDP echoes and DNS questions, one after another
+// and without a retry, so that each one that is lost counts. It runs until it is told to stop (SIGTERM, or its standard input ends) and
+// prints what it saw as one line of JSON for each kind of load.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// report is what a kind of load saw.
+type report struct {
+	// Kind of load and its target, such as "tcp 10.96.3.4:80".
+	Load string `json:"load"`
+	// How many were tried, and how many of them failed.
+	Attempts int `json:"attempts"`
+	Failures int `json:"failures"`
+	// The longest time between two successes, in milliseconds.
+	LongestGap int64 `json:"longest_gap_ms"`
+	// The first failures: when, and what happened.
+	First []string `json:"first_failures"`
+}
+
+const (
+	patience      = time.Second
+	failuresShown = 10
+)
+
+func main() {
+	tcp := flag.String("tcp", "", "connect to this address and read a line of HTTP")
+	udp := flag.String("udp", "", "send a datagram to this address (agnhost's netexec answers) from a new port")
+	dns := flag.String("dns", "", "ask this DNS server over UDP")
+	dnsTCP := flag.String("dns-tcp", "", "ask this DNS server over TCP")
+	question := flag.String("name", "kubernetes.default.svc.cluster.local.", "the name to ask for")
+	pause := flag.Duration("pause", 10*time.Millisecond, "time between two attempts of one kind")
+	limit := flag.Duration("for", 10*time.Minute, "end after this time at the latest")
+	flag.Parse()
+
+	stop := make(chan struct{})
+	go func() {
+		signals := make(chan os.Signal, 1)
+		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+		ended := make(chan struct{})
+		go func() {
+			// kubectl exec -i closes our input when its own ends.
+			_, _ = os.Stdin.Read(make([]byte, 1))
+			close(ended)
+		}()
+		select {
+		case <-signals:
+		case <-ended:
+		case <-time.After(*limit):
+		}
+		close(stop)
+	}()
+
+	var all sync.WaitGroup
+	var printing sync.Mutex
+	run := func(kind, target string, attempt func(string) error) {
+		if target == "" {
+			return
+		}
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			seen := repeat(kind+" "+target, *pause, stop, func() error { return attempt(target) })
+			printing.Lock()
+			defer printing.Unlock()
+			_ = json.NewEncoder(os.Stdout).Encode(seen)
+		}()
+	}
+	run("tcp", *tcp, connect)
+	run("udp", *udp, echo)
+	run("dns", *dns, func(server string) error { return ask("udp", server, *question) })
+	run("dns-tcp", *dnsTCP, func(server string) error { return ask("tcp", server, *question) })
+	fmt.Fprintln(os.Stderr, "load begins")
+	all.Wait()
+}
+
+func repeat(load string, pause time.Duration, stop <-chan struct{}, attempt func() error) report {
+	seen := report{Load: load, First: []string{}}
+	lastSuccess := time.Now()
+	for {
+		select {
+		case <-stop:
+			return seen
+		case <-time.After(pause):
+		}
+		began := time.Now()
+		seen.Attempts++
+		err := attempt()
+		if err != nil {
+			seen.Failures++
+			if len(seen.First) < failuresShown {
+				seen.First = append(seen.First, fmt.Sprintf("%s: %v", began.UTC().Format("15:04:05.000"), err))
+			}
+			continue
+		}
+		gap := time.Since(lastSuccess).Milliseconds()
+		seen.LongestGap = max(seen.LongestGap, gap)
+		lastSuccess = time.Now()
+	}
+}
