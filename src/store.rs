@@ -4,6 +4,7 @@
 //! listing does not mention is gone, which is how deletions survive a lost watch.
 
 use crate::model::{Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Services, slices, namespaces and the node.
@@ -15,7 +16,8 @@ pub struct Store {
     slice_owner: HashMap<SliceKey, ObjectKey>,
     namespaces: HashMap<Name, u32>,
     node: Option<Listed<Node>>,
-    listing: [Listing; 4],
+    service_cidrs: BTreeMap<Name, Listed<Box<[IpNet]>>>,
+    listing: [Listing; Kind::COUNT],
     dirty: Dirty,
 }
 
@@ -42,12 +44,14 @@ pub struct Dirty {
     pub namespaces: BTreeSet<Name>,
     /// The node changed.
     pub node: bool,
+    /// A network of service addresses came or went.
+    pub service_cidrs: bool,
 }
 
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.namespaces.is_empty() && !self.node
+        self.services.is_empty() && self.namespaces.is_empty() && !self.node && !self.service_cidrs
     }
 }
 
@@ -63,6 +67,8 @@ impl Store {
             Update::SliceGone(key) => self.drop_slice(&key),
             Update::Namespace(name) => self.put_namespace(name),
             Update::NamespaceGone(name) => self.drop_namespace(&name),
+            Update::ServiceCidr(name, networks) => self.put_service_cidr(name, networks),
+            Update::ServiceCidrGone(name) => self.drop_service_cidr(&name),
             Update::Node(node) => self.put_node(Some(node)),
             Update::NodeGone => self.put_node(None),
         }
@@ -91,6 +97,11 @@ impl Store {
     /// The agent's own Node, if the API server has it.
     pub fn node(&self) -> Option<&Node> {
         self.node.as_ref().map(|listed| &listed.value)
+    }
+
+    /// The networks of all ServiceCIDRs.
+    pub fn service_cidrs(&self) -> impl Iterator<Item = &IpNet> {
+        self.service_cidrs.values().flat_map(|listed| listed.value.iter())
     }
 
     /// The keys of all Services.
@@ -136,6 +147,10 @@ impl Store {
             Kind::Namespace => {
                 let gone: Vec<_> = stale(self.namespaces.iter().map(|(name, listing)| (name, *listing)), current);
                 gone.iter().for_each(|name| self.drop_namespace(name));
+            }
+            Kind::ServiceCidr => {
+                let gone: Vec<_> = stale(self.service_cidrs.iter().map(|(name, listed)| (name, listed.listing)), current);
+                gone.iter().for_each(|name| self.drop_service_cidr(name));
             }
             Kind::Node => {
                 if self.node.as_ref().is_some_and(|listed| listed.listing != current) {
@@ -203,6 +218,16 @@ impl Store {
         }
     }
 
+    fn put_service_cidr(&mut self, name: Name, networks: Box<[IpNet]>) {
+        let listing = self.number(Kind::ServiceCidr);
+        self.dirty.service_cidrs |= self.service_cidrs.get(&name).is_none_or(|listed| listed.value != networks);
+        self.service_cidrs.insert(name, Listed { value: networks, listing });
+    }
+
+    fn drop_service_cidr(&mut self, name: &Name) {
+        self.dirty.service_cidrs |= self.service_cidrs.remove(name).is_some();
+    }
+
     fn put_node(&mut self, node: Option<Node>) {
         if self.node() != node.as_ref() {
             self.dirty.node = true;
@@ -267,6 +292,27 @@ mod tests {
         store.apply(slice("s", "new"));
         assert!(owners(&store, "old").is_empty());
         assert_eq!(store.take_dirty().services.len(), 2, "both services must be planned again");
+    }
+
+    #[test]
+    fn networks_of_service_addresses_come_change_and_go() {
+        let networks = |text: &str| -> Box<[IpNet]> { Box::new([text.parse().unwrap()]) };
+        let first = Update::ServiceCidr("kubernetes".into(), networks("10.96.0.0/16"));
+        let mut store: Store = [
+            Update::ListBegin(Kind::ServiceCidr),
+            first.clone(),
+            Update::ServiceCidr("more".into(), networks("10.97.0.0/16")),
+            Update::ListEnd(Kind::ServiceCidr),
+        ]
+        .into_iter()
+        .collect();
+        assert!(store.take_dirty().service_cidrs && store.service_cidrs().count() == 2);
+        store.apply(first.clone());
+        assert!(!store.take_dirty().service_cidrs, "nothing has changed");
+        let again = [Update::ListBegin(Kind::ServiceCidr), first, Update::ListEnd(Kind::ServiceCidr)];
+        again.into_iter().for_each(|update| store.apply(update));
+        assert!(store.take_dirty().service_cidrs);
+        assert_eq!(store.service_cidrs().map(ToString::to_string).collect::<Vec<_>>(), ["10.96.0.0/16"]);
     }
 
     #[test]

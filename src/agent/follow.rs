@@ -11,8 +11,9 @@ use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
 use crate::nft::{Disturbance, DnsSwitch, Part, Rejected};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
-use crate::proxy::{Conflict, Context, Delta, Planner};
+use crate::proxy::{Conflict, Context, Delta, Element, Planner};
 use crate::store::{Dirty, Store};
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ const UPDATES_AT_ONCE: usize = 1024;
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
 /// A commit that failed is tried again after this long, and after twice as long each further time, up to [`RETRY_REFUSED`].
 const RETRY_FAILED: Duration = Duration::from_secs(1);
+/// The first commit waits for the ServiceCIDRs at most this long after everything else was listed.
+const SERVICE_CIDR_DEADLINE: Duration = Duration::from_secs(2);
 /// What the kernel refused (elements, the DNS switch), and the node's local addresses, are looked at again this often.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
@@ -59,6 +62,10 @@ struct Plan {
     planner: Planner,
     context: Context,
     nodeports: NodePortAddresses,
+    /// The configured service networks, to which those of ServiceCIDR objects are added.
+    service_cidrs: Vec<IpNet>,
+    /// The service networks as they were planned last: merged, so that no two overlap.
+    planned_cidrs: BTreeSet<IpNet>,
     /// Gathered since the last commit was handed over.
     gathered: Delta,
     /// Services whose session affinity was reported as not honoured.
@@ -77,6 +84,8 @@ struct Plan {
     /// When to compare the tables again, because something that is wanted is not in place.
     retry: Option<Instant>,
     drift: Drift,
+    /// Until when the first commit waits for the ServiceCIDRs.
+    cidrs_awaited: Option<Instant>,
 }
 
 /// The half of DNS.
@@ -121,6 +130,8 @@ impl Follow {
                 ..Context::default()
             },
             nodeports: config.proxy.nodeport_addresses.clone(),
+            service_cidrs: config.proxy.service_cidrs.clone(),
+            planned_cidrs: BTreeSet::new(),
             gathered: super::fixed_elements(config),
             data_path,
             health_checks: HealthChecks::new(service_health),
@@ -133,6 +144,7 @@ impl Follow {
             failures: 0,
             retry: None,
             drift: Drift::default(),
+            cidrs_awaited: None,
         });
         let dns = names.map(|(records, serving)| Dns {
             records,
@@ -156,6 +168,7 @@ impl Follow {
             let deadline = self.dns.as_ref().and_then(Dns::deadline);
             let retry = self.plan.as_ref().and_then(|plan| plan.retry);
             let look = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy()).and_then(|plan| plan.drift.due());
+            let cidrs_awaited = self.plan.as_ref().filter(|plan| !plan.started).and_then(|plan| plan.cidrs_awaited);
             let retry_switch = self.dns.as_ref().and_then(|dns| dns.retry_switch);
             tokio::select! {
                 count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
@@ -172,6 +185,7 @@ impl Follow {
                 () = at(deadline) => self.publish_overdue(),
                 () = at(retry) => self.compare(),
                 () = at(look) => self.compare(),
+                () = at(cidrs_awaited) => {}
                 () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
                 _ = addresses.tick() => self.look_at_addresses(),
                 Ok(()) = self.addresses.changed() => self.look_at_addresses(),
@@ -218,7 +232,7 @@ impl Follow {
     fn act(&mut self) {
         let needed: &[Kind] =
             if self.plan.is_some() { &[Kind::Service, Kind::Slice, Kind::Node] } else { &[Kind::Service, Kind::Slice] };
-        if !needed.iter().all(|kind| self.store.is_listed(*kind)) {
+        if !needed.iter().all(|kind| self.store.is_listed(*kind)) || !self.has_service_cidrs() {
             return;
         }
         let dirty = self.store.take_dirty();
@@ -253,6 +267,14 @@ impl Follow {
             }
         }
         self.announce();
+    }
+
+    /// The first commit waits a moment for the ServiceCIDRs, so that it need not take away what it is about to add. No longer: an API server may
+    /// not have them, or not show them to us.
+    fn has_service_cidrs(&mut self) -> bool {
+        let listed = self.store.is_listed(Kind::ServiceCidr);
+        let Some(plan) = self.plan.as_mut().filter(|plan| !listed && !plan.started) else { return true };
+        *plan.cidrs_awaited.get_or_insert_with(|| Instant::now() + SERVICE_CIDR_DEADLINE) <= Instant::now()
     }
 
     fn committed(&mut self, done: Done) {
@@ -341,6 +363,9 @@ impl Plan {
         if dirty.node || !self.started {
             self.follow_node(store);
         }
+        if dirty.service_cidrs || !self.started {
+            self.follow_service_cidrs(store);
+        }
         dirty.services.iter().for_each(|key| self.plan_service(store, key));
     }
 
@@ -406,6 +431,15 @@ impl Plan {
             self.context = context;
             self.planner.services().iter().for_each(|key| self.plan_service(store, key));
         }
+    }
+
+    /// Networks are merged, because overlapping intervals are an error to the kernel.
+    fn follow_service_cidrs(&mut self, store: &Store) {
+        let all: Vec<IpNet> = self.service_cidrs.iter().chain(store.service_cidrs()).copied().collect();
+        let wanted: BTreeSet<IpNet> = IpNet::aggregate(&all).into_iter().collect();
+        let changed = self.planned_cidrs.symmetric_difference(&wanted);
+        self.gathered.elements.extend(changed.map(|network| (Element::ServiceCidr(*network), wanted.contains(network))));
+        self.planned_cidrs = wanted;
     }
 
     /// Hands the gathered changes to the data path, unless it is busy or there is nothing to do. The first commit happens in any case: it

@@ -172,9 +172,8 @@ fn fixed_elements(config: &Config) -> Delta {
     let mut delta = Delta::default();
     let merged = |networks: &[IpNet]| IpNet::aggregate(&networks.to_vec());
     let pods = merged(&config.proxy.cluster_cidrs).into_iter().map(Element::PodCidr);
-    let services = merged(&config.proxy.service_cidrs).into_iter().map(Element::ServiceCidr);
     let local_dns = local_dns::addresses(config).into_iter().map(Element::LocalDns);
-    let elements = pods.chain(services).chain(local_dns);
+    let elements = pods.chain(local_dns);
     delta.elements.extend(elements.map(|element| (element, true)));
     delta
 }

@@ -126,7 +126,7 @@ fn listing(kind: Kind, updates: Vec<Update>) -> Vec<Update> {
 
 fn node() -> Vec<Update> {
     let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, zone: None };
-    listing(Kind::Node, vec![Update::Node(node)])
+    [listing(Kind::Node, vec![Update::Node(node)]), listing(Kind::ServiceCidr, vec![])].concat()
 }
 
 fn namespaces() -> Vec<Update> {

@@ -88,7 +88,7 @@ async fn source(config: &Config, updates: mpsc::Sender<Update>) -> anyhow::Resul
     let client = kubernetes::client(&config.cluster).await?;
     let kinds: &[Kind] = match config.role {
         Role::Dns => &[Kind::Service, Kind::Slice, Kind::Namespace],
-        Role::All | Role::Proxy => &[Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node],
+        Role::All | Role::Proxy => &[Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node, Kind::ServiceCidr],
     };
     let health = kubernetes::Health::default();
     let Some(node_name) = node_name else {

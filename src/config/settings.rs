@@ -53,7 +53,7 @@ settings! {
     CLUSTER_CIDR = SERVICES "cluster-cidr" "WAYPOST_CLUSTER_CIDR" "CIDR,…" true, "none",
         "Pod networks: traffic to a ClusterIP from elsewhere is masqueraded. None: nothing is";
     SERVICE_CIDR = SERVICES "service-cidr" "WAYPOST_SERVICE_CIDR" "CIDR,…" true, "none",
-        "Service networks: packets to their unallocated addresses are dropped";
+        "Service networks besides those of the cluster's ServiceCIDR objects: packets to their unallocated addresses are dropped";
     NODEPORT_ADDRESSES = SERVICES "nodeport-addresses" "WAYPOST_NODEPORT_ADDRESSES" "primary|all|localhost|CIDR,…" true, "primary",
         "Where NodePorts answer: on the addresses of the Node object (primary), on local addresses in these networks or on all of them, and for TCP on the loopback addresses (localhost)";
     MASQUERADE_ALL = SERVICES "masquerade-all" "WAYPOST_MASQUERADE_ALL" "true|false" false, "false",

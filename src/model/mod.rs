@@ -10,6 +10,7 @@ pub use endpoints::{Endpoint, Hints, Slice, SliceKey, SlicePort};
 pub use intern::Interner;
 pub use service::{AddressKind, Policy, Service, ServiceKind, ServicePort};
 
+use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -141,6 +142,10 @@ pub enum Update {
     Namespace(Name),
     /// A Namespace is gone.
     NamespaceGone(Name),
+    /// A ServiceCIDR was added or changed: its networks.
+    ServiceCidr(Name, Box<[IpNet]>),
+    /// A ServiceCIDR is gone, or malformed.
+    ServiceCidrGone(Name),
     /// The agent's own Node was added or changed.
     Node(Node),
     /// The agent's own Node is gone.
@@ -158,6 +163,13 @@ pub enum Kind {
     Namespace,
     /// The agent's own Node.
     Node,
+    /// ServiceCIDRs.
+    ServiceCidr,
+}
+
+impl Kind {
+    /// How many kinds there are, for tables with an entry for each.
+    pub const COUNT: usize = 5;
 }
 
 impl fmt::Display for Kind {
@@ -168,6 +180,7 @@ impl fmt::Display for Kind {
             Kind::Slice => "endpointslices",
             Kind::Namespace => "namespaces",
             Kind::Node => "nodes",
+            Kind::ServiceCidr => "servicecidrs",
         })
     }
 }

@@ -4,7 +4,7 @@
 //! reach the heap. Numbers are wide and lists may be null, so that a bad value is a complaint about one object ([`super::convert`])
 //! and never an error of the decoder, which would cost the whole listing.
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -249,6 +249,25 @@ pub struct NodeAddress {
     pub address: Option<String>,
 }
 
+/// A ServiceCIDR (KEP-1880).
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ServiceCidr {
+    /// Name, version, labels and times; nothing else is kept.
+    #[serde(deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// The specification.
+    #[serde(default)]
+    pub spec: Option<ServiceCidrSpec>,
+}
+
+/// `spec` of a ServiceCIDR.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceCidrSpec {
+    /// `cidrs`.
+    pub cidrs: Option<Vec<String>>,
+}
+
 /// The slim form of a whole API object, so that objects from any origin are converted by the same code.
 ///
 /// # Errors
@@ -289,6 +308,7 @@ macro_rules! served_as {
 served_as!(Service, core::Service);
 served_as!(EndpointSlice, discovery::EndpointSlice);
 served_as!(Node, core::Node);
+served_as!(ServiceCidr, networking::ServiceCIDR);
 
 impl kube::Resource for Namespace {
     type DynamicType = ();

@@ -130,6 +130,18 @@ impl Translate for objects::Node {
     }
 }
 
+impl Translate for objects::ServiceCidr {
+    const KIND: Kind = Kind::ServiceCidr;
+
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
+        convert::service_cidr(self, names).map(|(name, networks)| Update::ServiceCidr(name, networks))
+    }
+
+    fn gone(&self, names: &mut Interner) -> Option<Update> {
+        convert::service_cidr_name(self, names).ok().map(Update::ServiceCidrGone)
+    }
+}
+
 /// What a complaint is about; `None` for objects that Events are not made for.
 fn subject(kind: &str, object: &str) -> Option<Subject> {
     let key = || object.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));

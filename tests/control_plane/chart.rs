@@ -21,6 +21,7 @@ pub fn rights_are_enough(cluster: &Cluster) {
     let mut stage = Stage::new(cluster, "chart");
     let mut agent = start_agent(&stage);
     agent.await_ready();
+    super::service_cidrs::await_networks(stage.node.namespace(), "ip", &["10.96.0.0/16"]);
     stage.add_pod("hello", "hello-1");
     let hello = make_service(&stage, "hello");
     // From the agent itself: no DNS pod is there yet.

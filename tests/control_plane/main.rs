@@ -16,6 +16,7 @@ mod processes;
 mod relay;
 mod restarts;
 mod scale;
+mod service_cidrs;
 mod services;
 mod stage;
 mod table;
@@ -50,6 +51,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_leftover_of_the_stock_kube_proxy_is_reported_on_the_node_and_removed", events::kube_proxy_left_over),
     ("health_check_node_ports_answer_as_kube_proxys_do_byte_for_byte", health_check::as_kube_proxys),
     ("a_health_check_node_port_in_use_is_an_event_and_served_once_it_is_free", health_check::port_in_use),
+    ("networks_of_service_cidr_objects_join_those_of_the_flag", service_cidrs::follow_objects),
     ("a_thousand_services_are_programmed_and_resolvable", scale::a_thousand_services),
 ];
 

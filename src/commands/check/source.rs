@@ -6,6 +6,7 @@ use crate::model::Kind;
 use crate::source::kubernetes;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use std::time::Duration;
@@ -35,12 +36,13 @@ async fn ask(client: &Client, config: &Config) -> SourceFact {
     let one = ListParams::default().limit(1);
     let own = ListParams::default().limit(1).fields(&format!("metadata.name={}", config.node_name));
     let mut refused = Vec::new();
-    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node] {
+    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node, Kind::ServiceCidr] {
         let answer = match kind {
             Kind::Service => Api::<Service>::all(client.clone()).list_metadata(&one).await.map(drop),
             Kind::Slice => Api::<EndpointSlice>::all(client.clone()).list_metadata(&one).await.map(drop),
             Kind::Namespace => Api::<Namespace>::all(client.clone()).list_metadata(&one).await.map(drop),
-            Kind::Node if config.role == Role::Dns => continue,
+            Kind::Node | Kind::ServiceCidr if config.role == Role::Dns => continue,
+            Kind::ServiceCidr => Api::<ServiceCIDR>::all(client.clone()).list_metadata(&one).await.map(drop),
             Kind::Node => Api::<Node>::all(client.clone()).list_metadata(&own).await.map(drop),
         };
         match answer {

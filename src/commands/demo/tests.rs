@@ -1,6 +1,6 @@
 use super::allocate::{Allocator, families};
 use super::plan::{NODE_NAME, Plan, plan};
-use crate::model::{Endpoint, Family, ObjectKey, Protocol, Slice, Update};
+use crate::model::{Endpoint, Family, Kind, ObjectKey, Protocol, Slice, Update};
 use crate::source::manifests::{Manifests, read};
 use crate::source::translate::Translator;
 use crate::store::Store;
@@ -193,5 +193,5 @@ fn a_pods_own_addresses_are_used() {
 fn what_a_plan_tells_the_agent_is_a_full_listing() {
     let updates = planned(samples()).manifests.updates(Some(NODE_NAME), &mut Translator::default());
     let begins = updates.iter().filter(|update| matches!(update, Update::ListBegin(_))).count();
-    assert_eq!(begins, 4, "services, slices, namespaces and nodes, so that what is gone is noticed");
+    assert_eq!(begins, Kind::COUNT, "of every kind, so that what is gone is noticed");
 }

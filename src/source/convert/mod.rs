@@ -9,7 +9,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
-pub use node::{namespace, node};
+pub use node::{namespace, node, service_cidr, service_cidr_name};
 pub use service::{service, service_key};
 pub use slice::{slice, slice_key};
 

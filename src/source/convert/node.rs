@@ -1,8 +1,9 @@
-//! Nodes and Namespaces.
+//! Nodes, Namespaces and ServiceCIDRs.
 
-use super::{Complaint, Malformed, address, malformed};
+use super::{Complaint, Malformed, address, malformed, network};
 use crate::model::{Family, Interner, Name, Node};
 use crate::source::objects;
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// The cluster autoscaler's taint on a node that it is about to remove.
@@ -37,6 +38,28 @@ pub fn namespace(object: &objects::Namespace, names: &mut Interner) -> Result<Na
     match object.metadata.name.as_deref() {
         Some(name) if !name.is_empty() => Ok(names.intern(name)),
         _ => Err(malformed("Namespace", &object.metadata)(Complaint::new("metadata.name", "", "a name"))),
+    }
+}
+
+/// A ServiceCIDR's name and networks. One that is being deleted still counts: it goes when no address of it is in use any more.
+///
+/// # Errors
+/// [`Malformed`] when it has no name, or one of its networks is none.
+pub fn service_cidr(object: &objects::ServiceCidr, names: &mut Interner) -> Result<(Name, Box<[IpNet]>), Malformed> {
+    let name = service_cidr_name(object, names)?;
+    let texts = object.spec.as_ref().and_then(|spec| spec.cidrs.as_deref()).unwrap_or_default().iter().enumerate();
+    let networks: Result<_, Complaint> = texts.map(|(index, text)| network(|| format!("spec.cidrs[{index}]"), text)).collect();
+    Ok((name, networks.map_err(malformed("ServiceCIDR", &object.metadata))?))
+}
+
+/// A ServiceCIDR's name, which even a malformed one should have.
+///
+/// # Errors
+/// [`Malformed`] when it has none.
+pub fn service_cidr_name(object: &objects::ServiceCidr, names: &mut Interner) -> Result<Name, Malformed> {
+    match object.metadata.name.as_deref() {
+        Some(name) if !name.is_empty() => Ok(names.intern(name)),
+        _ => Err(malformed("ServiceCIDR", &object.metadata)(Complaint::new("metadata.name", "", "a name"))),
     }
 }
 

@@ -302,3 +302,16 @@ fn names_are_shared() {
     let (first, second) = (service(&object, &mut names).unwrap(), service(&object, &mut names).unwrap());
     assert!(std::sync::Arc::ptr_eq(&first.key.name, &second.key.name));
 }
+
+#[test]
+fn a_service_cidr_has_its_networks_and_a_bad_one_is_named() {
+    let read = |cidrs: &str| {
+        let object = serde_saphyr::from_str(&format!("{{metadata: {{name: more}}, spec: {{cidrs: {cidrs}}}}}")).unwrap();
+        service_cidr(&object, &mut Interner::default())
+    };
+    let networks: [ipnet::IpNet; 2] = ["10.99.0.0/16".parse().unwrap(), "fd00:99::/112".parse().unwrap()];
+    assert_eq!(read("[10.99.0.1/16, 'fd00:99::/112']").unwrap(), ("more".into(), networks.into()));
+    assert_eq!(read("null").unwrap().1.len(), 0);
+    let error = read("[10.99.0.0/99]").unwrap_err();
+    assert_eq!((error.kind, error.object.as_str(), error.complaint.field.as_str()), ("ServiceCIDR", "more", "spec.cidrs[0]"));
+}

@@ -19,7 +19,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Watches {
     /// By kind.
-    of: [Watch; 4],
+    of: [Watch; Kind::COUNT],
     /// Why there is no connection, as far as it was logged in the present outage.
     said: Vec<String>,
 }

@@ -78,6 +78,9 @@ async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[
             (Kind::Namespace, _) => {
                 tasks.spawn(Watch::<objects::Namespace>::new(Api::all(client), None, pace, told).run());
             }
+            (Kind::ServiceCidr, _) => {
+                tasks.spawn(Watch::<objects::ServiceCidr>::new(Api::all(client), None, pace, told).run());
+            }
             (Kind::Node, Some(name)) => {
                 let own = Some(format!("metadata.name={name}"));
                 tasks.spawn(Watch::<objects::Node>::new(Api::all(client), own, pace, told).run());

@@ -1,6 +1,6 @@
 //! What the API server would have filled in before it stored an object.
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -55,6 +55,10 @@ impl Defaults for core::Namespace {
 }
 
 impl Defaults for core::Node {
+    fn fill(&mut self) {}
+}
+
+impl Defaults for ServiceCIDR {
     fn fill(&mut self) {}
 }
 

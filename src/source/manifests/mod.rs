@@ -12,7 +12,7 @@ pub use watch::watch;
 use super::objects;
 use super::translate::{Translate, Translator};
 use crate::model::{Kind, Update};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ pub struct Manifests {
     pub namespaces: Vec<core::Namespace>,
     /// Nodes.
     pub nodes: Vec<core::Node>,
+    /// ServiceCIDRs.
+    pub service_cidrs: Vec<ServiceCIDR>,
     /// Pods.
     pub pods: Vec<core::Pod>,
     /// Deployments.
@@ -72,6 +74,7 @@ impl Manifests {
         list::<objects::EndpointSlice>(self.slices.iter().map(objects::slim), translator, &mut updates);
         let own_node = self.nodes.iter().filter(|node| node_name.is_some() && node.metadata.name.as_deref() == node_name);
         list::<objects::Node>(own_node.map(objects::slim), translator, &mut updates);
+        list::<objects::ServiceCidr>(self.service_cidrs.iter().map(objects::slim), translator, &mut updates);
         updates.push(Update::ListBegin(Kind::Namespace));
         updates.extend(self.namespaces().into_iter().map(|name| Update::Namespace(name.into())));
         updates.push(Update::ListEnd(Kind::Namespace));

@@ -217,6 +217,7 @@ impl Reader {
             ("discovery.k8s.io/v1", "EndpointSlice") => self.add(place, |manifests| &mut manifests.slices),
             ("v1", "Namespace") => self.add(place, |manifests| &mut manifests.namespaces),
             ("v1", "Node") => self.add(place, |manifests| &mut manifests.nodes),
+            ("networking.k8s.io/v1", "ServiceCIDR") => self.add(place, |manifests| &mut manifests.service_cidrs),
             ("v1", "Pod") => self.add(place, |manifests| &mut manifests.pods),
             ("apps/v1", "Deployment") => self.add(place, |manifests| &mut manifests.deployments),
             _ => {

@@ -140,7 +140,7 @@ fn a_folder_is_a_full_listing_of_every_kind() {
     let bad = "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {clusterIP: nowhere}\n";
     let folder = Folder::new(&[("web.yaml", WEB), ("nodes.yaml", nodes), ("bad.yaml", bad)]);
     let store: Store = read(&folder.0).unwrap().updates(Some("n2"), &mut Translator::default()).into_iter().collect();
-    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node] {
+    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node, Kind::ServiceCidr] {
         assert!(store.is_listed(kind), "{kind}");
     }
     let web = ObjectKey::new("shop", "web");
