@@ -37,7 +37,7 @@ pub fn follow_objects(cluster: &Cluster) {
     await_networks(stage.node.namespace(), "ip", &["10.96.0.0/16", "10.98.0.0/16"]);
 
     cluster.apply(MORE);
-    await_networks(stage.node.namespace(), "ip", &["10.96.0.0/16", "10.98.0.0-10.99.255.255"]);
+    await_networks(stage.node.namespace(), "ip", &["10.96.0.0/16", "10.98.0.0/15"]);
     await_networks(stage.node.namespace(), "ip6", &["fd00:96::/112", "fd00:99::/112"]);
     stage.add_pod("hello", "hello-1");
     stage.kubectl(&["create", "service", "clusterip", "hello", "--clusterip=10.99.8.8", "--tcp=80:8080"]);
