@@ -3,9 +3,10 @@
 //! One owner (the agent's loop) applies [`Update`]s and takes the dirty keys. Listings may be repeated at any time: what a new
 //! listing does not mention is gone, which is how deletions survive a lost watch.
 
-use crate::model::{Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
+use crate::model::{Family, Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::SystemTime;
 
 /// Services, slices, namespaces and the node.
 #[derive(Debug, Default)]
@@ -46,6 +47,8 @@ pub struct Dirty {
     pub node: bool,
     /// A network of service addresses came or went.
     pub service_cidrs: bool,
+    /// When the changes of slices were triggered, by service; of each slice that changed since.
+    pub triggers: BTreeMap<ObjectKey, Vec<(Family, SystemTime)>>,
 }
 
 impl Dirty {
@@ -180,7 +183,9 @@ impl Store {
         }
     }
 
-    fn put_slice(&mut self, slice: Slice) {
+    fn put_slice(&mut self, mut slice: Slice) {
+        // It tells of the change and is no state.
+        let triggered = slice.triggered.take();
         let listing = self.number(Kind::Slice);
         if self.slice_owner.get(&slice.key).is_some_and(|owner| *owner != slice.service) {
             self.drop_slice(&slice.key);
@@ -190,6 +195,8 @@ impl Store {
         let changed = of_service.get(&slice.key).is_none_or(|listed| listed.value != slice);
         if changed {
             self.dirty.services.insert(slice.service.clone());
+            let triggers = triggered.map(|time| (slice.family, time));
+            self.dirty.triggers.entry(slice.service.clone()).or_default().extend(triggers);
         }
         of_service.insert(slice.key.clone(), Listed { value: slice, listing });
     }
@@ -202,6 +209,8 @@ impl Store {
                 self.slices.remove(&service);
             }
         }
+        // The last slice's time is that of an earlier change: it says nothing about this one (as kube-proxy's tracker).
+        self.dirty.triggers.remove(&service);
         self.dirty.services.insert(service);
     }
 
@@ -252,7 +261,6 @@ impl FromIterator<Update> for Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Family;
     use std::collections::HashSet;
 
     fn slice(name: &str, service: &str) -> Update {
@@ -263,6 +271,7 @@ mod tests {
             ports: Box::new([]),
             endpoints: Box::new([]),
             headless: false,
+            triggered: None,
         }))
     }
 
@@ -283,6 +292,23 @@ mod tests {
         store.apply(Update::ListEnd(Kind::Slice));
         assert_eq!(owners(&store, "web"), HashSet::from(["web-2".to_string()]));
         assert_eq!(store.take_dirty().services.len(), 1);
+    }
+
+    #[test]
+    fn the_time_of_a_change_is_told_with_the_change_and_is_no_state() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let changed = |seconds: u64, headless: bool| match slice("web-1", "web") {
+            Update::Slice(slice) => Update::Slice(Box::new(Slice { triggered: Some(at(seconds)), headless, ..*slice })),
+            other => other,
+        };
+        let mut store: Store = [changed(1, false), changed(2, true)].into_iter().collect();
+        let web = ObjectKey::new("default", "web");
+        assert_eq!(store.take_dirty().triggers[&web], [(Family::V4, at(1)), (Family::V4, at(2))]);
+        store.apply(changed(3, true));
+        assert!(store.take_dirty().is_empty(), "only the time is another one");
+        store.apply(changed(4, false));
+        store.apply(Update::SliceGone(ObjectKey::new("default", "web-1")));
+        assert_eq!(store.take_dirty().triggers.get(&web), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::data_path::{DataPath, Done, Word};
 use super::drift::Drift;
 use super::health_checks::HealthChecks;
+use super::latency::Latency;
 use super::localhost_ports::LocalhostPorts;
 use super::node_addresses::nodeport_addresses;
 use crate::admin::{ServiceHealth, Status};
@@ -11,7 +12,7 @@ use crate::dns::records::Records;
 use crate::model::{Family, Kind, Name, ObjectKey, Update};
 use crate::nft::{Disturbance, DnsSwitch, Part, Rejected};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
-use crate::proxy::{Conflict, Context, Delta, Element, Planner};
+use crate::proxy::{Conflict, Context, Delta, Element, Planner, Traffic};
 use crate::store::{Dirty, Store};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -84,6 +85,7 @@ struct Plan {
     /// When to compare the tables again, because something that is wanted is not in place.
     retry: Option<Instant>,
     drift: Drift,
+    latency: Latency,
     /// Until when the first commit waits for the ServiceCIDRs.
     cidrs_awaited: Option<Instant>,
 }
@@ -144,6 +146,7 @@ impl Follow {
             failures: 0,
             retry: None,
             drift: Drift::default(),
+            latency: Latency::new(),
             cidrs_awaited: None,
         });
         let dns = names.map(|(records, serving)| Dns {
@@ -205,8 +208,8 @@ impl Follow {
     fn take_in(&mut self, update: Update) {
         if let Some(plan) = &self.plan {
             match update {
-                Update::Service(_) | Update::ServiceGone(_) => plan.data_path.metrics.service_changes.inc(),
-                Update::Slice(_) | Update::SliceGone(_) => plan.data_path.metrics.endpoint_changes.inc(),
+                Update::Service(_) | Update::ServiceGone(_) => plan.data_path.metrics.service_changed(),
+                Update::Slice(_) | Update::SliceGone(_) => plan.data_path.metrics.slice_changed(),
                 _ => {}
             }
         }
@@ -240,6 +243,8 @@ impl Follow {
             plan.plan(&self.store, &dirty);
             if plan.is_settled() {
                 plan.health_checks.publish_planned();
+                plan.latency.settled(&plan.data_path.metrics);
+                plan.data_path.metrics.nothing_pending();
             }
         }
         if let Some(dns) = &mut self.dns {
@@ -367,6 +372,7 @@ impl Plan {
             self.follow_service_cidrs(store);
         }
         dirty.services.iter().for_each(|key| self.plan_service(store, key));
+        self.latency.plan(&dirty.triggers);
     }
 
     /// Whether everything that was planned is in the kernel.
@@ -457,7 +463,9 @@ impl Plan {
         self.data_path.metrics.queued();
         self.data_path.metrics.pending.set(0);
         self.data_path.commit(std::mem::take(&mut self.gathered));
+        self.data_path.metrics.nothing_pending();
         self.health_checks.committing();
+        self.latency.committing();
         true
     }
 
@@ -465,7 +473,7 @@ impl Plan {
         let mut failed = Vec::new();
         for outcome in &done.committed.families {
             let (family, elements) = (outcome.family, outcome.elements);
-            self.data_path.metrics.committed(outcome, done.took);
+            self.data_path.metrics.committed(outcome);
             if done.repaired && outcome.error.is_none() && (elements > 0 || outcome.rebuilt.is_some()) {
                 self.data_path.metrics.repaired(family);
                 self.notices.tell(&TABLE_REPAIRED, Subject::Node, self.drift.repaired(family));
@@ -489,6 +497,8 @@ impl Plan {
             }
         }
         self.drift.looked(done);
+        self.latency.committed(&failed, &self.data_path.metrics);
+        self.count_without_local();
         self.committed |= failed.is_empty();
         if failed.is_empty() {
             self.health_checks.publish_committed();
@@ -508,11 +518,22 @@ impl Plan {
         }
     }
 
+    fn count_without_local(&self) {
+        for family in Family::BOTH {
+            for traffic in [Traffic::Internal, Traffic::External] {
+                self.data_path.metrics.without_local(family, traffic, self.planner.without_local(family, traffic));
+            }
+        }
+    }
+
     fn report_refused(&self, family: Family, Rejected { what, reason }: &Rejected) {
         let (about, what) = match what {
             Part::Dest(dest) => match self.planner.owner(dest) {
                 Some(service) => (Subject::Service(service.clone()), dest.to_string()),
-                None => (Subject::Node, format!("the removal of {dest}")),
+                None => {
+                    self.data_path.metrics.cleanup_failed(family);
+                    (Subject::Node, format!("the removal of {dest}"))
+                }
             },
             Part::Element(element) => (Subject::Node, format!("{element:?}")),
         };

@@ -8,6 +8,7 @@ mod dns_server;
 mod drift;
 mod follow;
 mod health_checks;
+mod latency;
 pub mod local_dns;
 mod localhost_ports;
 mod metrics;

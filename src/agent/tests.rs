@@ -161,6 +161,7 @@ fn slice() -> Update {
         ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
         endpoints: Box::new([endpoint]),
         headless: false,
+        triggered: None,
     }))
 }
 

@@ -247,7 +247,15 @@ mod tests {
     fn slice(key: &ObjectKey, addresses: &[&str]) -> Slice {
         let endpoint = |address: &&str| Endpoint::at(address.parse().unwrap());
         let endpoints = addresses.iter().map(endpoint).collect();
-        Slice { key: key.clone(), service: key.clone(), family: Family::V4, ports: Box::new([]), endpoints, headless: false }
+        Slice {
+            key: key.clone(),
+            service: key.clone(),
+            family: Family::V4,
+            ports: Box::new([]),
+            endpoints,
+            headless: false,
+            triggered: None,
+        }
     }
 
     fn claimed(records: &Records) -> usize {

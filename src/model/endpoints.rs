@@ -3,6 +3,7 @@
 use super::{Family, Name, ObjectKey, Protocol};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Namespace and name of an EndpointSlice.
 pub type SliceKey = ObjectKey;
@@ -22,6 +23,9 @@ pub struct Slice {
     pub endpoints: Box<[Endpoint]>,
     /// Whether it carries the label `service.kubernetes.io/headless`: such slices are for DNS only, as in kube-proxy.
     pub headless: bool,
+    /// When the pod or Service changed that made the controller write this slice (annotation
+    /// `endpoints.kubernetes.io/last-change-trigger-time`): from then on network programming latency counts.
+    pub triggered: Option<SystemTime>,
 }
 
 /// A port of an EndpointSlice.

@@ -9,6 +9,7 @@ use super::layout::{Layout, pick_block};
 use crate::model::Family;
 use crate::proxy::{Backend, Chain, Delta, Dest, Destination, Difference, Element, difference};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 /// What was done, family by family.
 #[derive(Debug, Default)]
@@ -26,6 +27,10 @@ pub struct FamilyOutcome {
     pub elements: usize,
     /// How many batches that took.
     pub batches: usize,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether the whole table was compared, and not only what has changed.
+    pub full: bool,
     /// Why the table was made anew, if it was.
     pub rebuilt: Option<String>,
     /// Destinations that the kernel refused; the rest is in place. Reported when they fail first, and tried again.
@@ -147,15 +152,20 @@ impl Table {
             family: self.layout.family,
             elements: 0,
             batches: 0,
+            took: Duration::ZERO,
+            full: !self.in_step,
             rebuilt: None,
             rejected: Vec::new(),
             error: None,
         };
+        let start = Instant::now();
         let mut result = if self.in_step { self.follow(kernel, &mut outcome) } else { self.catch_up(kernel, &mut outcome) };
         if matches!(result, Err(NftError::Rejected(_))) {
             // Somebody may have changed the table. With what it really holds known, only true culprits are left to fail.
+            outcome.full = true;
             result = self.catch_up(kernel, &mut outcome);
         }
+        outcome.took = start.elapsed();
         outcome.error = result.err();
         if outcome.error.is_some() {
             self.in_step = false;

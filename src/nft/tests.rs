@@ -80,6 +80,7 @@ impl Shape {
                     ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
                     endpoints: endpoints.collect(),
                     headless: false,
+                    triggered: None,
                 }
             })
             .into()

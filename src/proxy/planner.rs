@@ -78,6 +78,16 @@ pub struct Planner {
     losers: HashMap<Dest, BTreeSet<Claim>>,
     planned: HashMap<ObjectKey, Planned>,
     users: HashMap<Element, u32>,
+    without_local: BTreeMap<(Family, Traffic), usize>,
+}
+
+/// Which of a Service's traffic policies a packet is subject to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Traffic {
+    /// To a ClusterIP: `internalTrafficPolicy`.
+    Internal,
+    /// To any other address: `externalTrafficPolicy`.
+    External,
 }
 
 /// What a service took part in when it was last planned.
@@ -85,6 +95,7 @@ pub struct Planner {
 struct Planned {
     claims: Vec<(Dest, Claim)>,
     elements: BTreeSet<Element>,
+    without_local: Vec<(Family, Traffic)>,
 }
 
 impl Planner {
@@ -99,6 +110,9 @@ impl Planner {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let before = self.planned.remove(key).unwrap_or_default();
+        for of_port in &before.without_local {
+            self.without_local.entry(*of_port).and_modify(|count| *count -= 1);
+        }
         let Some(service) = service.filter(|service| service.proxied && service.kind == ServiceKind::ClusterIp) else {
             self.release(before.claims, delta, &mut outcome);
             self.count(before.elements, BTreeSet::new(), delta);
@@ -122,7 +136,11 @@ impl Planner {
             claims.push((dest, claim));
         }
         self.count(before.elements, wanted.elements.clone(), delta);
-        self.planned.insert(key.clone(), Planned { claims, elements: wanted.elements });
+        for of_port in &wanted.without_local {
+            *self.without_local.entry(*of_port).or_default() += 1;
+        }
+        let planned = Planned { claims, elements: wanted.elements, without_local: wanted.without_local };
+        self.planned.insert(key.clone(), planned);
         outcome
     }
 
@@ -134,6 +152,11 @@ impl Planner {
     /// The service that owns a destination.
     pub fn owner(&self, dest: &Dest) -> Option<&ObjectKey> {
         self.owners.get(dest).map(|claim| &claim.service)
+    }
+
+    /// How many service ports have a policy Local for this traffic, endpoints elsewhere, and none on this node: their packets are dropped here.
+    pub fn without_local(&self, family: Family, traffic: Traffic) -> usize {
+        self.without_local.get(&(family, traffic)).copied().unwrap_or(0)
     }
 
     fn claim(&mut self, dest: Dest, claim: &Claim, outcome: &mut Outcome) {
@@ -195,6 +218,7 @@ impl Planner {
 struct Plan {
     destinations: BTreeMap<Dest, (AddressKind, Destination)>,
     elements: BTreeSet<Element>,
+    without_local: Vec<(Family, Traffic)>,
 }
 
 fn plan(service: &Service, slices: &[&Slice], context: &Context) -> Plan {
@@ -216,6 +240,11 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
     }
     let place = Place { node: &context.node_name, zone: context.zone.as_deref() };
     let choice = choose(port, family, slices, place);
+    if choice.local.is_empty() && !choice.cluster.is_empty() {
+        let policies = [(Traffic::Internal, service.internal_policy), (Traffic::External, service.external_policy)];
+        let local = policies.into_iter().filter(|(_, policy)| *policy == Policy::Local);
+        plan.without_local.extend(local.map(|(traffic, _)| (family, traffic)));
+    }
     let (cluster, local): (Arc<[Backend]>, Arc<[Backend]>) = (choice.cluster.into(), choice.local.into());
     plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
     for (kind, address, number) in addresses {

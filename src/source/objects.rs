@@ -120,7 +120,7 @@ pub struct LoadBalancerIngress {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
-    /// Name, namespace, version, labels and times; nothing else is kept.
+    /// Name, namespace, version, labels, times and the time of the change's trigger; nothing else is kept.
     #[serde(deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
     /// `addressType`.
@@ -338,6 +338,9 @@ impl kube::Resource for Namespace {
     }
 }
 
+/// When the change happened that made the controller write an EndpointSlice: the one annotation that is kept.
+pub const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// Reads the metadata that the agent uses and skips the rest, above all the managed fields.
 fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
@@ -349,9 +352,17 @@ fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMet
         labels: Option<BTreeMap<String, String>>,
         creation_timestamp: Option<Time>,
         deletion_timestamp: Option<Time>,
+        annotations: Option<Annotations>,
+    }
+
+    #[derive(Deserialize)]
+    struct Annotations {
+        #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+        trigger_time: Option<String>,
     }
 
     let metadata = Metadata::deserialize(deserializer)?;
+    let trigger_time = metadata.annotations.and_then(|annotations| annotations.trigger_time);
     Ok(ObjectMeta {
         name: metadata.name,
         namespace: metadata.namespace,
@@ -359,6 +370,7 @@ fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMet
         labels: metadata.labels,
         creation_timestamp: metadata.creation_timestamp,
         deletion_timestamp: metadata.deletion_timestamp,
+        annotations: trigger_time.map(|time| [(TRIGGER_TIME_ANNOTATION.to_string(), time)].into()),
         ..ObjectMeta::default()
     })
 }

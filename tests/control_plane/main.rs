@@ -11,6 +11,7 @@ mod cluster;
 mod events;
 mod first_start;
 mod health_check;
+mod metrics;
 mod playground;
 mod processes;
 mod relay;
@@ -52,6 +53,7 @@ const CASES: &[(&str, Case)] = &[
     ("health_check_node_ports_answer_as_kube_proxys_do_byte_for_byte", health_check::as_kube_proxys),
     ("a_health_check_node_port_in_use_is_an_event_and_served_once_it_is_free", health_check::port_in_use),
     ("networks_of_service_cidr_objects_join_those_of_the_flag", service_cidrs::follow_objects),
+    ("the_metrics_have_kube_proxys_names_types_labels_and_buckets_and_move", metrics::as_kube_proxys),
     ("a_thousand_services_are_programmed_and_resolvable", scale::a_thousand_services),
 ];
 

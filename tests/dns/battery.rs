@@ -266,6 +266,7 @@ pub fn slice(service: &str, ports: &[&str], endpoints: impl IntoIterator<Item = 
         ports: ports.collect(),
         endpoints: endpoints.into(),
         headless: false,
+        triggered: None,
     }
 }
 

@@ -3,7 +3,9 @@
 use super::{Complaint, Malformed, address, has_label, key, malformed, port, protocol};
 use crate::model::{Endpoint, Family, Hints, Interner, Name, ObjectKey, Slice, SliceKey, SlicePort};
 use crate::source::objects;
+use k8s_openapi::jiff::Timestamp;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -38,6 +40,7 @@ fn read(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Option<
         ports: ports(object, names)?,
         endpoints: endpoints(object, family, names)?,
         headless: has_label(&object.metadata, HEADLESS_LABEL),
+        triggered: triggered(object),
     }))
 }
 
@@ -95,6 +98,12 @@ fn endpoints(object: &objects::EndpointSlice, family: Family, names: &mut Intern
         }
     }
     Ok(found.into())
+}
+
+/// A time that cannot be read is none: it matters to a metric only.
+fn triggered(object: &objects::EndpointSlice) -> Option<SystemTime> {
+    let text = object.metadata.annotations.as_ref()?.get(objects::TRIGGER_TIME_ANNOTATION)?;
+    text.parse::<Timestamp>().ok().map(SystemTime::from)
 }
 
 /// The hints of an endpoint, shared with the one before it where they are equal: the controller gives many endpoints the same.

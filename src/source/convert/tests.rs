@@ -315,3 +315,16 @@ fn a_service_cidr_has_its_networks_and_a_bad_one_is_named() {
     let error = read("[10.99.0.0/99]").unwrap_err();
     assert_eq!((error.kind, error.object.as_str(), error.complaint.field.as_str()), ("ServiceCIDR", "more", "spec.cidrs[0]"));
 }
+
+#[test]
+fn a_slice_tells_when_its_change_was_triggered_and_a_bad_time_is_none() {
+    let read = |annotations: &str| {
+        let metadata = "namespace: default, name: web-1, labels: {kubernetes.io/service-name: web}";
+        let text = format!("{{metadata: {{{metadata}, annotations: {annotations}}}, addressType: IPv4}}");
+        slice(&serde_saphyr::from_str(&text).unwrap(), &mut Interner::default()).unwrap().unwrap().triggered
+    };
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_767_323_045);
+    assert_eq!(read("{other: x, endpoints.kubernetes.io/last-change-trigger-time: '2026-01-02T03:04:05Z'}"), Some(time));
+    assert_eq!(read("{endpoints.kubernetes.io/last-change-trigger-time: yesterday}"), None);
+    assert_eq!((read("{other: x}"), read("null")), (None, None));
+}
