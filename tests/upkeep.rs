@@ -58,6 +58,7 @@ fn main() {
         Trial::test("a_flushed_ruleset_is_put_right", flushed),
         Trial::test("an_edited_element_and_an_edited_rule_are_put_right", edited),
         Trial::test("a_program_that_works_on_its_own_tables_disturbs_nobody", own_tables),
+        Trial::test("two_agents_on_one_node_do_not_undo_each_others_work", two_agents),
         Trial::test("a_dns_address_that_was_removed_is_there_again", dns_address),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -164,6 +165,25 @@ fn own_tables() -> Result<(), Failed> {
     Ok(())
 }
 
+/// As while one agent takes over from another.
+fn two_agents() -> Result<(), Failed> {
+    let mut world = World::new("two-agents", &[]);
+    world.start(&["--healthz-bind-address=127.0.0.1:10266", "--metrics-bind-address=127.0.0.1:10269"], 10266);
+    for number in 10..40 {
+        let address = format!("198.51.100.{number}");
+        let more = CLUSTER.replace("clusterIP: 10.96.0.1\n", &format!("clusterIP: 10.96.0.1\n  externalIPs: [{address}]\n"));
+        assert!(more.contains(&address));
+        fs::write(world.folder.join("manifests/cluster.yaml"), more).unwrap();
+        world.eventually("it is in the table", || {
+            let table = world.run("nft", &["list", "map", "ip", "waypost", "services"]);
+            if table.contains(&address) { Ok(()) } else { Err(table) }
+        });
+    }
+    world.reached(&world.client, "198.51.100.39:80");
+    assert!(!world.log().contains("TableRepaired"), "{}", world.log());
+    Ok(())
+}
+
 fn dns_address() -> Result<(), Failed> {
     let world = World::new("dns-address", &["--dns-address=169.254.20.10,fd00:96::a", "--dns-upstream=192.0.2.53"]);
     for address in ["169.254.20.10", "fd00:96::a"] {
@@ -185,7 +205,7 @@ struct World {
     outside: Pod,
     _server: Pod,
     folder: PathBuf,
-    agent: Option<Child>,
+    agents: Vec<Child>,
 }
 
 impl World {
@@ -204,19 +224,26 @@ impl World {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("upkeep-{}-{name}", std::process::id()));
         fs::create_dir_all(folder.join("manifests")).unwrap();
         fs::write(folder.join("manifests/cluster.yaml"), CLUSTER).unwrap();
-        World { node, client, outside, _server: server, folder, agent: None }
+        World { node, client, outside, _server: server, folder, agents: Vec::new() }
     }
 
     fn started(mut self, flags: &[&str]) -> World {
+        self.start(flags, 10256);
+        self
+    }
+
+    /// Starts an agent and waits until it is ready, as its page on this port says.
+    fn start(&mut self, flags: &[&str], healthz: u16) {
+        let log = || File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
         command.args(["run", "--node-name=node-1", "--cluster-cidr=10.244.0.0/16,fd00:244::/48", "--manifests"]);
-        command.arg(self.folder.join("manifests")).args(flags).env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(File::create(self.folder.join("log")).unwrap());
-        self.agent = Some(self.node.namespace().spawn(&mut command).unwrap());
-        self.eventually("the agent is ready", || {
-            self.page("/readyz", 10256).and_then(|page| if page.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(page) })
+        command.arg(self.folder.join("manifests")).args(flags).env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log());
+        self.agents.push(self.node.namespace().spawn(&mut command).unwrap());
+        self.eventually("the agent is ready", || match self.page("/readyz", healthz)? {
+            page if page.starts_with("HTTP/1.1 200") => Ok(()),
+            page => Err(page),
         });
-        self
     }
 
     fn log(&self) -> String {
@@ -289,7 +316,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Some(agent) = &mut self.agent {
+        for agent in &mut self.agents {
             let _ = agent.kill();
             let _ = agent.wait();
         }

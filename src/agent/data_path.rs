@@ -18,6 +18,8 @@ enum Request {
     Compare,
 }
 
+/// The thread's name, by which another agent on this node knows who has written.
+pub const THREAD: &str = "data-path";
 /// While a larger change than this is committed, the kernel writes no notices: for each of its elements it would.
 const QUIET_FROM: usize = 1000;
 
@@ -30,8 +32,10 @@ pub struct Done {
     pub behind: bool,
     /// How long it took.
     pub took: Duration,
-    /// Whether this was a comparison with nothing outstanding, so that whatever it had to do was somebody else's doing.
-    pub repaired: bool,
+    /// Whether the tables were compared on purpose.
+    pub compared: bool,
+    /// Whether nothing was outstanding before, so that whatever a comparison had to do was somebody else's doing.
+    pub settled: bool,
     /// Whether somebody else may have changed the tables while no notices were written.
     pub unheard: bool,
 }
@@ -73,7 +77,7 @@ impl DataPath {
                 }
             }
         };
-        std::thread::Builder::new().name("data-path".into()).spawn(work)?;
+        std::thread::Builder::new().name(THREAD.into()).spawn(work)?;
         Ok(DataPath { requests, done, busy: false, monitor, metrics })
     }
 
@@ -138,7 +142,7 @@ impl<K: Kernel> Worker<K> {
         let settled = !self.committer.is_behind();
         let quiet = self.membership.clone().filter(|_| !settled || is_large(&request));
         let before = quiet.as_ref().and_then(|membership| self.go_quiet(membership));
-        let repaired = settled && matches!(request, Request::Compare);
+        let compared = matches!(request, Request::Compare);
         let committed = match request {
             Request::Commit(delta) => self.committer.commit(delta),
             Request::Compare => {
@@ -154,7 +158,7 @@ impl<K: Kernel> Worker<K> {
             let after = self.committer.kernel().generation();
             before.map(|generation| generation.wrapping_add(batches as u32)) != after
         });
-        Done { committed, behind: self.committer.is_behind(), took: start.elapsed(), repaired, unheard }
+        Done { committed, behind: self.committer.is_behind(), took: start.elapsed(), compared, settled, unheard }
     }
 
     /// Stops the notices; the generation from which on nothing is heard.

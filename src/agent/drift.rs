@@ -1,23 +1,28 @@
 //! When to look whether somebody else has changed the tables.
 
-use super::data_path::Done;
+use super::data_path::{Done, THREAD};
 use crate::model::Family;
 use crate::nft::{Disturbance, TABLE};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A comparison without any suspicion: for what no notice told, such as a rule that was changed while nobody listened.
+/// A comparison without any suspicion: for what no notice told, such as what changed while nobody listened.
 const EVERY: Duration = Duration::from_secs(300);
 /// Between two comparisons, so that somebody who changes the tables again and again does not keep the agent busy with nothing else.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Another agent on this node (one takes over from the other) writes what this one is about to write, or has written. Comparing at once would
+/// undo each other's changes; so it is done when the other one has been quiet for so long.
+const AFTER_ANOTHER_AGENT: Duration = Duration::from_secs(10);
 
 /// Suspicions, and what has become of them.
 #[derive(Debug, Default)]
 pub struct Drift {
     /// When the tables were last compared, or first committed.
     looked: Option<Instant>,
-    /// Somebody has changed them since.
-    suspected: bool,
+    /// Somebody has changed them since: look then.
+    suspected: Option<Instant>,
+    /// Somebody among them was no agent.
+    urgent: bool,
     /// A comparison is under way that began after the last suspicion.
     looking: bool,
     /// Who it was, as far as it is known.
@@ -27,14 +32,23 @@ pub struct Drift {
 impl Drift {
     /// Somebody has changed the tables.
     pub fn suspect(&mut self, disturbance: Disturbance) {
-        (self.suspected, self.looking) = (true, false);
-        self.by = disturbance.by.or(self.by.take());
+        let now = Instant::now();
+        self.looking = false;
+        let another_agent = disturbance.by.as_deref() == Some(THREAD);
+        if !another_agent {
+            self.urgent = true;
+            self.by = disturbance.by.or(self.by.take());
+        }
+        self.suspected = Some(if self.urgent { now } else { now + AFTER_ANOTHER_AGENT });
     }
 
     /// When to compare the tables next.
     pub fn due(&self) -> Option<Instant> {
         let looked = self.looked.filter(|_| !self.looking)?;
-        Some(looked + if self.suspected { PAUSE } else { EVERY })
+        Some(match self.suspected {
+            Some(moment) => moment.max(looked + PAUSE),
+            None => looked + EVERY,
+        })
     }
 
     /// A comparison begins.
@@ -44,16 +58,18 @@ impl Drift {
 
     /// A request has come to its end.
     pub fn looked(&mut self, done: &Done) {
-        // Somebody who works on tables of his own counts the generation up as well: what one comparison has cleared is not suspected again.
-        let found = done.committed.families.iter().any(|family| family.elements > 0 || family.rebuilt.is_some());
-        let unheard = done.unheard && (found || !done.repaired);
-        if self.looking || self.looked.is_none() {
-            self.looked = Some(Instant::now());
+        let now = Instant::now();
+        if done.compared || self.looked.is_none() {
+            self.looked = Some(now);
         }
         if std::mem::take(&mut self.looking) {
-            (self.suspected, self.by) = (false, None);
+            (self.suspected, self.urgent, self.by) = (None, false, None);
         }
-        self.suspected |= unheard;
+        // Somebody who works on tables of his own counts the generation up as well: what one comparison has cleared is not suspected again.
+        let found = done.committed.families.iter().any(|family| family.elements > 0 || family.rebuilt.is_some());
+        if done.unheard && (found || !done.compared) {
+            self.suspected.get_or_insert(now);
+        }
     }
 
     /// What to say about a table that was put right.
@@ -64,5 +80,75 @@ impl Drift {
         };
         let who = self.by.as_deref().unwrap_or("another program");
         format!("the table {table} {TABLE} was changed or removed by {who}, and is put right again")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::Committed;
+
+    fn done(compared: bool, unheard: bool) -> Done {
+        Done { committed: Committed::default(), behind: false, took: Duration::ZERO, compared, settled: true, unheard }
+    }
+
+    fn by(name: &str) -> Disturbance {
+        Disturbance { by: Some(name.into()) }
+    }
+
+    /// A state whose tables were committed just now, and that moment.
+    fn fresh() -> (Drift, Instant) {
+        let mut drift = Drift::default();
+        assert_eq!(drift.due(), None, "nothing is compared before the first commit");
+        drift.looked(&done(false, false));
+        let now = drift.looked.unwrap();
+        (drift, now)
+    }
+
+    #[test]
+    fn a_stranger_is_looked_after_soon_and_nobody_after_five_minutes() {
+        let (mut drift, start) = fresh();
+        assert_eq!(drift.due(), Some(start + EVERY));
+        drift.suspect(by("nft"));
+        assert!(drift.due().unwrap() <= Instant::now() + PAUSE);
+        drift.looking();
+        assert_eq!(drift.due(), None, "one comparison at a time");
+        assert!(drift.repaired(Family::V4).contains("by nft"));
+        drift.looked(&done(true, false));
+        assert_eq!(drift.due(), drift.looked.map(|looked| looked + EVERY));
+    }
+
+    #[test]
+    fn a_stranger_during_a_comparison_is_not_forgotten() {
+        let (mut drift, _) = fresh();
+        drift.suspect(by("nft"));
+        drift.looking();
+        drift.suspect(by("nft"));
+        drift.looked(&done(true, false));
+        assert_eq!(drift.due(), drift.looked.map(|looked| looked + PAUSE));
+    }
+
+    #[test]
+    fn what_was_not_heard_is_suspected_once() {
+        let (mut drift, _) = fresh();
+        drift.looked(&done(false, true));
+        assert!(drift.due().unwrap() <= Instant::now() + PAUSE);
+        drift.looking();
+        drift.looked(&done(true, true));
+        assert_eq!(drift.due(), drift.looked.map(|looked| looked + EVERY), "somebody works on tables of his own");
+    }
+
+    #[test]
+    fn another_agent_is_given_time_and_a_stranger_besides_is_not() {
+        let (mut drift, _) = fresh();
+        let before = Instant::now();
+        drift.suspect(by(THREAD));
+        let first = drift.due().unwrap();
+        assert!(first >= before + AFTER_ANOTHER_AGENT);
+        drift.suspect(by(THREAD));
+        assert!(drift.due().unwrap() >= first, "it counts from the last time");
+        drift.suspect(by("nft"));
+        drift.suspect(by(THREAD));
+        assert!(drift.due().unwrap() <= Instant::now() + PAUSE);
     }
 }

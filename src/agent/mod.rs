@@ -12,7 +12,9 @@ mod latency;
 pub mod local_dns;
 mod localhost_ports;
 mod metrics;
+mod names;
 mod node_addresses;
+mod plan;
 #[cfg(test)]
 mod tests;
 

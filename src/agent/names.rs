@@ -1,0 +1,130 @@
+//! The half of DNS of the agent's task: names are published once their rules are committed.
+
+use super::follow::RETRY_REFUSED;
+use crate::config::Config;
+use crate::dns::records::Records;
+use crate::model::{Kind, Name, ObjectKey};
+use crate::nft::DnsSwitch;
+use crate::store::{Dirty, Store};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Names wait for the data path at most this long, so that a stuck kernel never freezes DNS.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Names on their way into the records, and the switch that leads questions to them.
+pub struct Dns {
+    records: Arc<Records>,
+    /// Names that wait until the rules for them are committed.
+    pub waiting: Names,
+    /// Names whose rules are being committed.
+    pub committing: Names,
+    pub synced: bool,
+    /// Whether the sockets are open.
+    pub serving: watch::Receiver<bool>,
+    /// Addresses on which the pods of this node are answered here.
+    local: Vec<IpAddr>,
+    /// While it is there, questions to those addresses come here; without it they go to the servers behind the cluster's DNS service.
+    switch: Option<DnsSwitch>,
+    /// When to try to close the switch again, because the kernel refused it.
+    pub retry_switch: Option<Instant>,
+}
+
+/// Names that are published together.
+#[derive(Default)]
+pub struct Names {
+    pub services: BTreeSet<ObjectKey>,
+    since: Option<Instant>,
+}
+
+impl Dns {
+    /// Names that nobody knows yet. The flag beside the records says whether they are served.
+    pub fn new(config: &Config, records: Arc<Records>, serving: watch::Receiver<bool>) -> Dns {
+        Dns {
+            records,
+            serving,
+            waiting: Names::default(),
+            committing: Names::default(),
+            synced: false,
+            local: super::local_dns::addresses(config),
+            switch: None,
+            retry_switch: None,
+        }
+    }
+
+    /// Removed names disappear at once; the others wait for the data path.
+    pub fn take(&mut self, store: &Store, dirty: Dirty) {
+        for name in &dirty.namespaces {
+            self.set_namespace(store, name);
+        }
+        for key in dirty.services {
+            if store.service(&key).is_none() {
+                self.records.publish(&key, None, &store.slices(&key));
+            } else {
+                self.waiting.services.insert(key);
+                self.waiting.since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn set_namespace(&self, store: &Store, name: &Name) {
+        self.records.set_namespace(name, store.has_namespace(name));
+    }
+
+    /// Names whose commit failed wait on, until their deadline.
+    pub fn wait_on(&mut self, names: Names) {
+        self.waiting.services.extend(names.services);
+        self.waiting.since = [self.waiting.since, names.since].into_iter().flatten().min();
+    }
+
+    /// Publishes the names that wait.
+    pub fn publish_waiting(&mut self, store: &Store) {
+        let names = std::mem::take(&mut self.waiting);
+        self.publish(store, names.services);
+    }
+
+    /// Publishes the names of these services as they are now.
+    pub fn publish(&self, store: &Store, services: BTreeSet<ObjectKey>) {
+        for key in services {
+            self.records.publish(&key, store.service(&key), &store.slices(&key));
+        }
+    }
+
+    /// From now on a name that is not known does not exist.
+    pub fn synced(&mut self, store: &Store) {
+        if !self.synced && store.is_listed(Kind::Namespace) {
+            tracing::info!(services = store.service_count(), "cluster names are served");
+            self.records.set_synced();
+            self.synced = true;
+        }
+    }
+
+    /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after a while
+    /// when it fails; meanwhile they are answered elsewhere.
+    pub fn close_switch(&mut self) {
+        let is_due = self.switch.is_none() && self.retry_switch.is_none();
+        if !self.synced || self.local.is_empty() || !is_due || !*self.serving.borrow() {
+            return;
+        }
+        match DnsSwitch::close(&self.local) {
+            Ok(switch) => {
+                tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");
+                self.switch = Some(switch);
+            }
+            Err(error) => {
+                tracing::error!(%error, "DNS questions of this node go to the cluster's DNS service; trying again");
+                self.retry_switch = Some(Instant::now() + RETRY_REFUSED);
+            }
+        }
+    }
+
+    /// When the oldest name that waits is published in any case.
+    pub fn deadline(&self) -> Option<Instant> {
+        let oldest = [self.waiting.since, self.committing.since].into_iter().flatten().min()?;
+        Some(oldest + PUBLISH_DEADLINE)
+    }
+}
