@@ -12,7 +12,7 @@ use crate::model::{
     Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading};
-use crate::notices::Notices;
+use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notice, Notices, Subject};
 use crate::proxy::{Chain, Element};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -25,6 +25,8 @@ struct Watched {
     served: Arc<Mutex<Vec<(Family, bool)>>>,
     /// Commits wait until this sender is dropped.
     gate: Option<std::sync::mpsc::Receiver<()>>,
+    /// Batches with this element are refused.
+    refused: Arc<Mutex<Option<Element>>>,
 }
 
 impl Kernel for Watched {
@@ -37,6 +39,9 @@ impl Kernel for Watched {
             let _ = gate.recv();
         }
         self.served.lock().unwrap().push((layout.family, is_served(&self.records, "web.shop.svc.cluster.local")));
+        if self.refused.lock().unwrap().is_some_and(|element| batch.elements.add.contains(&element)) {
+            return Err(NftError::Rejected(vec!["the test says so".into()]));
+        }
         self.memory.lock().unwrap().commit(layout, batch)
     }
 
@@ -64,6 +69,8 @@ struct Agent {
     memory: Arc<Mutex<Memory>>,
     served: Arc<Mutex<Vec<(Family, bool)>>>,
     status: Status,
+    refused: Arc<Mutex<Option<Element>>>,
+    told: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
     _stop: watch::Sender<()>,
 }
 
@@ -73,7 +80,10 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
     let records = Arc::new(Records::new("cluster.local", 30));
     let memory = Arc::new(Mutex::new(Memory::default()));
     let served = Arc::new(Mutex::new(Vec::new()));
-    let kernel = Watched { memory: memory.clone(), records: records.clone(), served: served.clone(), gate };
+    let refused = Arc::new(Mutex::new(None));
+    let kernel =
+        Watched { memory: memory.clone(), records: records.clone(), served: served.clone(), gate, refused: refused.clone() };
+    let (notices, told) = Notices::sent();
     let layouts =
         Family::BOTH.map(|family| Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: false });
     let metrics = ProxyMetrics::new(&prometheus::Registry::new()).unwrap();
@@ -89,14 +99,14 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
         Reports {
             status: status.clone(),
             ready: ready_sender,
-            notices: Notices::logged(),
+            notices,
             service_health: ServiceHealth::new(),
             localhost_ports: None,
         },
         watch::channel(()).1,
     );
     tokio::spawn(follow.run(received, stopped));
-    Agent { updates, ready, records, memory, served, status, _stop: stop }
+    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), _stop: stop }
 }
 
 impl Agent {
@@ -264,4 +274,39 @@ async fn what_a_listing_after_an_outage_does_not_mention_is_removed() {
     agent.send(listing(Kind::Service, vec![])).await;
     agent.until("the rules are gone", |agent| !agent.holds(routed())).await;
     assert_eq!(code(&agent.records, "web.shop.svc.cluster.local"), (Code::NxDomain, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_kernel_refuses_is_told_of_its_service_and_the_rest_is_programmed() {
+    let agent = start(None);
+    for updates in [listing(Kind::Service, vec![]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    *agent.refused.lock().unwrap() = Some(routed());
+    let Update::Service(mut web) = web() else { panic!("it is a service") };
+    web.external_ips = vec!["198.51.100.1".parse().unwrap()];
+    agent.send([Update::Service(web)]).await;
+    let external = crate::proxy::Dest { address: "198.51.100.1".parse().unwrap(), protocol: Protocol::Tcp, port: 80 };
+    agent.until("its other address is there", |agent| agent.holds(Element::Service(external, Chain::Outside))).await;
+    let notice = agent.told.lock().await.recv().await.unwrap();
+    assert_eq!((notice.reason, &notice.about), (&KERNEL_REFUSED, &Subject::Service(ObjectKey::new("shop", "web"))));
+    assert!(notice.note.contains("10.96.0.1:80/tcp") && notice.note.contains("the test says so"), "{}", notice.note);
+    assert!(!agent.holds(routed()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loser_of_an_address_is_told_who_has_it() {
+    let agent = start(None);
+    let Update::Service(mut thief) = web() else { panic!("it is a service") };
+    (thief.key, thief.created) = (ObjectKey::new("shop", "thief"), 7);
+    let services = vec![web(), Update::Service(thief)];
+    for updates in [listing(Kind::Service, services), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    let notice = agent.told.lock().await.recv().await.unwrap();
+    assert_eq!((notice.reason, &notice.about), (&ADDRESS_CONFLICT, &Subject::Service(ObjectKey::new("shop", "thief"))));
+    assert!(notice.note.contains("10.96.0.1:80/tcp") && notice.note.contains("shop/web"), "{}", notice.note);
+    assert!(agent.holds(routed()));
 }

@@ -162,3 +162,31 @@ fn name_of<T: Translate>(object: &T) -> String {
         None => format!("{} {name}", T::kind(&())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(ip: &str) -> objects::Service {
+        let text = format!("{{metadata: {{namespace: shop, name: web}}, spec: {{clusterIP: {ip}, ports: [{{port: 80}}]}}}}");
+        serde_saphyr::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_malformed_object_is_told_of_once_and_again_when_it_is_wrong_in_another_way() {
+        let (notices, mut told) = Notices::sent();
+        let mut translator = Translator::new(notices);
+        let mut told_of = |ip: &str, translator: &mut Translator| {
+            translator.present(&service(ip));
+            std::iter::from_fn(|| told.try_recv().ok()).collect::<Vec<_>>()
+        };
+        let first = told_of("300.1.2.3", &mut translator);
+        assert_eq!(first.len(), 1);
+        assert_eq!((first[0].reason, &first[0].about), (&MALFORMED_OBJECT, &Subject::Service(ObjectKey::new("shop", "web"))));
+        assert!(first[0].note.contains("spec.clusterIPs[0]"), "{}", first[0].note);
+        assert_eq!(told_of("300.1.2.3", &mut translator), []);
+        assert_eq!(told_of("nowhere", &mut translator).len(), 1);
+        assert_eq!(told_of("10.96.0.1", &mut translator), []);
+        assert_eq!(told_of("300.1.2.3", &mut translator).len(), 1, "it was well-formed in between");
+    }
+}

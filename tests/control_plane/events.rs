@@ -49,6 +49,9 @@ pub fn arrive_and_repeat(cluster: &Cluster) {
     assert!(taken["note"].as_str().unwrap().contains("control_plane"), "the holder, this test, is named: {taken}");
     assert!(cluster.kubectl(&["describe", "node", NODE_NAME]).contains("DnsPortTaken"), "kubectl describe shows it");
 
+    // As docs/events.md says.
+    let listed = cluster.kubectl(&["get", "events", "--all-namespaces", "--field-selector", "reportingComponent=waypost"]);
+    assert!(listed.contains("AddressConflict") && listed.contains("DnsPortTaken"), "{listed}");
     // What another agent says again is counted on the node's Event, and changes nothing about that of the whole cluster.
     agent.process().kill();
     let _agent = chart::start_agent(&stage);
