@@ -3,9 +3,13 @@
 use crate::holder;
 use crate::model::Protocol;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
+
+/// So many connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// The open listeners. Dropping it closes them.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ impl<K: Ord + Clone> Listeners<K> {
     /// Closes those that are no longer wanted and opens those that are not open. `serve` gives an open one its work, which ends with it;
     /// `failed` is told why one cannot be opened, once for each reason, with the holder of the port. False when one could not be opened: call
     /// again after a while.
-    pub async fn follow(
+    pub fn follow(
         &mut self,
         wanted: Vec<(K, SocketAddr)>,
         serve: impl Fn(TcpListener, &K, SocketAddr) -> JoinSet<()>,
@@ -38,7 +42,7 @@ impl<K: Ord + Clone> Listeners<K> {
                 continue;
             }
             let (key, address) = &listener;
-            match TcpListener::bind(address).await {
+            match bind(*address) {
                 Ok(socket) => {
                     let task = serve(socket, key, *address);
                     self.said.remove(&listener);
@@ -58,6 +62,15 @@ impl<K: Ord + Clone> Listeners<K> {
         }
         complete
     }
+}
+
+/// Two agents on one node share an address, as while one takes over from the other. Nobody else can: both sockets must allow it.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl<K: Ord + Clone> Default for Listeners<K> {

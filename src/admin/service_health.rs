@@ -91,7 +91,7 @@ impl ServiceHealth {
                 let note = format!("node {node_name} failed to start healthcheck \"{service}\" on port {port}: {address}: {why}");
                 notices.tell(&FAILED_TO_START_SERVICE_HEALTHCHECK, Subject::Service(service.clone()), note);
             };
-            let complete = open.follow(self.listeners(), serve, failed).await;
+            let complete = open.follow(self.listeners(), serve, failed);
             tokio::select! {
                 () = self.0.changed.notified() => {}
                 () = tokio::time::sleep(retry), if !complete => {}

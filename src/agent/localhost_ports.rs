@@ -58,7 +58,7 @@ impl LocalhostPorts {
                 let note = format!("its NodePort on {address} cannot be served: {why}");
                 notices.tell(&LOCALHOST_NODE_PORT_TAKEN, Subject::Service(service.clone()), note);
             };
-            let complete = open.follow(self.listeners(), serve, failed).await;
+            let complete = open.follow(self.listeners(), serve, failed);
             tokio::select! {
                 () = self.0.changed.notified() => {}
                 () = sleep(RETRY), if !complete => {}

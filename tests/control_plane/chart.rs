@@ -1,13 +1,15 @@
 //! The chart on the real API server: its objects are accepted, and its rights are enough.
 
 use super::agent::{Agent, WAYPOST, await_answer_from};
-use super::cluster::{Cluster, NODE_NAME, tool};
+use super::cluster::{Cluster, NODE_NAME, POWERLESS_TOKEN, tool};
 use super::processes::{Process, eventually, output};
 use super::services::await_pods;
 use super::stage::{Stage, next_addresses};
 use super::table;
+use serde_json::Value;
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Command;
 use waypost::lab::Pod;
 use waypost::model::Protocol;
@@ -21,6 +23,10 @@ pub fn rights_are_enough(cluster: &Cluster) {
     let mut stage = Stage::new(cluster, "chart");
     let mut agent = start_agent(&stage);
     agent.await_ready();
+    assert_eq!(missing_rights(&stage, &cluster.kubeconfig_for("chart-check", &token(cluster, "waypost-agent"))), [""; 0]);
+    let powerless = missing_rights(&stage, &cluster.kubeconfig_for("powerless", POWERLESS_TOKEN));
+    assert!(powerless.iter().any(|found| found.starts_with("Events may not be written")), "{powerless:?}");
+    assert!(powerless.iter().any(|found| found.starts_with("servicecidrs cannot be listed")), "{powerless:?}");
     super::service_cidrs::await_networks(stage.node.namespace(), "ip", &["10.96.0.0/16"]);
     stage.add_pod("hello", "hello-1");
     let hello = make_service(&stage, "hello");
@@ -103,11 +109,27 @@ fn helm(cluster: &Cluster, arguments: &[&str]) {
 /// signed. Only the way to the API server differs from the one in a pod.
 fn run_as(cluster: &Cluster, mut program: Command, name: &str) -> Command {
     let get = |arguments: &[&str]| cluster.kubectl(&[&["--namespace", CHART_NAMESPACE], arguments].concat());
-    let token = get(&["create", "token", name]);
+    let token = token(cluster, name);
     let config = cluster.directory().join(format!("{name}.yaml"));
     fs::write(&config, get(&["get", "configmap", name, "--output", r"jsonpath={.data.waypost\.yaml}"])).unwrap();
-    program.args(["run", "--config"]).arg(config).arg("--kubeconfig").arg(cluster.kubeconfig_for(name, token.trim()));
+    program.args(["run", "--config"]).arg(config).arg("--kubeconfig").arg(cluster.kubeconfig_for(name, &token));
     program
+}
+
+/// A token of the chart's service account that the API server has signed.
+fn token(cluster: &Cluster, name: &str) -> String {
+    cluster.kubectl(&["--namespace", CHART_NAMESPACE, "create", "token", name]).trim().to_string()
+}
+
+/// What `waypost check` says about the API server.
+fn missing_rights(stage: &Stage, kubeconfig: &Path) -> Vec<String> {
+    let mut command = Command::new(WAYPOST);
+    command.args(["check", "--json", &format!("--node-name={NODE_NAME}"), "--kubeconfig"]).arg(kubeconfig);
+    let output = stage.node.namespace().output(&mut command).unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let findings = report["findings"].as_array().expect("findings").iter();
+    let about = findings.filter(|finding| finding["subject"] == "API server");
+    about.map(|finding| finding["found"].as_str().unwrap_or_default().to_string()).collect()
 }
 
 fn may(cluster: &Cluster, component: &str, verb: &str, resource: &str) -> bool {

@@ -85,6 +85,8 @@ pub enum SourceFact {
     Reached {
         /// What may not be listed, with the server's words.
         refused: Vec<(Kind, String)>,
+        /// Whether Events may be written.
+        events: bool,
     },
     /// It does not, for this reason.
     Unreachable(String),

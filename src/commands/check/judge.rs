@@ -128,9 +128,17 @@ impl Judge<'_> {
     fn source(&mut self) {
         let grant = "grant list and watch on it, as the chart's ClusterRole does";
         match (&self.facts.source, &self.config.cluster) {
-            (SourceFact::Reached { refused }, _) => {
+            (SourceFact::Reached { refused, events }, _) => {
                 for (kind, reason) in refused {
                     self.error("API server", format!("{kind} cannot be listed: {reason}"), grant);
+                }
+                if !events {
+                    let found = "Events may not be written: what the agent has to say of objects stands in its log only";
+                    self.warn(
+                        "API server",
+                        found,
+                        "grant create and patch on events.events.k8s.io, as the chart's ClusterRole does",
+                    );
                 }
             }
             (SourceFact::Unreachable(reason), ClusterSource::Manifests(_)) => {

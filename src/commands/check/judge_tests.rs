@@ -23,7 +23,7 @@ fn good() -> Facts {
         taken: Vec::new(),
         absent: Vec::new(),
         resolv_conf: Some(Ok(vec!["192.0.2.53".parse().unwrap()])),
-        source: SourceFact::Reached { refused: Vec::new() },
+        source: SourceFact::Reached { refused: Vec::new(), events: true },
     }
 }
 
@@ -92,8 +92,10 @@ fn a_source_that_cannot_be_had_says_what_to_look_at() {
     );
     starts(only(&config(&[("manifests", "/m")]), &unreachable), "Error manifests: ");
     let refused = vec![(Kind::Slice, "forbidden".to_string())];
-    let found = only(&config(&[]), &Facts { source: SourceFact::Reached { refused }, ..good() });
+    let found = only(&config(&[]), &Facts { source: SourceFact::Reached { refused, events: true }, ..good() });
     starts(found, "Error API server: endpointslices cannot be listed: forbidden -> grant list and watch");
+    let silent = Facts { source: SourceFact::Reached { refused: Vec::new(), events: false }, ..good() };
+    starts(only(&config(&[]), &silent), "Warning API server: Events may not be written");
 }
 
 #[test]

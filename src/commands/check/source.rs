@@ -4,10 +4,11 @@ use super::facts::SourceFact;
 use crate::config::{ClusterSource, Config, Role};
 use crate::model::Kind;
 use crate::source::kubernetes;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::api::ListParams;
+use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use std::time::Duration;
 
@@ -51,7 +52,30 @@ async fn ask(client: &Client, config: &Config) -> SourceFact {
             Err(error) => return SourceFact::Unreachable(chain(&error)),
         }
     }
-    SourceFact::Reached { refused }
+    SourceFact::Reached { refused, events: may_send_events(client, config).await }
+}
+
+/// Whether the agent's Events would be accepted. A server that does not tell is taken at its best: nothing else depends on it.
+async fn may_send_events(client: &Client, config: &Config) -> bool {
+    if config.role == Role::Dns {
+        return true;
+    }
+    let attributes = |verb: &str| ResourceAttributes {
+        group: Some("events.k8s.io".into()),
+        resource: Some("events".into()),
+        verb: Some(verb.into()),
+        ..ResourceAttributes::default()
+    };
+    let reviews = Api::<SelfSubjectAccessReview>::all(client.clone());
+    for verb in ["create", "patch"] {
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes(verb)), ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..Default::default() };
+        let answer = reviews.create(&PostParams::default(), &review).await;
+        if answer.is_ok_and(|review| review.status.is_some_and(|status| !status.allowed)) {
+            return false;
+        }
+    }
+    true
 }
 
 /// An error with its causes: the cause ("connection refused") says more than the error.
