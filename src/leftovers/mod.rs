@@ -1,7 +1,7 @@
 //! What others do, or have left behind, in the agent's place: kube-proxy, NodeLocal DNSCache, and whoever translates addresses before us.
 //!
 //! The agent looks at its start and every minute, and reports by [`crate::notices`]; `waypost check` shows the same findings, and
-//! `waypost cleanup --kube-proxy` removes what kube-proxy left. [`judge`] is pure.
+//! `waypost cleanup --kube-proxy` removes what kube-proxy left. [`judge()`] is pure.
 
 mod collect;
 pub mod iptables;
