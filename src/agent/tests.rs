@@ -9,7 +9,8 @@ use crate::dns::answer::{Code, Question, Verdict, answer};
 use crate::dns::name::DomainName;
 use crate::dns::records::Records;
 use crate::model::{
-    Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort, Update,
+    Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
+    SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notice, Notices, Subject};
@@ -158,6 +159,7 @@ fn web() -> Update {
         health_check_node_port: 0,
         proxied: true,
         created: 0,
+        options: ServiceOptions::default(),
     }))
 }
 

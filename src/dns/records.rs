@@ -242,7 +242,7 @@ fn unix_time() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Endpoint, Family, Policy, ServiceKind};
+    use crate::model::{Endpoint, Family, Policy, ServiceKind, ServiceOptions};
 
     fn slice(key: &ObjectKey, addresses: &[&str]) -> Slice {
         let endpoint = |address: &&str| Endpoint::at(address.parse().unwrap());
@@ -294,6 +294,7 @@ mod tests {
             health_check_node_port: 0,
             proxied: true,
             created: 0,
+            options: ServiceOptions::default(),
         };
         records.publish(&web, Some(&service), &[]);
         records.set_namespace(&"default".into(), true);

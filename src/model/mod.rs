@@ -8,7 +8,7 @@ mod service;
 
 pub use endpoints::{Endpoint, Hints, Slice, SliceKey, SlicePort};
 pub use intern::Interner;
-pub use service::{AddressKind, Policy, Service, ServiceKind, ServicePort};
+pub use service::{AddressKind, Balance, Policy, Service, ServiceKind, ServiceOptions, ServicePort};
 
 use ipnet::IpNet;
 use std::fmt;

@@ -35,6 +35,27 @@ pub struct Service {
     pub proxied: bool,
     /// Creation time, seconds since 1970: of two services that claim one address and port the older wins.
     pub created: i64,
+    /// What our own annotations ask for.
+    pub options: ServiceOptions,
+}
+
+/// What the annotations `waypost.dev/…` of a Service ask for; the default where there are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceOptions {
+    /// `waypost.dev/balance`.
+    pub balance: Balance,
+}
+
+/// How new connections are spread over the endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// Each goes anywhere.
+    #[default]
+    Random,
+    /// One endpoint after the other.
+    RoundRobin,
+    /// The client's address decides, on every node alike.
+    SourceHash,
 }
 
 impl Service {

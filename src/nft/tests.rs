@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::model::{
-    AddressKind, Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort,
+    AddressKind, Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
+    SlicePort,
 };
 use crate::proxy::{Backend, Chain, Context, Delta, Dest, Element, Planner, Refusal};
 use proptest::prelude::*;
@@ -56,6 +57,7 @@ impl Shape {
             health_check_node_port: 0,
             proxied: true,
             created: i64::from(self.number),
+            options: ServiceOptions::default(),
         }
     }
 

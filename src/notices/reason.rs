@@ -67,6 +67,10 @@ reasons! {
     MALFORMED_OBJECT = "MalformedObject" Warning "Read" everywhere true, about "Service, EndpointSlice, Node",
         "The object has a value that cannot be what it should be, and is ignored until it is corrected",
         "Correct the field that the note names";
+    /// One of our annotations has a value that it cannot have.
+    INVALID_ANNOTATION = "InvalidAnnotation" Warning "Read" everywhere true, about "Service",
+        "An annotation `waypost.dev/…` has a value that it cannot have, or a name that there is none of; the Service works, and the annotation's default applies",
+        "Correct the annotation: the note says what is allowed";
     /// The kernel refused something.
     KERNEL_REFUSED = "KernelRefused" Error "Program" everywhere false, about "Service, Node",
         "The kernel of this node refused what belongs to one address of the Service (or to the node as a whole). It was set aside; everything else is in place, and it is tried again every 30 seconds",

@@ -1,20 +1,21 @@
 //! API objects with only the fields that the agent reads.
 //!
-//! Decoding these is two to three times faster than decoding the whole types, and managed fields, annotations and pod templates never
-//! reach the heap. Numbers are wide and lists may be null, so that a bad value is a complaint about one object ([`super::convert`])
+//! Decoding these is two to three times faster than decoding the whole types, and managed fields, others' annotations and pod templates
+//! never reach the heap. Numbers are wide and lists may be null, so that a bad value is a complaint about one object ([`super::convert`])
 //! and never an error of the decoder, which would cost the whole listing.
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// A Service.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Service {
-    /// Name, namespace, version, labels and times; nothing else is kept.
+    /// Name, namespace, version, labels, times and our annotations; nothing else is kept.
     #[serde(deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
     /// The specification.
@@ -120,7 +121,7 @@ pub struct LoadBalancerIngress {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSlice {
-    /// Name, namespace, version, labels, times and the time of the change's trigger; nothing else is kept.
+    /// Name, namespace, version, labels, times, our annotations and the time of the change's trigger; nothing else is kept.
     #[serde(deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
     /// `addressType`.
@@ -338,8 +339,11 @@ impl kube::Resource for Namespace {
     }
 }
 
-/// When the change happened that made the controller write an EndpointSlice: the one annotation that is kept.
+/// When the change happened that made the controller write an EndpointSlice: the one annotation of others that is kept.
 pub const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// What the names of our own annotations begin with; [`super::convert`] says which there are.
+pub const ANNOTATION_PREFIX: &str = "waypost.dev/";
 
 /// Reads the metadata that the agent uses and skips the rest, above all the managed fields.
 fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -352,17 +356,10 @@ fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMet
         labels: Option<BTreeMap<String, String>>,
         creation_timestamp: Option<Time>,
         deletion_timestamp: Option<Time>,
-        annotations: Option<Annotations>,
-    }
-
-    #[derive(Deserialize)]
-    struct Annotations {
-        #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
-        trigger_time: Option<String>,
+        annotations: Option<UsedAnnotations>,
     }
 
     let metadata = Metadata::deserialize(deserializer)?;
-    let trigger_time = metadata.annotations.and_then(|annotations| annotations.trigger_time);
     Ok(ObjectMeta {
         name: metadata.name,
         namespace: metadata.namespace,
@@ -370,7 +367,61 @@ fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMet
         labels: metadata.labels,
         creation_timestamp: metadata.creation_timestamp,
         deletion_timestamp: metadata.deletion_timestamp,
-        annotations: trigger_time.map(|time| [(TRIGGER_TIME_ANNOTATION.to_string(), time)].into()),
+        annotations: metadata.annotations.and_then(|UsedAnnotations(used)| (!used.is_empty()).then_some(used)),
         ..ObjectMeta::default()
     })
+}
+
+/// The annotations that the agent reads. The others, which may be as long as the whole object (`last-applied-configuration`), are skipped.
+struct UsedAnnotations(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for UsedAnnotations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UsedAnnotations, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = UsedAnnotations;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("annotations")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<UsedAnnotations, A::Error> {
+                let mut used = BTreeMap::new();
+                while let Some(UsedName(name)) = entries.next_key()? {
+                    match name {
+                        Some(name) => drop(used.insert(name, entries.next_value()?)),
+                        None => drop(entries.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(UsedAnnotations(used))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// The name of an annotation that the agent reads; `None` for any other, which is not even copied.
+struct UsedName(Option<String>);
+
+impl<'de> Deserialize<'de> for UsedName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UsedName, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = UsedName;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an annotation")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<UsedName, E> {
+                let used = name.starts_with(ANNOTATION_PREFIX) || name == TRIGGER_TIME_ANNOTATION;
+                Ok(UsedName(used.then(|| name.to_string())))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
 }

@@ -3,7 +3,7 @@
 use super::convert::{self, Complaint, Malformed};
 use super::objects;
 use crate::model::{Interner, Kind, ObjectKey, Update};
-use crate::notices::{MALFORMED_OBJECT, Notices, Subject};
+use crate::notices::{INVALID_ANNOTATION, MALFORMED_OBJECT, Notices, Subject};
 use std::collections::HashMap;
 use tracing::{info, warn};
 
@@ -12,6 +12,8 @@ use tracing::{info, warn};
 pub struct Translator {
     names: Interner,
     complaints: HashMap<String, Complaint>,
+    /// Complaints about annotations of objects that are in use all the same.
+    doubts: HashMap<String, Vec<Complaint>>,
     notices: Notices,
 }
 
@@ -27,6 +29,7 @@ impl Translator {
         match object.update(&mut self.names) {
             Ok(update) => {
                 self.settle::<T>(object);
+                self.doubt(object);
                 Some(update)
             }
             Err(malformed) => {
@@ -38,8 +41,10 @@ impl Translator {
 
     /// The update for an object that is gone; `None` when it has no name.
     pub fn gone<T: Translate>(&mut self, object: &T) -> Option<Update> {
-        if !self.complaints.is_empty() {
-            self.complaints.remove(&name_of(object));
+        if !self.complaints.is_empty() || !self.doubts.is_empty() {
+            let name = name_of(object);
+            self.complaints.remove(&name);
+            self.doubts.remove(&name);
         }
         object.gone(&mut self.names)
     }
@@ -53,6 +58,26 @@ impl Translator {
                 None => warn!("{malformed}"),
             }
             self.complaints.insert(name, malformed.complaint);
+        }
+    }
+
+    /// Tells of annotations that cannot be what they should be, each time they have become others.
+    fn doubt<T: Translate>(&mut self, object: &T) {
+        let found = object.doubts();
+        if found.is_empty() && self.doubts.is_empty() {
+            return;
+        }
+        let name = name_of(object);
+        let known = self.doubts.remove(&name).unwrap_or_default();
+        for new in found.iter().filter(|complaint| !known.contains(complaint)) {
+            let note = format!("{name}: {new}; the default applies until it is corrected");
+            match name.split_once(' ').and_then(|(kind, object)| subject(kind, object)) {
+                Some(subject) => self.notices.tell(&INVALID_ANNOTATION, subject, note),
+                None => warn!("{note}"),
+            }
+        }
+        if !found.is_empty() {
+            self.doubts.insert(name, found);
         }
     }
 
@@ -74,6 +99,11 @@ pub trait Translate: kube::Resource<DynamicType = ()> {
     /// [`Malformed`] when it cannot be read.
     fn update(&self, names: &mut Interner) -> Result<Update, Malformed>;
 
+    /// What is wrong with its annotations; that does not keep it from being used.
+    fn doubts(&self) -> Vec<Complaint> {
+        Vec::new()
+    }
+
     /// What its absence means to the model; `None` when it has no name.
     fn gone(&self, names: &mut Interner) -> Option<Update>;
 }
@@ -83,6 +113,10 @@ impl Translate for objects::Service {
 
     fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
         convert::service(self, names).map(|service| Update::Service(Box::new(service)))
+    }
+
+    fn doubts(&self) -> Vec<Complaint> {
+        convert::service_annotations(&self.metadata).1
     }
 
     fn gone(&self, names: &mut Interner) -> Option<Update> {
@@ -188,5 +222,26 @@ mod tests {
         assert_eq!(told_of("nowhere", &mut translator).len(), 1);
         assert_eq!(told_of("10.96.0.1", &mut translator), []);
         assert_eq!(told_of("300.1.2.3", &mut translator).len(), 1, "it was well-formed in between");
+    }
+
+    #[test]
+    fn a_bad_annotation_is_told_of_once_and_the_object_is_in_use() {
+        let (notices, mut told) = Notices::sent();
+        let mut translator = Translator::new(notices);
+        let mut told_of = |balance: &str, translator: &mut Translator| {
+            let annotations = format!("annotations: {{waypost.dev/balance: {balance}}}");
+            let text = format!("{{metadata: {{namespace: shop, name: web, {annotations}}}, spec: {{clusterIP: 10.96.0.1}}}}");
+            let object: objects::Service = serde_saphyr::from_str(&text).unwrap();
+            assert!(matches!(translator.present(&object), Some(Update::Service(_))));
+            std::iter::from_fn(|| told.try_recv().ok()).collect::<Vec<_>>()
+        };
+        let first = told_of("fastest", &mut translator);
+        assert_eq!(first.len(), 1);
+        assert_eq!((first[0].reason, &first[0].about), (&INVALID_ANNOTATION, &Subject::Service(ObjectKey::new("shop", "web"))));
+        assert!(first[0].note.contains("waypost.dev/balance") && first[0].note.contains("fastest"), "{}", first[0].note);
+        assert_eq!(told_of("fastest", &mut translator), []);
+        assert_eq!(told_of("slowest", &mut translator).len(), 1);
+        assert_eq!(told_of("random", &mut translator), []);
+        assert_eq!(told_of("slowest", &mut translator).len(), 1, "it was right in between");
     }
 }

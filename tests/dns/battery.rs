@@ -13,7 +13,9 @@ use std::net::IpAddr;
 use waypost::dns::answer::{self, Answer, Code, Data, Owner, Question, Verdict};
 use waypost::dns::name::DomainName;
 use waypost::dns::records::Records;
-use waypost::model::{Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort};
+use waypost::model::{
+    Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice, SlicePort,
+};
 
 /// A question and the lines that are expected in answer.
 pub struct Case {
@@ -248,6 +250,7 @@ fn headless_of_kind(name: &str, kind: ServiceKind) -> Service {
         health_check_node_port: 0,
         proxied: true,
         created: 0,
+        options: ServiceOptions::default(),
     }
 }
 

@@ -3,12 +3,14 @@
 //! The API server validates what it stores, so a complaint is rare; but a bad value must cost one object, never the listing. Addresses
 //! are read as leniently as Kubernetes reads stored ones (leading zeros, IPv4 mapped into IPv6).
 
+mod annotations;
 mod node;
 mod service;
 mod slice;
 #[cfg(test)]
 mod tests;
 
+pub use annotations::of_service as service_annotations;
 pub use node::{namespace, node, service_cidr, service_cidr_name};
 pub use service::{service, service_key};
 pub use slice::{slice, slice_key};

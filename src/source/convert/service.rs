@@ -1,6 +1,6 @@
 //! Services.
 
-use super::{Complaint, Malformed, address, addresses, has_label, key, malformed, network, port, protocol};
+use super::{Complaint, Malformed, address, addresses, annotations, has_label, key, malformed, network, port, protocol};
 use crate::model::{Family, Interner, ObjectKey, Policy, Service, ServiceKind, ServicePort};
 use crate::source::objects;
 use std::net::IpAddr;
@@ -50,6 +50,7 @@ fn read(object: &objects::Service, names: &mut Interner) -> Result<Service, Comp
         },
         proxied: !has_label(&object.metadata, PROXY_NAME_LABEL),
         created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        options: annotations::of_service(&object.metadata).0,
     })
 }
 

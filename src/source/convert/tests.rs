@@ -28,6 +28,7 @@ metadata:
   namespace: shop
   name: web
   creationTimestamp: "2026-01-02T03:04:05Z"
+  annotations: {waypost.dev/balance: round-robin, other: x}
   managedFields: [{manager: kubectl, fieldsV1: {"f:spec": {}}}]
 spec:
   type: LoadBalancer
@@ -72,6 +73,7 @@ status:
         health_check_node_port: 32000,
         proxied: true,
         created: 1_767_323_045,
+        options: model::ServiceOptions { balance: model::Balance::RoundRobin },
     };
     assert_eq!(service(&object, &mut Interner::default()).unwrap(), expected);
 }
@@ -327,4 +329,12 @@ fn a_slice_tells_when_its_change_was_triggered_and_a_bad_time_is_none() {
     assert_eq!(read("{other: x, endpoints.kubernetes.io/last-change-trigger-time: '2026-01-02T03:04:05Z'}"), Some(time));
     assert_eq!(read("{endpoints.kubernetes.io/last-change-trigger-time: yesterday}"), None);
     assert_eq!((read("{other: x}"), read("null")), (None, None));
+}
+
+#[test]
+fn only_annotations_that_are_read_reach_the_heap() {
+    let read = |text: &str| -> objects::Service { serde_saphyr::from_str(text).unwrap() };
+    let service = read("metadata: {annotations: {waypost.dev/balance: random, waypost: x, kubectl.kubernetes.io/last: '{}'}}");
+    assert_eq!(service.metadata.annotations, Some([("waypost.dev/balance".to_string(), "random".to_string())].into()));
+    assert_eq!(read("metadata: {annotations: {other: x}}").metadata.annotations, None);
 }
