@@ -14,6 +14,6 @@ mod walk;
 pub use destination::{Backend, Dest, Destination, Entry, Refusal};
 pub use element::{Chain, Difference, Element, Set, difference};
 pub use planner::{Conflict, Context, Delta, Outcome, Planner, Traffic};
-pub use select::{Choice, Place, choose, local_ready};
+pub use select::{Candidate, Choice, Hinted, Judgement, Place, Tier, Topology, choose, judge, local_ready};
 pub use slots::fill_slots;
-pub use walk::{Fate, Packet, Walk};
+pub use walk::{Fate, Kept, Marked, Packet, Says, Step, Target, Trace, Walk};

@@ -1,8 +1,9 @@
 //! The packet walk: what becomes of a new connection, read from the table's elements as the kernel's rules read them.
 //!
-//! It follows the chains of the table step by step, so that tests have a second opinion that needs no kernel.
+//! It follows the chains of the table step by step and notes which element decided, so that tests have a second opinion that needs no
+//! kernel, and people an account of what happens to their connections.
 
-use super::{Backend, Chain, Dest, Element, Refusal};
+use super::{Backend, Chain, Dest, Element, Refusal, Set};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -19,17 +20,109 @@ pub struct Packet {
     pub to_node: bool,
 }
 
+/// How a packet travels through the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// What had a say, in the order of the kernel's hooks.
+    pub steps: Vec<Step>,
+    /// What becomes of the packet.
+    pub fate: Fate,
+}
+
+/// One decision on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The chain whose rule decided, by its name in the table.
+    pub chain: String,
+    /// The set that was asked; `None` where the rule asks none.
+    pub set: Option<Set>,
+    /// The element that was found there; `None` where none was.
+    pub element: Option<Element>,
+    /// What follows from it.
+    pub says: Says,
+}
+
+/// What a rule says about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// The destination has source ranges, and the source is in this one.
+    Admitted,
+    /// The destination has source ranges, and the source is in none: dropped.
+    Barred,
+    /// Masqueraded on its way out.
+    Mark(Marked),
+    /// The source is kept, as far as this rule is concerned.
+    Keep(Kept),
+    /// The destination leads to this chain.
+    Goto(Chain),
+    /// The set knows nothing of the destination.
+    Unknown,
+    /// The endpoint connects to itself and would drop the answer to its own address: masqueraded.
+    Hairpin,
+    /// The source is an address that is local on every node, so that the answer would go astray: masqueraded.
+    LocalDns,
+    /// No endpoint anywhere: refused.
+    NoEndpoints,
+    /// No endpoint on this node, and the policy is Local: dropped.
+    NoLocalEndpoints,
+    /// The address is the node's own: what is not a service is left to the node.
+    NodesOwn,
+    /// A ClusterIP without this port: refused.
+    UndefinedPort,
+    /// An address of a service network that no service has: dropped.
+    Unallocated,
+    /// Nothing here concerns the packet.
+    Stranger,
+}
+
+/// Why a packet is marked for masquerading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// Everything to a ClusterIP is.
+    All,
+    /// It goes to a ClusterIP and comes from outside the pod networks.
+    NotFromPod,
+    /// It goes to an outside address whose policy is Cluster.
+    Outside,
+    /// It comes from the node itself, to an outside address whose policy is Local.
+    FromNode,
+}
+
+/// Why a packet is not marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It goes to a ClusterIP and comes from a pod.
+    FromPod,
+    /// It goes to a ClusterIP, and pods cannot be told from others because no pod network is configured.
+    NoPodNetworks,
+    /// It comes from a pod, to an outside address whose policy is Local.
+    PodToOutside,
+    /// It comes from outside, to an outside address whose policy is Local.
+    PolicyLocal,
+}
+
 /// What becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is sent to one of these, each as likely as the others; the flag says whether the source is masqueraded.
-    Balanced(Vec<(Backend, bool)>),
+    /// It is sent to one of these.
+    Balanced(Vec<Target>),
     /// It is refused.
     Refused,
     /// It is dropped.
     Dropped,
     /// The table leaves it alone.
     Untouched,
+}
+
+/// An endpoint that a connection may be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The endpoint.
+    pub backend: Backend,
+    /// In how many slots of those that are drawn from it stands: its share is this number of the sum over all targets.
+    pub slots: u32,
+    /// Whether the endpoint sees the node's address instead of the client's.
+    pub masqueraded: bool,
 }
 
 /// A table to walk through.
@@ -48,14 +141,23 @@ impl Walk {
 
     /// What becomes of the packet.
     pub fn fate(&self, packet: &Packet) -> Fate {
-        if self.is_guarded_from(packet) {
+        self.trace(packet).fate
+    }
+
+    /// How the packet travels, and what becomes of it.
+    pub fn trace(&self, packet: &Packet) -> Trace {
+        let mut steps = Steps::default();
+        let fate = self.walk(packet, &mut steps);
+        Trace { steps: steps.0, fate }
+    }
+
+    fn walk(&self, packet: &Packet, steps: &mut Steps) -> Fate {
+        if self.is_guarded_from(packet, steps) {
             return Fate::Dropped;
         }
-        match self.balance(packet) {
-            Some((backends, marked)) => Fate::Balanced(
-                backends.into_iter().map(|backend| (backend, marked || self.is_hairpin(packet.source, backend))).collect(),
-            ),
-            None => self.refuse(packet),
+        match self.balance(packet, steps) {
+            Some(draw) => Fate::Balanced(self.leave(packet, draw, steps)),
+            None => self.refuse(packet, steps),
         }
     }
 
@@ -63,54 +165,93 @@ impl Walk {
         self.elements.contains(&element)
     }
 
-    fn is_guarded_from(&self, packet: &Packet) -> bool {
-        let allowed = |element: &Element| matches!(element, Element::AllowedSource(dest, network) if *dest == packet.to && network.contains(&packet.source));
-        self.has(Element::Guarded(packet.to)) && !self.all.iter().any(allowed)
+    fn find(&self, is_it: impl Fn(&Element) -> bool) -> Option<Element> {
+        self.all.iter().copied().find(is_it)
     }
 
-    fn is_from_pod(&self, packet: &Packet) -> bool {
-        self.all.iter().any(|element| matches!(element, Element::PodCidr(network) if network.contains(&packet.source)))
+    /// The chain `guard`.
+    fn is_guarded_from(&self, packet: &Packet, steps: &mut Steps) -> bool {
+        if !self.has(Element::Guarded(packet.to)) {
+            return false;
+        }
+        let allows = |element: &Element| matches!(element, Element::AllowedSource(dest, network) if *dest == packet.to && network.contains(&packet.source));
+        let allowed = self.find(allows);
+        let says = if allowed.is_some() { Says::Admitted } else { Says::Barred };
+        steps.note("guard", Some(Set::AllowedSources), allowed, says);
+        allowed.is_none()
     }
 
-    /// The chains `balance`, `outside` and `outside-local`: the endpoints to draw from, and whether the packet is marked.
-    fn balance(&self, packet: &Packet) -> Option<(Vec<Backend>, bool)> {
-        let to_cluster_ip = self.has(Element::ClusterIp(packet.to.address));
-        let from_elsewhere = self.detect_local && !self.is_from_pod(packet);
-        let marked = to_cluster_ip && (self.masquerade_all || from_elsewhere);
-        match self.chain(packet.to, Element::Service)? {
-            Chain::Outside => Some((self.slots(packet.to, self.cluster_list(packet.to)?), true)),
-            Chain::OutsideLocal if self.is_from_pod(packet) => {
-                Some((self.slots(packet.to, self.cluster_list(packet.to)?), marked))
+    fn pod_network(&self, packet: &Packet) -> Option<Element> {
+        self.find(|element| matches!(element, Element::PodCidr(network) if network.contains(&packet.source)))
+    }
+
+    /// The chain `balance`, and those that it goes to.
+    fn balance(&self, packet: &Packet, steps: &mut Steps) -> Option<Draw> {
+        let marked = self.mark(packet, steps);
+        let chain = self.follow(packet.to, "balance", Set::Services, steps)?;
+        self.enter(chain, packet, marked, steps)
+    }
+
+    /// The first rules of `balance`: whether a packet to a ClusterIP is marked.
+    fn mark(&self, packet: &Packet, steps: &mut Steps) -> bool {
+        if !self.has(Element::ClusterIp(packet.to.address)) {
+            return false;
+        }
+        let pod_network = self.pod_network(packet);
+        let (set, element, says) = match (self.masquerade_all, self.detect_local, pod_network) {
+            (true, ..) => (Set::ClusterIps, Some(Element::ClusterIp(packet.to.address)), Says::Mark(Marked::All)),
+            (false, false, _) => (Set::PodCidrs, None, Says::Keep(Kept::NoPodNetworks)),
+            (false, true, Some(network)) => (Set::PodCidrs, Some(network), Says::Keep(Kept::FromPod)),
+            (false, true, None) => (Set::PodCidrs, None, Says::Mark(Marked::NotFromPod)),
+        };
+        steps.note("balance", Some(set), element, says);
+        matches!(says, Says::Mark(_))
+    }
+
+    /// Follows a chain to the slots that are drawn from.
+    fn enter(&self, chain: Chain, packet: &Packet, marked: bool, steps: &mut Steps) -> Option<Draw> {
+        match chain {
+            Chain::Pick(count) => Some(Draw { slots: self.slots(packet.to, 0, count), marked }),
+            Chain::PickLocal(count) => Some(Draw { slots: self.slots(packet.to, Element::LOCAL_SLOTS, count), marked }),
+            Chain::Outside => {
+                steps.note("outside", None, None, Says::Mark(Marked::Outside));
+                self.list("outside", Set::ClusterLists, packet, true, steps)
             }
-            Chain::OutsideLocal if packet.from_node => Some((self.slots(packet.to, self.cluster_list(packet.to)?), true)),
-            Chain::OutsideLocal => {
-                let list = self.chain(packet.to, Element::LocalList)?;
-                Some((self.slots(packet.to, list), marked))
-            }
-            pick => Some((self.slots(packet.to, pick), marked)),
+            Chain::OutsideLocal => self.outside_local(packet, marked, steps),
         }
     }
 
-    fn cluster_list(&self, dest: Dest) -> Option<Chain> {
-        self.chain(dest, Element::ClusterList)
+    fn outside_local(&self, packet: &Packet, marked: bool, steps: &mut Steps) -> Option<Draw> {
+        let chain = "outside-local";
+        if let Some(network) = self.pod_network(packet) {
+            steps.note(chain, Some(Set::PodCidrs), Some(network), Says::Keep(Kept::PodToOutside));
+            return self.list(chain, Set::ClusterLists, packet, marked, steps);
+        }
+        if packet.from_node {
+            steps.note(chain, None, None, Says::Mark(Marked::FromNode));
+            return self.list(chain, Set::ClusterLists, packet, true, steps);
+        }
+        steps.note(chain, None, None, Says::Keep(Kept::PolicyLocal));
+        self.list(chain, Set::LocalLists, packet, marked, steps)
     }
 
-    /// The chain that a verdict map holds for a destination.
-    fn chain(&self, dest: Dest, make: impl Fn(Dest, Chain) -> Element) -> Option<Chain> {
-        self.all.iter().find_map(|element| match element {
-            Element::Service(of, chain) | Element::ClusterList(of, chain) | Element::LocalList(of, chain) => {
-                (*of == dest && make(dest, *chain) == *element).then_some(*chain)
-            }
+    fn list(&self, chain: &str, set: Set, packet: &Packet, marked: bool, steps: &mut Steps) -> Option<Draw> {
+        let next = self.follow(packet.to, chain, set, steps)?;
+        self.enter(next, packet, marked, steps)
+    }
+
+    /// Where a verdict map sends the destination.
+    fn follow(&self, dest: Dest, chain: &str, set: Set, steps: &mut Steps) -> Option<Chain> {
+        let element = self.find(|element| element.set() == set && element.dest() == Some(dest));
+        let next = match element {
+            Some(Element::Service(_, next) | Element::ClusterList(_, next) | Element::LocalList(_, next)) => Some(next),
             _ => None,
-        })
+        };
+        steps.note(chain, Some(set), element, next.map_or(Says::Unknown, Says::Goto));
+        next
     }
 
-    fn slots(&self, dest: Dest, chain: Chain) -> Vec<Backend> {
-        let (first, count) = match chain {
-            Chain::Pick(count) => (0, count),
-            Chain::PickLocal(count) => (Element::LOCAL_SLOTS, count),
-            Chain::Outside | Chain::OutsideLocal => (0, 0),
-        };
+    fn slots(&self, dest: Dest, first: u32, count: u32) -> Vec<Backend> {
         let in_range = |element: &Element| match element {
             Element::Endpoint(of, slot, backend) if *of == dest && (first..first + count).contains(slot) => Some(*backend),
             _ => None,
@@ -118,26 +259,77 @@ impl Walk {
         self.all.iter().filter_map(in_range).collect()
     }
 
-    fn is_hairpin(&self, source: IpAddr, backend: Backend) -> bool {
-        source == backend.address && self.has(Element::Hairpin(source))
+    /// The chain `nat-postrouting`, for each endpoint that may have been drawn.
+    fn leave(&self, packet: &Packet, draw: Draw, steps: &mut Steps) -> Vec<Target> {
+        let local_dns = Element::LocalDns(packet.source);
+        let from_local_dns = !draw.marked && self.has(local_dns);
+        if from_local_dns {
+            steps.note("nat-postrouting", Some(Set::LocalDns), Some(local_dns), Says::LocalDns);
+        }
+        let hairpin = Element::Hairpin(packet.source);
+        let may_hairpin = self.has(hairpin);
+        let mut targets: Vec<Target> = Vec::new();
+        for backend in draw.slots {
+            match targets.iter_mut().find(|target| target.backend == backend) {
+                Some(target) => target.slots += 1,
+                None => {
+                    let to_itself = may_hairpin && backend.address == packet.source;
+                    if to_itself && !draw.marked && !from_local_dns {
+                        steps.note("nat-postrouting", Some(Set::Hairpins), Some(hairpin), Says::Hairpin);
+                    }
+                    let masqueraded = draw.marked || from_local_dns || to_itself;
+                    targets.push(Target { backend, slots: 1, masqueraded });
+                }
+            }
+        }
+        targets
     }
 
     /// The chains `unserved-only` (for the node's own addresses) and `refusals`.
-    fn refuse(&self, packet: &Packet) -> Fate {
-        let in_service_network =
-            |element: &Element| matches!(element, Element::ServiceCidr(network) if network.contains(&packet.to.address));
-        if self.has(Element::Unserved(packet.to, Refusal::Reject)) {
-            Fate::Refused
-        } else if self.has(Element::Unserved(packet.to, Refusal::Drop)) {
-            Fate::Dropped
-        } else if packet.to_node {
-            Fate::Untouched
-        } else if self.has(Element::ClusterIp(packet.to.address)) {
-            Fate::Refused
-        } else if self.all.iter().any(in_service_network) {
-            Fate::Dropped
-        } else {
-            Fate::Untouched
+    fn refuse(&self, packet: &Packet, steps: &mut Steps) -> Fate {
+        let chain = if packet.to_node { "unserved-only" } else { "refusals" };
+        let unserved = |refusal| Some(Element::Unserved(packet.to, refusal)).filter(|element| self.has(*element));
+        let reject = unserved(Refusal::Reject);
+        if reject.is_some() {
+            steps.note(chain, Some(Set::Unserved), reject, Says::NoEndpoints);
+            return Fate::Refused;
         }
+        let drop = unserved(Refusal::Drop);
+        if drop.is_some() {
+            steps.note(chain, Some(Set::Unserved), drop, Says::NoLocalEndpoints);
+            return Fate::Dropped;
+        }
+        if packet.to_node {
+            steps.note(chain, Some(Set::Unserved), None, Says::NodesOwn);
+            return Fate::Untouched;
+        }
+        let cluster_ip = Some(Element::ClusterIp(packet.to.address)).filter(|element| self.has(*element));
+        if cluster_ip.is_some() {
+            steps.note(chain, Some(Set::ClusterIps), cluster_ip, Says::UndefinedPort);
+            return Fate::Refused;
+        }
+        let network =
+            self.find(|element| matches!(element, Element::ServiceCidr(network) if network.contains(&packet.to.address)));
+        if network.is_some() {
+            steps.note(chain, Some(Set::ServiceCidrs), network, Says::Unallocated);
+            return Fate::Dropped;
+        }
+        steps.note(chain, None, None, Says::Stranger);
+        Fate::Untouched
+    }
+}
+
+/// The slots that a packet's endpoint is drawn from.
+struct Draw {
+    slots: Vec<Backend>,
+    marked: bool,
+}
+
+#[derive(Default)]
+struct Steps(Vec<Step>);
+
+impl Steps {
+    fn note(&mut self, chain: &str, set: Option<Set>, element: Option<Element>, says: Says) {
+        self.0.push(Step { chain: chain.into(), set, element, says });
     }
 }

@@ -103,10 +103,10 @@ fn walked((from, protocol, to, expect): &Flow) -> Result<(), Failed> {
     };
     let fate = walk.fate(&packet);
     let balanced = |wanted: &[&str], masqueraded: bool| match &fate {
-        Fate::Balanced(backends) => {
-            backends.iter().map(|(backend, _)| pod_of(backend.address)).collect::<BTreeSet<_>>()
+        Fate::Balanced(targets) => {
+            targets.iter().map(|target| pod_of(target.backend.address)).collect::<BTreeSet<_>>()
                 == wanted.iter().copied().collect()
-                && backends.iter().all(|(_, masquerade)| *masquerade == masqueraded)
+                && targets.iter().all(|target| target.masqueraded == masqueraded)
         }
         _ => false,
     };
