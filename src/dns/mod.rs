@@ -23,3 +23,4 @@ pub mod respond;
 pub mod server;
 
 mod service_record;
+mod tcp;

@@ -113,12 +113,7 @@ impl Reply {
         self.encode(queries, fits, u16::MAX).unwrap_or_default()
     }
 
-    /// The reply in the form in which hickory-server sends it.
-    pub fn response<'a>(&'a self, queries: &'a Queries) -> Response<'a> {
-        self.response_with(queries, self.answers.len())
-    }
-
-    fn response_with<'a>(&'a self, queries: &'a Queries, answers: usize) -> Response<'a> {
+    fn response<'a>(&'a self, queries: &'a Queries, answers: usize) -> Response<'a> {
         let builder = MessageResponseBuilder::new(queries, self.edns.as_ref());
         builder.build(self.metadata, &self.answers[..answers], &self.authorities, &[], &self.additionals)
     }
@@ -129,7 +124,7 @@ impl Reply {
         let mut bytes = Vec::with_capacity(512);
         let mut encoder = BinEncoder::new(&mut bytes);
         encoder.set_max_size(limit);
-        let sent = self.response_with(queries, answers).destructive_emit(&mut encoder).ok()?.counts();
+        let sent = self.response(queries, answers).destructive_emit(&mut encoder).ok()?.counts();
         let whole = usize::from(sent.answers) == answers
             && usize::from(sent.authorities) == self.authorities.len()
             && usize::from(sent.additionals) == self.additionals.len() + usize::from(self.edns.is_some());

@@ -10,9 +10,8 @@ use futures::FutureExt;
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
-use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use tracing::{debug, error};
 
 const HEADER_BYTES: usize = 12;
 /// How many questions over TCP are worked on at a time; more wait on their connections.
-pub(super) const TCP_QUESTIONS: u32 = 4096;
+const TCP_QUESTIONS: usize = 4096;
 
 /// Answers questions, whatever they came in by.
 #[derive(Clone)]
@@ -38,21 +37,24 @@ pub struct Responder {
 impl Responder {
     /// A responder for the sockets that listen on this port.
     pub fn new(records: Arc<Records>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>, port: u16) -> Responder {
-        let tcp_questions = Arc::new(Semaphore::new(TCP_QUESTIONS as usize));
+        let tcp_questions = Arc::new(Semaphore::new(TCP_QUESTIONS));
         Responder { records, forwarder, metrics, server: format!("dns://:{port}").into(), tcp_questions }
-    }
-
-    /// Waits until no question that came over TCP is being worked on, and holds back those that follow.
-    pub async fn drain_tcp(&self) {
-        if let Ok(all) = self.tcp_questions.acquire_many(TCP_QUESTIONS).await {
-            all.forget();
-        }
     }
 
     /// Answers one datagram; `None` where silence is the right answer: less than a header, or a response (answering those would
     /// let a forged datagram start two servers talking to each other).
     pub async fn answer_datagram(&self, datagram: Vec<u8>, client: SocketAddr) -> Option<Vec<u8>> {
-        let header = Header::read(&mut BinDecoder::new(datagram.get(..HEADER_BYTES)?)).ok()?;
+        self.answer_bytes(datagram, client, Transport::Udp).await
+    }
+
+    /// The same for a message that came over TCP.
+    pub async fn answer_message(&self, message: Vec<u8>, client: SocketAddr) -> Option<Vec<u8>> {
+        let _working = self.tcp_questions.acquire().await.ok()?;
+        self.answer_bytes(message, client, Transport::Tcp).await
+    }
+
+    async fn answer_bytes(&self, bytes: Vec<u8>, client: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
+        let header = Header::read(&mut BinDecoder::new(bytes.get(..HEADER_BYTES)?)).ok()?;
         if header.metadata.message_type == MessageType::Response {
             return None;
         }
@@ -61,22 +63,27 @@ impl Responder {
         } else {
             (header.counts.queries != 1).then_some(ResponseCode::FormErr)
         };
-        let request = match (refusal, Request::from_bytes(datagram, client, Protocol::Udp)) {
+        let protocol = match transport {
+            Transport::Udp => Protocol::Udp,
+            Transport::Tcp => Protocol::Tcp,
+        };
+        let request = match (refusal, Request::from_bytes(bytes, client, protocol)) {
             (None, Ok(request)) => request,
             (refusal, _) => {
                 let code = refusal.unwrap_or(ResponseCode::FormErr);
                 return Some(Reply::to(&header.metadata, None, code).fit(&reply::no_queries()?, PLAIN_UDP_PAYLOAD));
             }
         };
-        let limit = match &request.edns {
-            Some(edns) => edns.max_payload().clamp(PLAIN_UDP_PAYLOAD, UDP_PAYLOAD),
-            None => PLAIN_UDP_PAYLOAD,
+        let limit = match (transport, &request.edns) {
+            (Transport::Tcp, _) => u16::MAX,
+            (Transport::Udp, Some(edns)) => edns.max_payload().clamp(PLAIN_UDP_PAYLOAD, UDP_PAYLOAD),
+            (Transport::Udp, None) => PLAIN_UDP_PAYLOAD,
         };
-        self.answer(&request, limit, Transport::Udp).await.map(|(_, bytes)| bytes)
+        self.answer(&request, limit, transport).await
     }
 
     /// Answers a request within `limit` bytes, and counts it.
-    async fn answer(&self, request: &Request, limit: u16, transport: Transport) -> Option<(Reply, Vec<u8>)> {
+    async fn answer(&self, request: &Request, limit: u16, transport: Transport) -> Option<Vec<u8>> {
         let started = Instant::now();
         let outcome = AssertUnwindSafe(self.reply(request)).catch_unwind().await;
         let mut reply = outcome.unwrap_or_else(|_| {
@@ -86,7 +93,7 @@ impl Responder {
         })?;
         let bytes = reply.fit(&request.queries, limit);
         self.count(request, &reply, bytes.len(), transport, started);
-        Some((reply, bytes))
+        Some(bytes)
     }
 
     async fn reply(&self, request: &Request) -> Option<Reply> {
@@ -149,23 +156,6 @@ impl Responder {
             origin: reply.origin,
             started,
         });
-    }
-}
-
-/// hickory-server reads and writes the TCP connections, and comes here with each question.
-#[async_trait::async_trait]
-impl RequestHandler for Responder {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut to: R) -> ResponseInfo {
-        let nothing = ResponseInfo::from(Header { metadata: request.metadata, counts: Default::default() });
-        let Ok(_working) = self.tcp_questions.acquire().await else { return nothing };
-        let Some((reply, _)) = self.answer(request, u16::MAX, Transport::Tcp).await else { return nothing };
-        match to.send_response(reply.response(&request.queries)).await {
-            Ok(sent) => sent,
-            Err(error) => {
-                debug!(client = %request.src(), %error, "the answer could not be sent");
-                nothing
-            }
-        }
     }
 }
 

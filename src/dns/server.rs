@@ -1,14 +1,14 @@
 //! The sockets: UDP and TCP on each address, from bind to a drained stop.
 //!
-//! UDP has a receive loop of its own (it can be drained, and it is where a faster one fits in); TCP is hickory-server's.
+//! Both have loops of their own: they can be drained, and a socket can be left to another process in the middle of everything.
 
 use super::forward::Forwarder;
 use super::metrics::Metrics;
 use super::records::Records;
 use super::respond::Responder;
+use super::tcp;
 use crate::holder;
 use crate::model::Protocol;
-use hickory_server::Server;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -18,9 +18,17 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-/// A TCP connection without a question is closed after this time (CoreDNS's value).
-const TCP_IDLE: Duration = Duration::from_secs(10);
-const TCP_RESPONSES: usize = 32;
+/// What the loops of the sockets are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Go on.
+    Not,
+    /// Another process reads these sockets from now on. Connections that are open go on.
+    Leaves,
+    /// Nobody reads them any more: answer what has arrived.
+    Ends,
+}
+
 /// Forwarded questions end after five seconds; whatever is not done a little later never will be.
 const DRAIN: Duration = Duration::from_secs(6);
 const PORT_ATTEMPTS: usize = 20;
@@ -86,16 +94,14 @@ impl Sockets {
     pub fn serve(self, records: Arc<Records>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
         forwarder.never_ask(&self.addresses);
         records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
-        let (stop, _) = watch::channel(false);
+        let (stop, _) = watch::channel(Stop::Not);
         let mut serving = Serving { addresses: self.addresses, stop, udp: Vec::new(), tcp: Vec::new() };
         for ((udp, tcp), address) in self.pairs.into_iter().zip(&serving.addresses) {
             let responder = Responder::new(records.clone(), forwarder.clone(), metrics.clone(), address.port());
             let udp = tokio::net::UdpSocket::from_std(udp).map_err(|error| explain(*address, "UDP", error))?;
             let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| explain(*address, "TCP", error))?;
             serving.udp.push(tokio::spawn(serve_udp(udp, responder.clone(), serving.stop.subscribe())));
-            let mut server = Server::new(responder.clone());
-            server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES);
-            serving.tcp.push((server, responder));
+            serving.tcp.push(tokio::spawn(tcp::serve(tcp, responder, serving.stop.subscribe())));
         }
         Ok(serving)
     }
@@ -104,9 +110,9 @@ impl Sockets {
 /// A running server. Dropping it stops answering at once; [`Serving::shutdown`] drains.
 pub struct Serving {
     addresses: Vec<SocketAddr>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stop>,
     udp: Vec<JoinHandle<()>>,
-    tcp: Vec<(Server<Responder>, Responder)>,
+    tcp: Vec<JoinHandle<()>>,
 }
 
 impl Serving {
@@ -115,42 +121,57 @@ impl Serving {
         &self.addresses
     }
 
+    /// Leaves the sockets to another process that reads them as well: what has not been received is its affair. Answers under way are finished;
+    /// connections that are open go on until [`Serving::shutdown`].
+    pub async fn leave(&mut self) {
+        self.stop.send_replace(Stop::Leaves);
+        ended(&mut self.udp, "questions").await;
+    }
+
     /// Stops listening after answering every question that has arrived; a few seconds at most.
     pub async fn shutdown(mut self) {
-        self.stop.send_replace(true);
-        for loop_of_socket in &mut self.udp {
-            if timeout(DRAIN, &mut *loop_of_socket).await.is_err() {
-                warn!("some DNS questions were still unanswered at the end");
-            }
-        }
-        for (server, responder) in &mut self.tcp {
-            if timeout(DRAIN, responder.drain_tcp()).await.is_err() {
-                warn!("some DNS questions over TCP were still unanswered at the end");
-            }
-            if let Err(error) = server.shutdown_gracefully().await {
-                debug!(%error, "stopping DNS over TCP");
-            }
+        self.stop.send_replace(Stop::Ends);
+        ended(&mut self.udp, "questions").await;
+        let mut tcp = std::mem::take(&mut self.tcp);
+        ended(&mut tcp, "questions over TCP").await;
+    }
+}
+
+/// Waits until the loops have ended, those that do in time.
+async fn ended(loops: &mut Vec<JoinHandle<()>>, what: &str) {
+    for mut one in loops.drain(..) {
+        if timeout(DRAIN, &mut one).await.is_err() {
+            warn!("some DNS {what} were still unanswered at the end");
+            one.abort();
         }
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.udp.iter().for_each(JoinHandle::abort);
+        self.udp.iter().chain(&self.tcp).for_each(JoinHandle::abort);
     }
 }
 
-/// Receives until told to stop, then what has already arrived, then waits for the answers under way.
-async fn serve_udp(socket: tokio::net::UdpSocket, responder: Responder, mut stop: watch::Receiver<bool>) {
+/// Waits until told to stop.
+pub(super) async fn told(stop: &mut watch::Receiver<Stop>) -> Stop {
+    stop.wait_for(|stop| *stop != Stop::Not).await.map_or(Stop::Ends, |told| *told)
+}
+
+/// Receives until told to stop, then, unless another process does, what has already arrived; then waits for the answers under way.
+async fn serve_udp(socket: tokio::net::UdpSocket, responder: Responder, mut stop: watch::Receiver<Stop>) {
     let socket = Arc::new(socket);
     let mut answers = JoinSet::new();
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         let received = tokio::select! {
             received = socket.recv_from(&mut buffer) => received,
-            _ = stop.wait_for(|stop| *stop) => match socket.try_recv_from(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                received => received,
+            told = told(&mut stop) => match told {
+                Stop::Leaves => break,
+                Stop::Not | Stop::Ends => match socket.try_recv_from(&mut buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    received => received,
+                },
             },
         };
         match received {

@@ -183,10 +183,13 @@ async fn several_questions_on_one_connection_are_all_answered() {
         stream.write_u16(bytes.len() as u16).await.unwrap();
         stream.write_all(&bytes).await.unwrap();
     }
-    for question in &questions {
+    // As their answers come, so that a slow one does not hold up the others (RFC 7766, section 6.2.1.1).
+    let mut open: Vec<u16> = questions.iter().map(|question| question.metadata.id).collect();
+    while !open.is_empty() {
         let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
         stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(Message::from_vec(&answer).unwrap().metadata.id, question.metadata.id);
+        let id = Message::from_vec(&answer).unwrap().metadata.id;
+        open.remove(open.iter().position(|asked| *asked == id).expect("an answer to a question that was asked once"));
     }
     running.serving.shutdown().await;
 }
@@ -219,6 +222,29 @@ async fn a_stop_waits_for_the_answers_under_way_and_then_releases_the_addresses(
     }
     stopping.await;
     waypost::dns::server::bind(&[address]).expect("the address is free again");
+}
+
+/// As while another agent takes over: it reads the same sockets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_leaves_receives_no_more_and_finishes_its_connections() {
+    let mut running = Running::start(cluster(), &[]);
+    let address = running.ipv4();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    exchange(&mut stream).await;
+    running.serving.leave().await;
+    exchange(&mut stream).await;
+    waypost::dns::server::bind(&[address]).expect("nobody listens there any more");
+    running.serving.shutdown().await;
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the end of the connection");
+}
+
+async fn exchange(stream: &mut TcpStream) {
+    let question = query(WEB, 1);
+    let bytes = question.to_vec().unwrap();
+    stream.write_all(&[&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()).await.unwrap();
+    let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(Message::from_vec(&answer).unwrap().metadata.id, question.metadata.id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

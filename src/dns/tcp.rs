@@ -1,0 +1,122 @@
+//! DNS over TCP: many questions on one connection, answered as their answers come, in any order (RFC 7766).
+//!
+//! Not hickory-server's, which cannot stop accepting without cutting the connections that it has: an agent that hands over to another one does
+//! just that.
+
+use super::respond::Responder;
+use super::server::{Stop, told};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+/// A connection without a question is closed after this time (CoreDNS's value). One that does not take its answer gets no longer either.
+const IDLE: Duration = Duration::from_secs(10);
+/// The same at the end of the server: a client that asks one question after the other has asked again by then.
+const IDLE_AT_THE_END: Duration = Duration::from_millis(500);
+/// Connections of one socket at a time. One more ends the oldest, so that nobody can keep the others out by holding all of them.
+const MAX_CONNECTIONS: usize = 4096;
+/// Questions of one connection that are worked on at a time; the others wait in the connection.
+const MAX_QUESTIONS: usize = 32;
+
+/// Accepts until told to stop, and goes on until the last connection has ended: by itself when the server leaves, soon when it ends.
+pub(super) async fn serve(listener: TcpListener, responder: Responder, stop: watch::Receiver<Stop>) {
+    let mut stopping = stop.clone();
+    let mut connections = JoinSet::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, client)) => {
+                    if open.len() >= MAX_CONNECTIONS && let Some(oldest) = open.pop_front() {
+                        oldest.abort();
+                    }
+                    open.push_back(connections.spawn(converse(stream, client, responder.clone(), stop.clone())));
+                }
+                Err(error) => {
+                    warn!(%error, "accepting a DNS connection failed");
+                    // Out of descriptors, mostly: without a pause this would spin.
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => open.retain(|connection| !connection.is_finished()),
+            _ = told(&mut stopping) => break,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn converse(stream: TcpStream, client: SocketAddr, responder: Responder, mut stop: watch::Receiver<Stop>) {
+    // An answer is one write: there is nothing to wait for before it is sent.
+    let _ = stream.set_nodelay(true);
+    let (mut from, to) = stream.into_split();
+    let to = Arc::new(Mutex::new(to));
+    let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
+    let mut answers = JoinSet::new();
+    loop {
+        let message = match next(&mut from, &mut stop, !answers.is_empty()).await {
+            Ok(Some(message)) => message,
+            Ok(None) => break,
+            Err(error) => {
+                debug!(%client, %error, "a DNS connection broke");
+                break;
+            }
+        };
+        while answers.try_join_next().is_some() {}
+        let Ok(place) = places.clone().acquire_owned().await else { break };
+        let (responder, to) = (responder.clone(), to.clone());
+        answers.spawn(async move {
+            let _place = place;
+            let Some(answer) = responder.answer_message(message, client).await else { return };
+            if let Err(error) = send(&to, &answer).await {
+                debug!(%client, %error, "the answer could not be sent");
+            }
+        });
+    }
+    while answers.join_next().await.is_some() {}
+}
+
+/// The next message; `None` when the client has said its last word, or nothing for too long.
+async fn next(from: &mut OwnedReadHalf, stop: &mut watch::Receiver<Stop>, mut busy: bool) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 2];
+    let mut read = 0;
+    while read < length.len() {
+        let ends = *stop.borrow() == Stop::Ends;
+        let arrived = tokio::select! {
+            arrived = from.read(&mut length[read..]) => arrived?,
+            () = sleep(if ends { IDLE_AT_THE_END } else { IDLE }) => {
+                // Answers may take half of that; the time counts from the last of them.
+                if std::mem::take(&mut busy) && !ends {
+                    continue;
+                }
+                return Ok(None);
+            }
+            _ = stop.wait_for(|stop| *stop == Stop::Ends), if !ends => continue,
+        };
+        if arrived == 0 {
+            return Ok(None);
+        }
+        read += arrived;
+    }
+    let mut message = vec![0; u16::from_be_bytes(length).into()];
+    match timeout(IDLE, from.read_exact(&mut message)).await {
+        Ok(done) => done.map(|_| Some(message)),
+        Err(_) => Ok(None),
+    }
+}
+
+async fn send(to: &Mutex<OwnedWriteHalf>, answer: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+    let bytes = [&length.to_be_bytes(), answer].concat();
+    let mut to = to.lock().await;
+    timeout(IDLE, to.write_all(&bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
