@@ -19,8 +19,8 @@ test: ## Every test, the fast and pure ones first
 	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar setpriv
 	cargo test --lib
 	cargo test --test docs --test purity
-	scripts/build-tools control-plane kubectl helm kube-proxy
-	timeout --kill-after=30s 30m cargo test --test '*'
+	scripts/cluster tools
+	timeout --kill-after=30s 45m cargo test --test '*'
 
 check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, scripts: all that needs no test run
 	@scripts/setup cargo cc go shellcheck

@@ -54,11 +54,11 @@ make_images() {
         echo "Packing the image localhost/toolbox:1 …"
         root=$(mktemp -d -p "$images")
         mkdir -p "$root"/{bin,tmp,etc}
-        add_program "$root" busybox dig
+        add_program "$root" busybox curl dig
         local applet
         for applet in $(busybox --list); do ln -sf "$(command -v busybox)" "$root/bin/$applet"; done
         cp target/tools/agnhost "$root/agnhost"
-        cp target/tools/cluster-toolbox "$root/bin/toolbox"
+        cp target/tools/cluster-toolbox "$root/bin/"
         pack_image localhost/toolbox:1 "$root" /agnhost
         rm -rf "$root"
     fi
@@ -87,7 +87,6 @@ stock_images() {
 
 # The image as users build it, but without optimisation unless PROFILE=release: that takes minutes.
 waypost_image() {
-    scripts/setup cargo cc buildah
     scripts/image "${PROFILE:-dev}"
     cmp -s target/image/waypost.tar "$images/waypost.tar" || cp target/image/waypost.tar "$images/waypost.tar"
 }

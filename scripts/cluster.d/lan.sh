@@ -7,14 +7,14 @@ start_lan() {
     ip netns add "$lan"
     in_lan ip link set lo up
     in_lan ip link add lan type bridge
-    in_lan ip address add "$node_network.1/24" dev lan
-    in_lan ip address add "$node_network6:1/64" dev lan nodad
+    in_lan ip address add "$host_address/24" dev lan
+    in_lan ip address add "$host_address6/64" dev lan nodad
     in_lan ip link set lan up
     in_lan sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
     # The site's own name server, to which names outside the cluster are forwarded.
     cat >"$state/outside.Corefile" <<END
 . {
-    bind $node_network.1 $node_network6:1
+    bind $host_address $host_address6
     template IN A example.org { 
         answer "{{ .Name }} 60 IN A 203.0.113.80"
     }
@@ -79,7 +79,7 @@ start_control_plane() {
 
 start_api_server() {
     start_process apiserver control-plane apiserver --etcd-servers=http://127.0.0.1:2379 \
-        --secure-port="$api_port" --advertise-address="$node_network.1" --service-cluster-ip-range="$service_cidrs" \
+        --secure-port="$api_port" --advertise-address="$host_address" --service-cluster-ip-range="$service_cidrs" \
         --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --allow-privileged \
         --token-auth-file="$state/pki/tokens.csv" --cert-dir="$state/pki" \
         --client-ca-file="$state/pki/ca.crt" \
@@ -104,7 +104,7 @@ await_api_server() {
 # The machine's own network has no way into the cluster's, so a small process listens here and connects there.
 start_relay() {
     rm -f "$state/run/relay.port"
-    setsid control-plane relay -port-file "$state/run/relay.port" -netns "/run/netns/$lan" -target "$node_network.1:$api_port" \
+    setsid control-plane relay -port-file "$state/run/relay.port" -netns "/run/netns/$lan" -target "$host_address:$api_port" \
         </dev/null >>"$state/logs/relay.log" 2>&1 &
     echo $! >"$state/run/relay.pid"
     until [ -s "$state/run/relay.port" ]; do

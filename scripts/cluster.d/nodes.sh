@@ -13,7 +13,7 @@ start_node() {
     containerd_config >"$folder/config/containerd.toml"
     cni_config "$number" >"$folder/config/10-pods.conflist"
     kubeconfig "node$number" >"$folder/config/kubeconfig"
-    printf 'nameserver %s\nnameserver %s\n' "$node_network.1" "$node_network6:1" >"$folder/config/resolv.conf"
+    printf 'nameserver %s\nnameserver %s\n' "$host_address" "$host_address6" >"$folder/config/resolv.conf"
     printf '127.0.0.1 localhost\n::1 localhost\n%s node%s\n' "$(node_address "$number")" "$number" >"$folder/config/hosts"
     make_cgroups "$number"
     kube apply --server-side -f - >/dev/null <<END
@@ -53,8 +53,8 @@ sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 ip address add $(node_address "$number")/24 dev eth0
 ip address add $(node_address6 "$number")/64 dev eth0 nodad
 ip link set eth0 up
-ip route add default via $node_network.1
-ip -6 route add default via $node_network6:1
+ip route add default via $host_address
+ip -6 route add default via $host_address6
 END
     for other in 1 2 3 4 5 6; do
         [ "$other" = "$number" ] && continue
@@ -73,8 +73,8 @@ stop_node() {
     while kill -0 "$init" 2>/dev/null; do sleep 0.02; done
     rm -f "$state/run/node$number.pid"
     remove_cgroups "$number"
-    # The kernel takes a dead namespace's links away a moment later; a new one of the same name could not be made before.
-    while in_lan ip link show "node$number" >/dev/null 2>&1; do sleep 0.02; done
+    # A dead namespace's links may stay for half a minute, while the kernel still tries to end connections properly.
+    in_lan ip link delete "node$number" 2>/dev/null || true
 }
 
 add_node() {
@@ -92,7 +92,7 @@ add_node() {
 on_node() {
     local number=$1
     shift
-    nsenter --target "$(cat "$state/run/node$number.pid")" --net --mount --uts --pid --wd="$PWD" "$@"
+    PATH=$PWD/target/static:$PATH nsenter --target "$(cat "$state/run/node$number.pid")" --net --mount --uts --pid --wd="$PWD" "$@"
 }
 
 await_nodes() {

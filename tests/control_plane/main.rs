@@ -9,6 +9,7 @@ mod bad_input;
 mod chart;
 mod cluster;
 mod events;
+mod eventually;
 mod first_start;
 mod health_check;
 mod metrics;

@@ -1,15 +1,12 @@
 //! Programs that run beside the tests: started in a namespace, logged to a file, ended when dropped.
 
+pub use super::eventually::{PATIENCE, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 use waypost::lab::Namespace;
-
-/// How long anything may take that is waited for. Generous, because the machines of CI are slow and it is never waited out in full.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const LINES_OF_A_TAIL: usize = 15;
 
@@ -102,21 +99,6 @@ pub fn tails(directory: &Path) -> String {
         }
     }
     text
-}
-
-/// Looks until what is looked for is there, and returns it.
-///
-/// # Panics
-/// With the last look's reason, when it has not come in [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
-    let started = Instant::now();
-    loop {
-        match look() {
-            Ok(found) => return found,
-            Err(reason) if started.elapsed() > PATIENCE => panic!("{what}: not within {PATIENCE:?}: {reason}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
 }
 
 /// What the program printed to its standard output.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+	"golang.org/x/sys/unix"
 )
 
 // connect opens a new connection and reads the first line of an HTTP answer.
@@ -24,23 +25,45 @@ func connect(target string) error {
 	if _, err := io.WriteString(connection, "GET /hostname HTTP/1.0\r\n\r\n"); err != nil {
 		return err
 	}
-	_, err = bufio.NewReader(connection).ReadString('\n')
-	return err
+	if _, err = bufio.NewReader(connection).ReadString('\n'); err != nil {
+		return err
+	}
+	return nothingSentAgain(connection.(*net.TCPConn))
 }
 
-// echo sends one datagram from a new socket and waits for the answer.
-func echo(target string) error {
-	connection, err := net.Dial("udp", target)
+// nothingSentAgain tells a connection of which a packet was lost from one that was slow because the machine is.
+func nothingSentAgain(connection *net.TCPConn) error {
+	raw, err := connection.SyscallConn()
 	if err != nil {
 		return err
+	}
+	var info *unix.TCPInfo
+	controlErr := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
+	switch {
+	case controlErr != nil:
+		return controlErr
+	case err != nil:
+		return err
+	case info.Total_retrans > 0:
+		return fmt.Errorf("%d packets were lost and sent again", info.Total_retrans)
+	}
+	return nil
+}
+
+// echo sends one datagram from a new socket and waits for the answer, which it returns.
+func echo(target string) (string, error) {
+	connection, err := net.Dial("udp", target)
+	if err != nil {
+		return "", err
 	}
 	defer connection.Close()
 	_ = connection.SetDeadline(time.Now().Add(patience))
 	if _, err := connection.Write([]byte("hostname")); err != nil {
-		return err
+		return "", err
 	}
-	_, err = connection.Read(make([]byte, 512))
-	return err
+	answer := make([]byte, 512)
+	length, err := connection.Read(answer)
+	return string(answer[:length]), err
 }
 
 // ask asks one question over a new socket, and wants an answer without error to exactly this question.

@@ -28,7 +28,8 @@ type report struct {
 }
 
 const (
-	patience      = time.Second
+	// Nothing is tried twice, so that a lost datagram fails however long this is; it has room for a machine that is busy.
+	patience      = 5 * time.Second
 	failuresShown = 10
 )
 
@@ -40,7 +41,17 @@ func main() {
 	question := flag.String("name", "kubernetes.default.svc.cluster.local.", "the name to ask for")
 	pause := flag.Duration("pause", 10*time.Millisecond, "time between two attempts of one kind")
 	limit := flag.Duration("for", 10*time.Minute, "end after this time at the latest")
+	once := flag.String("once", "", "no load: send one datagram to this address and print the answer")
 	flag.Parse()
+	if *once != "" {
+		answer, err := echo(*once)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(answer)
+		return
+	}
 
 	stop := make(chan struct{})
 	go func() {
@@ -76,7 +87,10 @@ func main() {
 		}()
 	}
 	run("tcp", *tcp, connect)
-	run("udp", *udp, echo)
+	run("udp", *udp, func(target string) error {
+		_, err := echo(target)
+		return err
+	})
 	run("dns", *dns, func(server string) error { return ask("udp", server, *question) })
 	run("dns-tcp", *dnsTCP, func(server string) error { return ask("tcp", server, *question) })
 	fmt.Fprintln(os.Stderr, "load begins")

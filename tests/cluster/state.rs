@@ -1,0 +1,83 @@
+//! What the cluster has for services and names, and how it gets from one state to another.
+
+use super::cluster::{Cluster, NODES, finish};
+use super::shop::Shop;
+use std::sync::{Mutex, MutexGuard};
+
+/// The cluster, and which state it is in.
+pub struct Stage {
+    /// The cluster.
+    pub cluster: Cluster,
+    // None: unknown, because a test that was to change it has failed on its way.
+    state: Mutex<Option<State>>,
+}
+
+/// What makes services and names work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing.
+    Bare,
+    /// Waypost, as the chart's defaults have it.
+    Waypost,
+}
+
+impl Stage {
+    /// Starts the cluster; nothing makes services and names work yet.
+    pub fn start() -> Stage {
+        Stage { cluster: Cluster::start("tests"), state: Mutex::new(Some(State::Bare)) }
+    }
+
+    /// Brings the cluster into this state if it is in another one.
+    pub fn bring_to(&self, wanted: State) {
+        if *self.state() == Some(wanted) {
+            return;
+        }
+        self.leave_to(|| {
+            self.clear();
+            match wanted {
+                State::Bare => {}
+                State::Waypost => drop(self.cluster.script(&["install-waypost"])),
+            }
+            wanted
+        });
+    }
+
+    /// As [`Stage::bring_to`] with Waypost, and the shop open.
+    pub fn with_waypost(&self) -> Shop {
+        self.bring_to(State::Waypost);
+        Shop::open(&self.cluster)
+    }
+
+    /// For a test that leads from one state to another, which it returns. When it fails the next test begins anew.
+    pub fn leave_to(&self, way: impl FnOnce() -> State) {
+        *self.state() = None;
+        let arrived = way();
+        *self.state() = Some(arrived);
+    }
+
+    /// What is running and what was told lately, for a message of failure.
+    pub fn describe(&self) -> String {
+        let look = |arguments: &[&str]| finish(self.cluster.command("kubectl").args(arguments)).unwrap_or_else(|error| error);
+        let pods = look(&["get", "pods", "--all-namespaces", "--output=wide"]);
+        let agents =
+            look(&["--namespace=kube-system", "logs", "--selector=app.kubernetes.io/name=waypost", "--prefix", "--tail=15"]);
+        format!("{pods}\n{agents}\nAll logs: {}", self.cluster.folder().join("logs").display())
+    }
+
+    fn clear(&self) {
+        let cluster = &self.cluster;
+        if cluster.helm(&["status", "waypost"]).is_ok() {
+            cluster.helm(&["uninstall", "waypost", "--wait"]).unwrap_or_else(|error| panic!("{error}"));
+        }
+        cluster.script(&["remove-stock"]);
+        for node in NODES {
+            cluster.node(node, &["waypost", "cleanup"]);
+            cluster.node(node, &["waypost", "cleanup", "--kube-proxy"]);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        // A test that failed while it held it has left it at None.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
