@@ -22,8 +22,8 @@ test: ## Every test, the fast and pure ones first
 	scripts/cluster tools
 	timeout --kill-after=30s 45m cargo test --test '*'
 
-check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, scripts: all that needs no test run
-	@scripts/setup cargo cc go shellcheck
+check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, alerts, scripts: all that needs no test run
+	@scripts/setup cargo cc go promtool shellcheck
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
@@ -32,6 +32,8 @@ check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart,
 	scripts/build-tools helm
 	helm lint --strict charts/waypost
 	scripts/render-manifests --check
+	promtool check rules --lint-fatal charts/waypost/files/alerts.yaml
+	promtool test rules tests/alerts/rules.yaml
 
 lab: ## A playground: a real control plane, the agent and pods as namespaces; prints the KUBECONFIG to export
 	@scripts/setup cargo cc go nft ip

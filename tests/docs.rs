@@ -8,7 +8,8 @@ use std::process::Command;
 use waypost::config::{RunArgs, SETTINGS, Surroundings, load, reference_markdown};
 use waypost::notices;
 
-const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/events.md"];
+const DOCUMENTS: &[&str] =
+    &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/events.md", "docs/operate.md"];
 
 /// Settings that have a value of their own in the chart, or that the chart must decide itself.
 const NOT_IN_CHART_CONFIG: &[&str] = &[
@@ -32,6 +33,31 @@ fn the_configuration_reference_in_the_readme_is_the_one_in_the_code() {
 #[test]
 fn the_reasons_of_events_in_the_document_are_those_in_the_code() {
     holds_reference("docs/events.md", &notices::reference_markdown());
+}
+
+/// The alerts link to their headings.
+#[test]
+fn every_alert_has_a_heading_in_the_document_and_a_case_among_its_tests() {
+    let rules: Value = serde_saphyr::from_str(&read("charts/waypost/files/alerts.yaml")).expect("the rules are YAML");
+    let cases: Value = serde_saphyr::from_str(&read("tests/alerts/rules.yaml")).expect("the tests are YAML");
+    let each = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let rules: Vec<Value> = each(&rules, "groups").iter().flat_map(|group| each(group, "rules")).collect();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let names: BTreeSet<_> = rules.iter().map(|rule| text(&rule["alert"])).collect();
+    assert!(names.len() > 10 && names.len() == rules.len(), "{names:?}");
+    for rule in &rules {
+        let link = format!("docs/operate.md#{}", text(&rule["alert"]).to_lowercase());
+        assert!(text(&rule["annotations"]["runbook_url"]).ends_with(&link), "{rule} should link to {link}");
+    }
+
+    let document = read("docs/operate.md");
+    let section = document.split("\n## ").find(|section| section.starts_with("Alerts\n")).expect("a section about alerts");
+    let headings: BTreeSet<_> = section.lines().filter_map(|line| line.strip_prefix("### ")).map(str::to_string).collect();
+    assert_eq!(headings, names, "the headings of docs/operate.md and the alerts");
+    let fires = |case: &Value| each(case, "exp_alerts").first().map(|_| text(&case["alertname"]));
+    let tested: BTreeSet<_> =
+        each(&cases, "tests").iter().flat_map(|test| each(test, "alert_rule_test")).filter_map(|case| fires(&case)).collect();
+    assert_eq!(tested, names, "the cases of tests/alerts/rules.yaml in which an alert fires, and the alerts");
 }
 
 /// Compares what stands between a document's markers, or with UPDATE_DOCS writes it.
@@ -104,7 +130,8 @@ fn links_between_the_documents_lead_somewhere() {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if !link.starts_with("http") && !link.starts_with('#') {
                 let file = link.split('#').next().unwrap_or(link);
-                assert!(path(file).exists(), "{document} links to {link}, which does not exist");
+                let folder = path(document).parent().expect("a document is in a folder").to_path_buf();
+                assert!(folder.join(file).exists(), "{document} links to {link}, which does not exist");
             }
         }
     }

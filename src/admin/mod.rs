@@ -11,7 +11,9 @@
 //!
 //! [`ServiceHealth`] answers on the `healthCheckNodePort` of Services.
 
+mod gauges;
 mod pages;
+mod process;
 mod service_health;
 mod status;
 #[cfg(test)]
@@ -20,7 +22,7 @@ mod tests;
 pub use service_health::{Check, ServiceHealth};
 pub use status::{FamilyHealth, HEALTH_TIMEOUT, Health, Status};
 
-use crate::config::AdminConfig;
+use crate::config::{AdminConfig, Role};
 use crate::holder::{self, Holder};
 use crate::model::Protocol;
 use http_body_util::Full;
@@ -30,7 +32,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pages::Pages;
-use prometheus::process_collector::ProcessCollector;
+use process::ProcessMetrics;
 use prometheus::{IntGauge, Opts, Registry};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -66,11 +68,12 @@ impl Registries {
     ///
     /// # Errors
     /// Never, unless a name of this function's own is wrong.
-    pub fn new() -> Result<Registries, AdminError> {
+    pub fn new(role: Role) -> Result<Registries, prometheus::Error> {
         let process = Registry::new();
-        process.register(Box::new(ProcessCollector::for_self()))?;
-        let options = Opts::new("waypost_build_info", "Always 1; the version is the label")
-            .const_label("version", env!("CARGO_PKG_VERSION"));
+        process.register(Box::new(ProcessMetrics::new()?))?;
+        let options = Opts::new("waypost_build_info", "Always 1; version and role are the labels")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("role", role.to_string());
         let build = IntGauge::with_opts(options)?;
         build.set(1);
         process.register(Box::new(build))?;
@@ -160,6 +163,7 @@ impl Serving {
 /// # Errors
 /// An address cannot be bound: the message names the flag and, where it can be found, the process that has the port.
 pub async fn serve(config: &AdminConfig, status: Status, registries: Registries) -> Result<Serving, AdminError> {
+    gauges::register(&status, &registries)?;
     let pages = Arc::new(Pages::new(status, registries)?);
     let (stop, stopped) = watch::channel(());
     let mut serving = Serving { addresses: Vec::new(), stop, listeners: JoinSet::new() };

@@ -25,6 +25,8 @@ struct State {
     without_node: bool,
     /// `None` where this agent serves no DNS.
     dns_serving: Option<bool>,
+    /// `None` where the questions of this node are not to come here.
+    dns_local: Option<bool>,
     stopping: bool,
 }
 
@@ -49,7 +51,8 @@ impl Status {
             }
         };
         let dns_serving = dns.then_some(false);
-        Status(Arc::new(Mutex::new(State { families, unlisted, node: None, without_node, dns_serving, stopping: false })))
+        let state = State { families, unlisted, node: None, without_node, dns_serving, dns_local: None, stopping: false };
+        Status(Arc::new(Mutex::new(state)))
     }
 
     /// This kernel lacks the family, so that nobody waits for its commit.
@@ -87,6 +90,11 @@ impl Status {
         self.state().dns_serving = Some(serving);
     }
 
+    /// Whether the questions of this node's pods come here: said only where they are to.
+    pub fn dns_local(&self, local: bool) {
+        self.state().dns_local = Some(local);
+    }
+
     /// The agent is about to end: it is no longer ready, but still alive.
     pub fn stopping(&self) {
         self.state().stopping = true;
@@ -112,6 +120,21 @@ impl Status {
     /// The judgement of `/healthz` and `/livez`.
     pub fn health(&self) -> Health {
         self.health_at(Instant::now())
+    }
+
+    /// How long the oldest change of this family has waited for its commit; `None` where the family is not programmed.
+    pub(super) fn waiting(&self, family: Family, now: Instant) -> Option<Duration> {
+        let state = self.state();
+        let queued = state.families.get(&family)?.queued;
+        Some(queued.map_or(Duration::ZERO, |queued| now.saturating_duration_since(queued)))
+    }
+
+    pub(super) fn is_dns_serving(&self) -> Option<bool> {
+        self.state().dns_serving
+    }
+
+    pub(super) fn is_dns_local(&self) -> Option<bool> {
+        self.state().dns_local
     }
 
     fn queued_at(&self, family: Family, now: Instant) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Config, RunArgs, Surroundings, load};
+use crate::config::{Config, Role, RunArgs, Surroundings, load};
 use crate::model::{Family, Kind};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +14,7 @@ fn config(flags: &[(&str, &str)]) -> Config {
 
 async fn start(config: &Config) -> (Serving, Status) {
     let status = Status::new(config);
-    let serving = serve(&config.admin, status.clone(), Registries::new().unwrap()).await.unwrap();
+    let serving = serve(&config.admin, status.clone(), Registries::new(Role::All).unwrap()).await.unwrap();
     (serving, status)
 }
 
@@ -99,7 +99,7 @@ async fn dns_pages_answer_as_those_of_coredns() {
 async fn merged_metrics_show_each_name_once_and_split_ones_only_their_half() {
     let merged =
         config(&[("metrics-bind-address", "127.0.0.1:0"), ("dns-metrics-address", "127.0.0.1:0"), ("dns-address", "10.0.0.1")]);
-    let registries = Registries::new().unwrap();
+    let registries = Registries::new(Role::All).unwrap();
     let dns = prometheus::IntCounter::new("coredns_test_total", "A test").unwrap();
     registries.dns.register(Box::new(dns)).unwrap();
     let serving = serve(&merged.admin, Status::new(&merged), registries.clone()).await.unwrap();
@@ -122,7 +122,7 @@ async fn a_port_in_use_is_answered_with_flag_address_and_holder() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let config = config(&[("healthz-bind-address", &address.to_string())]);
-    let error = serve(&config.admin, Status::new(&config), Registries::new().unwrap()).await.unwrap_err();
+    let error = serve(&config.admin, Status::new(&config), Registries::new(Role::All).unwrap()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(

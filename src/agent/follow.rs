@@ -102,6 +102,9 @@ impl Follow {
                 && self.plan.as_ref().is_none_or(|plan| plan.committed)
             {
                 dns.close_switch();
+                if dns.is_to_be_local() {
+                    self.status.dns_local(dns.is_local());
+                }
             }
         }
     }

@@ -72,12 +72,17 @@ pub struct Running {
     admin: admin::Serving,
 }
 
-/// Starts the agent on a stream of updates: it programs the tables, serves DNS, health and metrics, as its role says.
+/// Starts the agent on a stream of updates: it programs the tables, serves DNS, health and metrics, as its role says. The registries may
+/// hold metrics of the source already.
 ///
 /// # Errors
 /// When something that it needs cannot be had: a port, or the right to change nf_tables. Nothing is left running then.
-pub async fn start(config: Config, updates: mpsc::Receiver<Update>, notices: Notices) -> Result<Running, AgentError> {
-    let registries = Registries::new()?;
+pub async fn start(
+    config: Config,
+    registries: Registries,
+    updates: mpsc::Receiver<Update>,
+    notices: Notices,
+) -> Result<Running, AgentError> {
     let status = Status::new(&config);
     let data_path = match config.role {
         Role::Dns => None,
@@ -86,6 +91,7 @@ pub async fn start(config: Config, updates: mpsc::Receiver<Update>, notices: Not
     let local_dns = local_dns::addresses(&config);
     if !local_dns.is_empty() {
         local_dns::make_local(&local_dns).await?;
+        status.dns_local(false);
     }
     let dns = match config.role {
         Role::Proxy => None,

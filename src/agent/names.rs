@@ -122,6 +122,16 @@ impl Dns {
         }
     }
 
+    /// Whether the pods of this node are to be answered here.
+    pub fn is_to_be_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
+    /// Whether they are.
+    pub fn is_local(&self) -> bool {
+        self.switch.is_some()
+    }
+
     /// When the oldest name that waits is published in any case.
     pub fn deadline(&self) -> Option<Instant> {
         let oldest = [self.waiting.since, self.committing.since].into_iter().flatten().min()?;

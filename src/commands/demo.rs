@@ -18,6 +18,7 @@ mod tests;
 mod traffic;
 
 use super::logging;
+use crate::admin::Registries;
 use crate::agent::{self, Running};
 use crate::notices::Notices;
 use crate::source::manifests;
@@ -74,7 +75,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting threads")?;
     let (updates, told) = mpsc::channel::<Update>(1024);
     let mut cluster = Cluster::new(updates)?;
-    let agent = runtime.block_on(agent::start(config, told, Notices::logged())).context("starting the agent")?;
+    let registries = Registries::new(config.role)?;
+    let agent = runtime.block_on(agent::start(config, registries, told, Notices::logged())).context("starting the agent")?;
     let remarks = cluster.apply(manifests)?.remarks;
     wait_until_ready(&runtime, &agent)?;
 

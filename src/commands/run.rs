@@ -1,6 +1,7 @@
 //! `waypost run`: the agent, until a signal ends it.
 
 use super::logging;
+use crate::admin::Registries;
 use crate::agent::{self, Running};
 use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings};
 use crate::model::{Kind, Update};
@@ -46,8 +47,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name, role = %config.role, "starting");
     let (updates, received) = mpsc::channel(QUEUE);
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
-    let (mut source, notices) = source(&config, updates.clone()).await?;
-    let agent = agent::start(config, received, notices).await?;
+    let registries = Registries::new(config.role)?;
+    let (mut source, notices) = source(&config, &registries, updates.clone()).await?;
+    let agent = agent::start(config, registries, received, notices).await?;
     let outcome = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, "stopping; the rules stay in the kernel and go on serving");
@@ -79,7 +81,7 @@ async fn drain(agent: Running, signals: &mut Signals) -> anyhow::Result<()> {
 type Source = JoinHandle<anyhow::Result<()>>;
 
 /// Starts the source of updates, and with it the way of notices back to where the objects come from.
-async fn source(config: &Config, updates: mpsc::Sender<Update>) -> anyhow::Result<(Source, Notices)> {
+async fn source(config: &Config, registries: &Registries, updates: mpsc::Sender<Update>) -> anyhow::Result<(Source, Notices)> {
     let node_name = (config.role != Role::Dns).then(|| config.node_name.clone());
     if let ClusterSource::Manifests(folder) = config.cluster.clone() {
         let watch = async move { Ok(manifests::watch(&folder, node_name.as_deref(), updates).await?) };
@@ -91,6 +93,7 @@ async fn source(config: &Config, updates: mpsc::Sender<Update>) -> anyhow::Resul
         Role::All | Role::Proxy => &[Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node, Kind::ServiceCidr],
     };
     let health = kubernetes::Health::default();
+    health.show(kinds, &registries.process)?;
     let Some(node_name) = node_name else {
         // The agents of the nodes say the same of bad objects, and have the right to.
         let watch = async move {

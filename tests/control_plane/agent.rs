@@ -143,12 +143,12 @@ pub fn addresses_of(from: &Namespace, names: &[String], directory: &Path) -> Vec
     output(from, &mut dig).lines().map(str::to_string).collect()
 }
 
-/// Status and body of a page, asked for in a namespace.
+/// Status and body of a page, asked for in a namespace; by HTTP 1.0, in which an answer is not cut into chunks.
 pub fn http_get(namespace: &Namespace, address: &str, path: &str) -> Result<(u16, String), String> {
     let address: SocketAddr = address.parse().unwrap();
     let reply = namespace.run(|| {
         let mut stream = TcpStream::connect(address)?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: waypost\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: waypost\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text).map(|_| text)
     });

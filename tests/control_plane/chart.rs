@@ -14,7 +14,8 @@ use std::process::Command;
 use waypost::lab::Pod;
 use waypost::model::Protocol;
 
-const CHART_NAMESPACE: &str = "kube-system";
+/// Where the chart is installed.
+pub const CHART_NAMESPACE: &str = "kube-system";
 /// The chart's default for the address of the kube-dns Service.
 pub const KUBE_DNS: &str = "10.96.0.10";
 
@@ -63,9 +64,15 @@ pub fn rights_are_enough(cluster: &Cluster) {
 
 /// Installs the chart; nobody plays kubelet.
 pub fn install(cluster: &Cluster) {
+    install_with(cluster, &[]);
+}
+
+/// Installs the chart with these values on top.
+pub fn install_with(cluster: &Cluster, values: &[String]) {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/waypost");
     let settings = format!("k8sServiceHost=192.0.2.1,agent.dnsAddresses={{{KUBE_DNS}}}");
-    helm(cluster, &["install", "waypost", chart, "--set", &settings]);
+    let values = values.iter().flat_map(|value| ["--set", value]);
+    helm(cluster, &["install", "waypost", chart, "--set", &settings].into_iter().chain(values).collect::<Vec<_>>());
 }
 
 /// Takes the chart away again.
@@ -85,7 +92,7 @@ fn make_service(stage: &Stage, name: &str) -> IpAddr {
 }
 
 /// What the chart's Deployment would start in the pod: with the rights, the sysctl and without the privileges that it would have.
-fn start_dns_server(cluster: &Cluster, pod: &Pod) -> Process {
+pub fn start_dns_server(cluster: &Cluster, pod: &Pod) -> Process {
     pod.namespace().set_sysctl("ipv4/ip_unprivileged_port_start", "53").unwrap();
     let addresses: Vec<_> = pod.addresses().iter().map(ToString::to_string).collect();
     let mut command = Command::new("setpriv");

@@ -15,6 +15,7 @@ mod health_check;
 mod metrics;
 mod playground;
 mod processes;
+mod prometheus;
 mod relay;
 mod restarts;
 mod scale;
@@ -23,6 +24,7 @@ mod services;
 mod stage;
 mod table;
 mod walls;
+mod watched;
 
 use cluster::Cluster;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -55,6 +57,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_health_check_node_port_in_use_is_an_event_and_served_once_it_is_free", health_check::port_in_use),
     ("networks_of_service_cidr_objects_join_those_of_the_flag", service_cidrs::follow_objects),
     ("the_metrics_have_kube_proxys_names_types_labels_and_buckets_and_move", metrics::as_kube_proxys),
+    ("prometheus_finds_everything_shows_the_dashboard_and_raises_the_alerts", watched::by_prometheus),
     ("a_thousand_services_are_programmed_and_resolvable", scale::a_thousand_services),
 ];
 

@@ -7,8 +7,6 @@ use super::processes::eventually;
 use super::services::await_pods;
 use super::stage::Stage;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use waypost::model::Protocol;
 
 /// Not ours yet: stale conntrack entries are not cleaned up.
@@ -96,14 +94,6 @@ pub fn as_kube_proxys(cluster: &Cluster) {
     assert!(before.value(full) >= 1.0, "the first commit compares the whole table");
 }
 
-/// By HTTP 1.0, in which an answer is not cut into chunks.
-fn whole_page() -> std::io::Result<String> {
-    let mut stream = TcpStream::connect("127.0.0.1:10249")?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).map(|_| text)
-}
-
 /// The metrics of a node's proxy.
 struct Page {
     /// By name with sorted labels.
@@ -114,7 +104,7 @@ struct Page {
 
 impl Page {
     fn of(stage: &Stage) -> Page {
-        let text = stage.node.namespace().run(whole_page).unwrap().expect("the proxy shows its metrics");
+        let (_, text) = http_get(stage.node.namespace(), "127.0.0.1:10249", "/metrics").expect("the proxy shows its metrics");
         let mut page = Page { samples: BTreeMap::new(), shapes: BTreeMap::new() };
         for line in text.lines() {
             if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {

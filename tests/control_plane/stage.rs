@@ -5,7 +5,7 @@ use super::relay::Relay;
 use k8s_openapi::api::core::v1::Pod as PodObject;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -68,11 +68,15 @@ impl<'a> Stage<'a> {
 
     /// Tells the API server about a pod in any of its namespaces.
     pub fn announce_in(&self, pod: &Pod, namespace: &str, labels: &[(&str, &str)]) {
-        let name = pod.name();
         let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        self.announce_at(pod.name(), namespace, &json!({ "labels": labels }), pod.addresses());
+    }
+
+    /// Tells the API server about a pod with these labels and annotations, at these addresses.
+    pub fn announce_at(&self, name: &str, namespace: &str, metadata: &Value, addresses: &[IpAddr]) {
         let objects = self.pod_objects(namespace);
         let object: PodObject = serde_json::from_value(json!({
-            "metadata": { "name": name, "labels": labels },
+            "metadata": { "name": name, "labels": metadata["labels"], "annotations": metadata["annotations"] },
             "spec": {
                 "nodeName": NODE_NAME,
                 "containers": [{ "name": "main", "image": "none", "ports": [
@@ -82,11 +86,11 @@ impl<'a> Stage<'a> {
             },
         }))
         .unwrap();
-        let addresses: Vec<_> = pod.addresses().iter().map(|address| json!({ "ip": address })).collect();
+        let all: Vec<_> = addresses.iter().map(|address| json!({ "ip": address })).collect();
         let status = json!({ "status": {
             "phase": "Running",
-            "podIP": pod.addresses()[0],
-            "podIPs": addresses,
+            "podIP": addresses[0],
+            "podIPs": all,
             "conditions": [{ "type": "Ready", "status": "True" }],
             "containerStatuses": [
                 { "name": "main", "ready": true, "restartCount": 0, "image": "none", "imageID": "none", "state": { "running": {} } },

@@ -30,7 +30,8 @@ log-level: {{ .Values.log.level | quote }}
 {{- $_ := set $config "role" "all" }}
 {{- with .Values.clusterCIDRs }}{{ $_ := set $config "cluster-cidr" . }}{{ end }}
 {{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
-{{- $metrics := ternary "0.0.0.0:10249" "127.0.0.1:10249" .Values.serviceMonitor.enabled }}
+{{- $scraped := or .Values.serviceMonitor.enabled .Values.scrapeAnnotations.enabled }}
+{{- $metrics := ternary "0.0.0.0:10249" "127.0.0.1:10249" $scraped }}
 {{- $_ := set $config "metrics-bind-address" $metrics }}
 {{- if .Values.agent.localDNS }}
 {{- $_ := set $config "dns-address" (concat (include "waypost.dnsServiceAddresses" . | fromJsonArray) .Values.agent.dnsAddresses) }}
@@ -60,6 +61,11 @@ log-level: {{ .Values.log.level | quote }}
 {{/* The addresses of the kube-dns Service, as a JSON list: the existing one's, in both families, else the one that it will get. */}}
 {{- define "waypost.dnsServiceAddresses" -}}
 {{- dig "spec" "clusterIPs" (list .Values.dns.service.clusterIP) (lookup "v1" "Service" .Release.Namespace "kube-dns") | toJson }}
+{{- end }}
+
+{{/* The port of the agents' metrics. */}}
+{{- define "waypost.metricsPort" -}}
+{{- include "waypost.port" (dict "config" .Values.agent.config "key" "metrics-bind-address" "default" 10249) }}
 {{- end }}
 
 {{/* The port that a setting puts a listener on: dict "config" CONFIG "key" SETTING "default" PORT. */}}

@@ -1,6 +1,9 @@
 //! Which watches are connected, and one log line for each change of that.
 
 use crate::model::Kind;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntGaugeVec, Opts, Registry};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -43,6 +46,16 @@ impl Health {
     /// Whether the watch of this kind is connected at the moment.
     pub fn is_connected(&self, kind: Kind) -> bool {
         self.watches().of[kind as usize].connected
+    }
+
+    /// Registers a metric that shows which of these watches are connected.
+    ///
+    /// # Errors
+    /// When the registry has a metric of that name already.
+    pub fn show(&self, kinds: &'static [Kind], registry: &Registry) -> Result<(), prometheus::Error> {
+        let options = Opts::new("waypost_watch_connected", "Whether the objects of this kind are watched at the API server");
+        let gauge = IntGaugeVec::new(options, &["kind"])?;
+        registry.register(Box::new(Connected { health: self.clone(), kinds, gauge }))
     }
 
     /// Notes that a watch is connected.
@@ -98,6 +111,26 @@ impl Watches {
             self.said.clear();
             info!("the API server is reachable again");
         }
+    }
+}
+
+/// The watches as a metric.
+struct Connected {
+    health: Health,
+    kinds: &'static [Kind],
+    gauge: IntGaugeVec,
+}
+
+impl Collector for Connected {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for kind in self.kinds {
+            self.gauge.with_label_values(&[&kind.to_string()]).set(i64::from(self.health.is_connected(*kind)));
+        }
+        self.gauge.collect()
     }
 }
 
