@@ -5,8 +5,8 @@
 
 use super::name::{DomainName, Labels};
 use super::records::Records;
-use super::service_record::{Group, Port, RecordKind, ServiceRecord, pod_address, undashed};
-use std::collections::HashSet;
+use super::service_record::{EndpointRecord, Group, Port, RecordKind, ServiceRecord, pod_address, undashed};
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -296,16 +296,15 @@ fn fill(records: &Records, node: &Node, owner: Owner, rtype: u16, answer: &mut A
         Node::Bare => {}
         Node::Apex if rtype == rtype::SOA => put(soa_ttl(records), soa(records)),
         Node::Apex if rtype == rtype::NS => {
-            if let Some(name_server) = in_zone(records, &[b"\x02ns\x03dns"]) {
-                let addresses = records.name_server();
-                answer.additional = addresses.iter().map(|address| address_record(records, &name_server, *address)).collect();
-                put(records.ttl(), Data::Ns(name_server));
-            }
+            let servers = name_servers(records);
+            answer.additional = servers.iter().map(|(name, address)| address_record(records, name, *address)).collect();
+            let distinct: BTreeSet<DomainName> = servers.into_iter().map(|(name, _)| name).collect();
+            distinct.into_iter().for_each(|name| put(records.ttl(), Data::Ns(name)));
         }
         Node::Apex => {}
         Node::Version if rtype == rtype::TXT => put(VERSION_TTL, Data::Txt(VERSION)),
         Node::Version => {}
-        Node::NameServer => put_addresses(records, records.name_server(), rtype, put),
+        Node::NameServer => put_addresses(records, name_servers(records).into_iter().map(|(_, address)| address), rtype, put),
         Node::Pod(address) => put_addresses(records, [*address], rtype, put),
         Node::Service(service) => match (&service.kind, rtype) {
             (RecordKind::Alias(Some(target)), rtype::CNAME) => put(records.ttl(), Data::Cname(target.clone())),
@@ -338,6 +337,29 @@ fn fill(records: &Records, node: &Node, owner: Owner, rtype: u16, answer: &mut A
     if answer.answers.len() == before {
         answer.authority.push(apex_record(records));
     }
+}
+
+/// Names and addresses of the zone's name servers: those of the Services to which the addresses that DNS is served on belong, so that they stay
+/// the same whichever server answers; without such a Service the addresses themselves (CoreDNS's `ns.go`).
+fn name_servers(records: &Records) -> Vec<(DomainName, IpAddr)> {
+    let own = records.name_server();
+    let mut servers = BTreeSet::new();
+    for service in own.iter().flat_map(|address| records.services_at(*address)) {
+        let label_and_address = |endpoint: &EndpointRecord| (endpoint.label(), endpoint.address);
+        let of_service: Vec<(Vec<u8>, IpAddr)> = match service.kind {
+            RecordKind::ClusterIp => service.cluster_ips.iter().map(|address| (Vec::new(), *address)).collect(),
+            RecordKind::Headless => service.endpoints().map(label_and_address).collect(),
+            RecordKind::Alias(_) | RecordKind::SlicesOnly => Vec::new(),
+        };
+        let named =
+            |(label, address): (Vec<u8>, IpAddr)| Some((in_zone(records, &[&label, &service.labels, b"\x03svc"])?, address));
+        servers.extend(of_service.into_iter().filter_map(named));
+    }
+    if servers.is_empty() {
+        let name = in_zone(records, &[b"\x02ns\x03dns"]);
+        servers.extend(own.iter().filter_map(|address| Some((name.clone()?, *address))));
+    }
+    servers.into_iter().collect()
 }
 
 /// Adds each address of the asked family once.

@@ -8,6 +8,8 @@ mod agent;
 mod bad_input;
 mod chart;
 mod cluster;
+mod dns_differences;
+mod dns_oracle;
 mod events;
 mod eventually;
 mod first_start;
@@ -35,6 +37,7 @@ use std::sync::Arc;
 type Case = fn(&Cluster);
 
 const CASES: &[(&str, Case)] = &[
+    ("dns_answers_as_the_stock_coredns_but_for_what_the_documents_list", dns_oracle::as_corednss),
     ("a_service_made_with_kubectl_is_resolved_and_reached", services::made_with_kubectl),
     ("connections_follow_a_service_that_is_scaled", services::scaled),
     ("a_deleted_service_is_gone_from_dns_and_kernel", services::deleted),
@@ -72,7 +75,7 @@ fn main() -> ExitCode {
         _ => {
             let arguments = Arguments::from_args();
             if !arguments.list {
-                walls::build_tools(&["control-plane", "kubectl", "helm", "kube-proxy"]);
+                walls::build_tools(&["control-plane", "kubectl", "helm", "kube-proxy", "coredns"]);
             }
             walls::around(Stdio::null(), || run_tests(arguments))
         }

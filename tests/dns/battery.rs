@@ -9,13 +9,17 @@
 //! answer web.default.svc.cluster.local. 30 A 10.96.0.10
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 use waypost::dns::answer::{self, Answer, Code, Data, Owner, Question, Verdict};
 use waypost::dns::name::DomainName;
 use waypost::dns::records::Records;
 use waypost::model::{
     Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice, SlicePort,
 };
+use waypost::source::{manifests, translate::Translator};
+use waypost::store::Store;
 
 /// A question and the lines that are expected in answer.
 pub struct Case {
@@ -24,10 +28,13 @@ pub struct Case {
     pub expected: Vec<String>,
 }
 
+/// The table. `UPDATE_QUESTIONS=1 cargo test --test dns` writes its answers anew.
+pub const QUESTIONS: &str = include_str!("questions.txt");
+
 /// All questions of the table.
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
-    for line in include_str!("questions.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in QUESTIONS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match line.strip_prefix("> ") {
             Some(question) => {
                 let (name, rtype) = question.split_once(' ').expect("a question is a name and a type");
@@ -120,7 +127,7 @@ pub fn cluster() -> Records {
 
 /// Fills in the cluster of the table.
 pub fn publish_all(records: &Records) {
-    for namespace in ["default", "kube-system", "data", "empty"] {
+    for namespace in ["default", "kube-system", "data", "empty", "svc", "pod"] {
         records.set_namespace(&namespace.into(), true);
     }
     records.set_name_server(&["127.0.0.1".parse().unwrap()]);
@@ -130,86 +137,26 @@ pub fn publish_all(records: &Records) {
     }
 }
 
-/// Services with their slices.
+/// Services with their slices: those of `cluster/objects.yaml`, and what no API server would take.
 pub fn objects() -> Vec<(Option<Service>, Vec<Slice>)> {
-    let web = |number: u8| endpoint(&format!("10.1.0.{number}"));
-    vec![
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dns/cluster");
+    let manifests = manifests::read(&folder).expect("the manifests are right");
+    let store: Store = manifests.updates(None, &mut Translator::default()).into_iter().collect();
+    let mut keys: BTreeSet<ObjectKey> = store.service_keys().cloned().collect();
+    keys.insert(key("default/slices-only"));
+    let of = |key: &ObjectKey| (store.service(key).cloned(), store.slices(key).into_iter().cloned().collect());
+    let mut objects: Vec<_> = keys.iter().map(of).collect();
+    objects.extend([
+        // The API server makes this one itself.
         (
             Some(cluster_ip("default/kubernetes", &["10.96.0.1"], &["https/tcp/443"])),
-            vec![slice("default/kubernetes", &["https/tcp/6443"], [endpoint("192.0.2.10")])],
+            vec![slice("default/kubernetes", &["https/tcp/6443"], [endpoint("192.0.2.1")])],
         ),
-        (
-            Some(cluster_ip("kube-system/kube-dns", &["10.96.0.53"], &["dns/udp/53", "dns-tcp/tcp/53", "metrics/tcp/9153"])),
-            vec![],
-        ),
-        (
-            Some(cluster_ip("default/web", &["10.96.0.10"], &["http/tcp/80"])),
-            vec![slice("default/web", &["http/tcp/8080"], [web(1), web(2), not_ready(web(3))])],
-        ),
-        (
-            Some(cluster_ip("default/dual", &["10.96.0.20", "fd00:96::20"], &["http/tcp/80"])),
-            vec![
-                slice("default/dual", &["http/tcp/8080"], [endpoint("10.1.0.20")]),
-                slice("default/dual", &["http/tcp/8080"], [endpoint("fd00:1::20"), endpoint("fd00:1::")]),
-            ],
-        ),
-        (Some(cluster_ip("default/six", &["fd00:96::6"], &["/tcp/80"])), vec![]),
-        (
-            Some(cluster_ip(
-                "default/many-ports",
-                &["10.96.0.30"],
-                &["http/tcp/80", "https/tcp/443", "game/udp/7777", "sig/sctp/5000"],
-            )),
-            vec![],
-        ),
-        (Some(cluster_ip("default/unnamed", &["10.96.0.31"], &["/tcp/8080"])), vec![]),
         (Some(cluster_ip("default/portless", &["10.96.0.32"], &[])), vec![]),
         (Some(cluster_ip("default/pending", &[], &["http/tcp/80"])), vec![]),
-        (
-            Some(cluster_ip("default/idle", &["10.96.0.33"], &["http/tcp/80"])),
-            vec![slice("default/idle", &["http/tcp/80"], [not_ready(web(99))])],
-        ),
-        (Some(cluster_ip("default/tcp", &["10.96.0.34"], &["tcp/tcp/1"])), vec![]),
         (Some(cluster_ip("gone/orphan", &["10.96.0.35"], &["http/tcp/80"])), vec![]),
-        (
-            Some(headless("data/db")),
-            vec![slice("data/db", &["sql/tcp/5432"], [named(endpoint("10.2.0.1"), "db-0"), named(endpoint("10.2.0.2"), "db-1")])],
-        ),
-        (
-            Some(headless("data/db-dual")),
-            vec![
-                slice("data/db-dual", &["sql/tcp/5432"], [named(endpoint("10.2.1.1"), "node-0")]),
-                slice("data/db-dual", &["sql/tcp/5432"], [named(endpoint("fd00:2::1"), "node-0")]),
-            ],
-        ),
-        (
-            Some(headless("data/plain")),
-            vec![slice(
-                "data/plain",
-                &["peer/tcp/7000", "gossip/udp/7001"],
-                [endpoint("10.2.2.1"), endpoint("10.2.2.2"), endpoint("10.2.2.3")],
-            )],
-        ),
-        (Some(headless("data/no-ports")), vec![slice("data/no-ports", &[], [endpoint("10.2.3.1")])]),
-        (Some(headless("data/starting")), vec![slice("data/starting", &["sql/tcp/5432"], [not_ready(endpoint("10.2.4.1"))])]),
-        (Some(headless("data/shared")), vec![slice("data/shared", &["sql/tcp/5432"], [named(endpoint("10.2.0.1"), "db-0")])]),
-        (
-            Some(headless("data/twins")),
-            vec![slice(
-                "data/twins",
-                &["sql/tcp/5432"],
-                [named(endpoint("10.2.5.1"), "twin"), named(endpoint("10.2.5.2"), "twin")],
-            )],
-        ),
-        (Some(alias("default/inside", "web.default.svc.cluster.local")), vec![]),
-        (Some(alias("default/twice", "Inside.default.svc.cluster.local.")), vec![]),
-        (Some(alias("default/outside", "www.example.com")), vec![]),
-        (Some(alias("default/dangling", "nothing.default.svc.cluster.local")), vec![]),
-        (Some(alias("default/loop-a", "loop-b.default.svc.cluster.local")), vec![]),
-        (Some(alias("default/loop-b", "loop-a.default.svc.cluster.local")), vec![]),
-        (Some(alias("default/address", "192.0.2.80")), vec![]),
-        (None, vec![slice("default/slices-only", &["http/tcp/80"], [named(endpoint("10.3.0.1"), "lone")])]),
-    ]
+    ]);
+    objects
 }
 
 /// A ClusterIP service; ports are `name/protocol/number`.
@@ -228,11 +175,6 @@ pub fn cluster_ip(key: &str, addresses: &[&str], ports: &[&str]) -> Service {
 /// A headless service.
 pub fn headless(key: &str) -> Service {
     headless_of_kind(key, ServiceKind::Headless)
-}
-
-/// An ExternalName service.
-pub fn alias(key: &str, target: &str) -> Service {
-    headless_of_kind(key, ServiceKind::ExternalName(target.into()))
 }
 
 fn headless_of_kind(name: &str, kind: ServiceKind) -> Service {
@@ -277,15 +219,6 @@ pub fn slice(service: &str, ports: &[&str], endpoints: impl IntoIterator<Item = 
 pub fn endpoint(address: &str) -> Endpoint {
     let address: IpAddr = address.parse().unwrap();
     Endpoint::at(address)
-}
-
-fn not_ready(endpoint: Endpoint) -> Endpoint {
-    Endpoint { ready: false, ..endpoint }
-}
-
-/// The endpoint with a host name.
-pub fn named(endpoint: Endpoint, hostname: &str) -> Endpoint {
-    Endpoint { hostname: Some(hostname.into()), ..endpoint }
 }
 
 fn key(text: &str) -> ObjectKey {

@@ -238,6 +238,8 @@ async fn a_question_for_the_cluster_domain_is_never_forwarded() {
     while forwarded.last().is_none_or(|name| name != "last.example.com.") {
         forwarded.push(questions.recv().await.unwrap());
     }
+    // The alias is asked for with several types.
+    forwarded.dedup();
     assert_eq!(
         forwarded,
         ["www.example.com.", "last.example.com."],

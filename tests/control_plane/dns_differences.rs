@@ -1,0 +1,127 @@
+//! What Waypost answers differently from CoreDNS on purpose. Each has its reason in `docs/differences.md`.
+
+use super::dns_oracle::{Field, Question, Said};
+use hickory_proto::rr::{DNSClass, RecordType};
+
+/// When a difference is one of those that the document lists.
+pub struct Rule {
+    /// The name by which the document lists it.
+    pub id: &'static str,
+    /// Whether it explains that this field differs.
+    pub explains: fn(Field, &Question, &Said, &Said) -> bool,
+}
+
+/// All of them; the first that explains a difference counts.
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: "dns-opt-size",
+        explains: |field, question, ours, theirs| {
+            let size = |said: &Said| said.opt.map(|(size, ..)| size);
+            let without_size = |said: &Said| said.opt.map(|(_, dnssec_ok, options)| (dnssec_ok, options));
+            let echoed = question.edns.map(|opt| opt.size.max(512));
+            field == Field::Opt
+                && without_size(ours) == without_size(theirs)
+                && size(ours) == Some(1232)
+                && size(theirs) == echoed
+        },
+    },
+    Rule {
+        id: "dns-class",
+        explains: |_, question, ours, _| question.class != DNSClass::IN && is_cluster_name(question) && ours.code == "Refused",
+    },
+    Rule {
+        id: "dns-soa-below-apex",
+        explains: |field, question, ours, theirs| {
+            question.kind == RecordType::SOA
+                && matches!(field, Field::Code | Field::Authority)
+                && (ours.code == "NXDomain" || !is_cluster_name(question))
+                && theirs.code == "NoError"
+                && theirs.answers.is_empty()
+        },
+    },
+    Rule {
+        id: "dns-pod-srv",
+        explains: |_, question, ours, theirs| {
+            question.kind == RecordType::SRV
+                && question.name.ends_with(".pod.cluster.local")
+                && ours.answers.is_empty()
+                && only(theirs, " srv 0 100 0 ")
+        },
+    },
+    Rule {
+        id: "dns-below-pod",
+        explains: |_, question, ours, theirs| {
+            question.name.starts_with("a.10-1-2-3.") && ours.code == "NXDomain" && theirs.code == "NoError"
+        },
+    },
+    Rule {
+        id: "dns-empty-non-terminal",
+        explains: |field, question, ours, theirs| {
+            let first = question.name.split('.').next().unwrap_or_default().to_lowercase();
+            field == Field::Code
+                && ["_tcp", "tcp", "_udp", "udp", "dns"].contains(&&*first)
+                && ours.code == "NoError"
+                && theirs.code == "NXDomain"
+        },
+    },
+    Rule {
+        id: "dns-cache",
+        explains: |field, _, ours, theirs| {
+            let is_forwarded = |said: &Said| said.answers.iter().chain(&said.authority).any(|line| line.contains("example.com"));
+            let without_ttl =
+                |said: &Said| said.answers.iter().chain(&said.authority).map(|line| without_word(line, 1)).collect::<Vec<_>>();
+            let failure = ours.code == "ServFail" && theirs.code == "ServFail";
+            failure && field == Field::Flags || is_forwarded(ours) && without_ttl(ours) == without_ttl(theirs)
+        },
+    },
+    Rule {
+        id: "dns-nodata",
+        explains: |field, question, ours, theirs| {
+            let special = ["dns-version.cluster.local", "ns.dns.cluster.local"].contains(&&*question.name);
+            let exists = special || question.kind == RecordType::TXT && is_cluster_name(question);
+            field == Field::Code && exists && ours.code == "NoError" && theirs.code == "NXDomain"
+        },
+    },
+    Rule {
+        id: "dns-version-ttl",
+        explains: |field, question, ours, theirs| {
+            field == Field::Answers
+                && question.name == "dns-version.cluster.local"
+                && only(ours, " 28800 ")
+                && only(theirs, " 30 ")
+        },
+    },
+    Rule {
+        id: "dns-apex-case",
+        explains: |field, question, ours, theirs| {
+            let mixed_apex = question.name.eq_ignore_ascii_case("cluster.local") && question.name != "cluster.local";
+            mixed_apex && ours.code == "NoError" && (field == Field::Code || ours.answers != theirs.answers)
+        },
+    },
+    Rule {
+        id: "dns-alias-loop",
+        explains: |_, question, ours, theirs| {
+            question.name.starts_with("loop-") && ours.code == "ServFail" && theirs.code == "NoError" && theirs.answers.is_empty()
+        },
+    },
+    Rule {
+        id: "dns-alias-kept",
+        explains: |_, _, ours, theirs| {
+            ours.answers.iter().any(|line| line.contains(" cname ")) && theirs.answers.is_empty() && theirs.code == "NoError"
+        },
+    },
+];
+
+/// Whether there are answers, all with this in them.
+fn only(said: &Said, part: &str) -> bool {
+    !said.answers.is_empty() && said.answers.iter().all(|line| line.contains(part))
+}
+
+fn without_word(line: &str, number: usize) -> String {
+    let words = line.split(' ').enumerate().filter(|(place, _)| *place != number);
+    words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+}
+
+fn is_cluster_name(question: &Question) -> bool {
+    question.name.to_lowercase().ends_with("cluster.local")
+}

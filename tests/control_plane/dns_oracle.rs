@@ -1,0 +1,381 @@
+//! Cluster DNS beside the stock CoreDNS: both follow the same API server and get the same questions. Whatever they answer differently must
+//! be one of the differences for which `docs/differences.md` gives a reason, and each of those must still be one.
+
+use super::agent::WAYPOST;
+use super::cluster::{Cluster, tool};
+use super::dns_differences::{RULES, Rule};
+use super::processes::{Process, eventually};
+use hickory_proto::op::{Edns, Message, Query};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+/// An endpoint of the Service `kubernetes` has this address, so that this Service is the zone's name server to both.
+const OURS: &str = "192.0.2.1:5301";
+const THEIRS: &str = "192.0.2.1:5302";
+const UPSTREAM: &str = "127.0.0.1:5399";
+const PATIENCE: Duration = Duration::from_secs(10);
+const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/cluster");
+const BATTERY: &str = include_str!("../dns/questions.txt");
+const DOCUMENT: &str = include_str!("../../docs/differences.md");
+/// What the battery has in process only, because no API server would take it.
+const IN_PROCESS_ONLY: [&str; 3] = ["portless.default.", "pending.default.", ".gone."];
+
+const TYPES: [RecordType; 12] = [
+    RecordType::A,
+    RecordType::AAAA,
+    RecordType::SRV,
+    RecordType::TXT,
+    RecordType::PTR,
+    RecordType::CNAME,
+    RecordType::NS,
+    RecordType::SOA,
+    RecordType::MX,
+    RecordType::ANY,
+    RecordType::HTTPS,
+    RecordType::Unknown(4711),
+];
+
+/// What the site's own name server says: one name that exists, one that fails, nothing else.
+const UPSTREAM_COREFILE: &str = r#". {
+    bind 127.0.0.1
+    template IN A www.example.com {
+        answer "{{ .Name }} 60 IN A 203.0.113.80"
+    }
+    template IN AAAA www.example.com {
+        answer "{{ .Name }} 60 IN AAAA 2001:db8:113::80"
+    }
+    template IN ANY www.example.com {
+        rcode NOERROR
+        authority "example.com 60 IN SOA ns.example.com. hostmaster.example.com. 1 7200 1800 86400 60"
+    }
+    template ANY ANY broken.example.com {
+        rcode SERVFAIL
+    }
+    template ANY ANY {
+        rcode NXDOMAIN
+        authority ". 60 IN SOA ns.example.com. hostmaster.example.com. 1 7200 1800 86400 60"
+    }
+}
+"#;
+
+pub fn as_corednss(cluster: &Cluster) {
+    let listed =
+        DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `dns-")?.split_once('`')).map(|(id, _)| format!("dns-{id}"));
+    let known = RULES.iter().map(|rule| rule.id.to_string());
+    assert_eq!(listed.collect::<BTreeSet<_>>(), known.collect(), "docs/differences.md lists what dns_differences.rs allows");
+    cluster.kubectl(&["apply", "--server-side", "-f", OBJECTS]);
+    let _servers = Servers::start(cluster);
+    let questions = questions();
+    let mut occurred: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut unexplained = Vec::new();
+    for (question, transport) in questions.iter().flat_map(|question| [(question, Transport::Udp), (question, Transport::Tcp)]) {
+        let (ours, theirs) = (question.ask(OURS, transport), question.ask(THEIRS, transport));
+        for field in Field::ALL.into_iter().filter(|field| field.of(&ours) != field.of(&theirs)) {
+            let explains = |rule: &&Rule| (rule.explains)(field, question, &ours, &theirs);
+            match RULES.iter().find(explains) {
+                Some(rule) => *occurred.entry(rule.id).or_default() += 1,
+                None => {
+                    unexplained.push(format!("{question:?} {transport:?}: {field:?}\n  ours   {ours:?}\n  theirs {theirs:?}"))
+                }
+            }
+        }
+    }
+    println!("{} questions over UDP and TCP; fields that differ, by reason: {occurred:#?}", questions.len());
+    fs::write(cluster.directory().join("dns-differences.txt"), unexplained.join("\n")).unwrap();
+    let shown = unexplained.iter().take(40).cloned().collect::<Vec<_>>().join("\n");
+    assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{shown}", unexplained.len());
+    let gone: BTreeSet<&str> = RULES.iter().map(|rule| rule.id).filter(|id| !occurred.contains_key(id)).collect();
+    assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
+    cluster.kubectl(&["delete", "--wait=false", "-f", OBJECTS]);
+}
+
+/// The agent as a DNS server, the stock CoreDNS with kubeadm's Corefile, and the name server to which both forward.
+struct Servers {
+    _processes: [Process; 3],
+}
+
+impl Servers {
+    fn start(cluster: &Cluster) -> Servers {
+        let start = |name: &str, command: &mut Command| Process::start(cluster.namespace(), cluster.directory(), name, command);
+        let coredns = |name: &str, port: &str, corefile: String| {
+            let path = cluster.directory().join(format!("{name}.Corefile"));
+            fs::write(&path, corefile).unwrap();
+            start(name, tool("coredns").arg("-conf").arg(&path).args(["-dns.port", port.rsplit(':').next().unwrap()]))
+        };
+        let upstream = coredns("dns-upstream", UPSTREAM, UPSTREAM_COREFILE.to_string());
+        let theirs = coredns("dns-theirs", THEIRS, kubeadms_corefile(&cluster.kubeconfig().display().to_string()));
+        let mut waypost = Command::new(WAYPOST);
+        waypost.args(["run", "--role=dns", "--kubeconfig"]).arg(cluster.kubeconfig());
+        waypost.args([format!("--dns-address={OURS}"), format!("--dns-upstream={UPSTREAM}")]);
+        waypost.args(["--dns-health-address=", "--dns-ready-address=", "--dns-metrics-address="]);
+        let servers = Servers { _processes: [upstream, theirs, start("dns-ours", &mut waypost)] };
+        for server in [OURS, THEIRS] {
+            for (name, kind) in [("web.default.svc.cluster.local", RecordType::A), ("1.0.3.10.in-addr.arpa", RecordType::PTR)] {
+                eventually(&format!("{server} knows {name}"), || {
+                    match Question::plain(name, kind).try_ask(server, Transport::Udp) {
+                        Ok(said) if !said.answers.is_empty() => Ok(()),
+                        other => Err(format!("{other:?}")),
+                    }
+                });
+            }
+            eventually(&format!("{server} has listed everything"), || {
+                match Question::plain("absent.default.svc.cluster.local", RecordType::A).try_ask(server, Transport::Udp) {
+                    Ok(said) if said.code == "NXDomain" => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            });
+        }
+        servers
+    }
+}
+
+/// As `kubeadm init` writes it, but for the address, the API server, and the upstream.
+fn kubeadms_corefile(kubeconfig: &str) -> String {
+    format!(
+        ". {{
+    errors
+    kubernetes cluster.local in-addr.arpa ip6.arpa {{
+        kubeconfig {kubeconfig} lab
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 30
+    }}
+    forward . {UPSTREAM} {{
+        max_concurrent 1000
+    }}
+    cache 30 {{
+        disable success cluster.local
+        disable denial cluster.local
+    }}
+    loop
+    loadbalance
+}}
+"
+    )
+}
+
+/// A question with everything that may accompany it.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The name, without the final dot.
+    pub name: String,
+    /// The type.
+    pub kind: RecordType,
+    /// The class.
+    pub class: DNSClass,
+    /// The header's RD, AD and CD.
+    pub flags: [bool; 3],
+    /// The OPT record.
+    pub edns: Option<OptRecord>,
+}
+
+/// What the OPT record of a question says.
+#[derive(Clone, Copy, Debug)]
+pub struct OptRecord {
+    /// The payload size.
+    pub size: u16,
+    /// The DO bit.
+    pub dnssec_ok: bool,
+    /// Whether there is an option that nobody knows.
+    pub unknown_option: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// An answer, in a form in which two can be compared: sections without order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// The response code.
+    pub code: String,
+    /// `aa`, `tc`, `rd`, `ra`, `ad`, `cd`, those that are set.
+    pub flags: BTreeSet<&'static str>,
+    /// The answer section.
+    pub answers: Vec<String>,
+    /// The authority section.
+    pub authority: Vec<String>,
+    /// The additional section but OPT.
+    pub additional: Vec<String>,
+    /// Payload size, DO and the number of options of the OPT record.
+    pub opt: Option<(u16, bool, usize)>,
+}
+
+/// A part of an answer that is compared on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The response code.
+    Code,
+    /// The header's flags.
+    Flags,
+    /// The answer section.
+    Answers,
+    /// The authority section.
+    Authority,
+    /// The additional section.
+    Additional,
+    /// The OPT record.
+    Opt,
+}
+
+impl Field {
+    const ALL: [Field; 6] = [Field::Code, Field::Flags, Field::Answers, Field::Authority, Field::Additional, Field::Opt];
+
+    fn of(self, said: &Said) -> String {
+        match self {
+            Field::Code => said.code.clone(),
+            Field::Flags => format!("{:?}", said.flags),
+            Field::Answers => said.answers.join("\n"),
+            Field::Authority => said.authority.join("\n"),
+            Field::Additional => said.additional.join("\n"),
+            Field::Opt => format!("{:?}", said.opt),
+        }
+    }
+}
+
+/// Every name of the battery with every type, and some with flags, classes and EDNS of all kinds.
+fn questions() -> Vec<Question> {
+    let names: BTreeSet<&str> =
+        BATTERY.lines().filter_map(|line| line.strip_prefix("> ")?.split_once(' ')).map(|(name, _)| name).collect();
+    let names = names.into_iter().filter(|name| !IN_PROCESS_ONLY.iter().any(|part| name.contains(part)));
+    let mut questions: Vec<Question> = Vec::new();
+    for name in names {
+        questions.extend(TYPES.map(|kind| Question::plain(name, kind)));
+    }
+    for (name, kind) in [
+        ("web.default.svc.cluster.local", RecordType::A),
+        ("WEB.default.svc.cluster.local", RecordType::AAAA),
+        ("absent.default.svc.cluster.local", RecordType::A),
+        ("plain.data.svc.cluster.local", RecordType::SRV),
+        ("outside.default.svc.cluster.local", RecordType::A),
+        ("www.example.com", RecordType::A),
+        ("broken.example.com", RecordType::A),
+        ("absent.example.com", RecordType::MX),
+    ] {
+        let plain = Question::plain(name, kind);
+        for bits in 0..8_u8 {
+            questions.push(Question { flags: [bits & 1 != 0, bits & 2 != 0, bits & 4 != 0], ..plain.clone() });
+        }
+        for class in [DNSClass::CH, DNSClass::HS, DNSClass::NONE, DNSClass::ANY] {
+            questions.push(Question { class, ..plain.clone() });
+        }
+        for size in [0, 100, 512, 513, 1232, 1400, 4096, u16::MAX] {
+            for (dnssec_ok, unknown_option) in [(false, false), (true, false), (false, true)] {
+                questions.push(Question { edns: Some(OptRecord { size, dnssec_ok, unknown_option }), ..plain.clone() });
+            }
+        }
+    }
+    questions
+}
+
+impl Question {
+    fn plain(name: &str, kind: RecordType) -> Question {
+        Question { name: name.to_string(), kind, class: DNSClass::IN, flags: [true, false, false], edns: None }
+    }
+
+    fn ask(&self, server: &str, transport: Transport) -> Said {
+        self.try_ask(server, transport).unwrap_or_else(|error| Said { code: format!("no answer: {error}"), ..Said::default() })
+    }
+
+    fn try_ask(&self, server: &str, transport: Transport) -> io::Result<Said> {
+        let message = self.message();
+        let bytes = message.to_vec().map_err(io::Error::other)?;
+        let answer = match transport {
+            Transport::Udp => over_udp(server, &bytes)?,
+            Transport::Tcp => over_tcp(server, &bytes)?,
+        };
+        let answer = Message::from_vec(&answer).map_err(io::Error::other)?;
+        if answer.metadata.id != message.metadata.id {
+            return Err(io::Error::other("another id"));
+        }
+        Ok(Said::of(&answer))
+    }
+
+    fn message(&self) -> Message {
+        let mut message = Message::query();
+        [message.metadata.recursion_desired, message.metadata.authentic_data, message.metadata.checking_disabled] = self.flags;
+        let name = Name::from_labels(self.name.split('.').map(str::as_bytes)).expect("the battery's names are names");
+        let mut query = Query::query(name, self.kind);
+        query.set_query_class(self.class);
+        message.add_query(query);
+        if let Some(opt) = self.edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(opt.size).set_dnssec_ok(opt.dnssec_ok);
+            if opt.unknown_option {
+                edns.options_mut().insert(EdnsOption::Unknown(65_001, vec![1, 2, 3]));
+            }
+            message.set_edns(edns);
+        }
+        message
+    }
+}
+
+impl Said {
+    fn of(answer: &Message) -> Said {
+        let header = &answer.metadata;
+        let flags = [
+            ("aa", header.authoritative),
+            ("tc", header.truncation),
+            ("rd", header.recursion_desired),
+            ("ra", header.recursion_available),
+            ("ad", header.authentic_data),
+            ("cd", header.checking_disabled),
+        ];
+        let section = |records: &[Record]| {
+            let mut lines: Vec<String> = records.iter().map(line).collect();
+            lines.sort();
+            lines
+        };
+        Said {
+            code: format!("{:?}", header.response_code),
+            flags: flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
+            answers: section(&answer.answers),
+            authority: section(&answer.authorities),
+            additional: section(&answer.additionals),
+            opt: answer.edns.as_ref().map(|edns| (edns.max_payload(), edns.flags().dnssec_ok, edns.options().options.len())),
+        }
+    }
+}
+
+/// A record as text, in lower case: whose spelling of a name is repeated where it is not the question's is nobody's business. The serial
+/// number is a time, and each server has its own.
+fn line(record: &Record) -> String {
+    let data = match &record.data {
+        RData::SOA(soa) => {
+            format!("{} {} serial {} {} {} {}", soa.mname, soa.rname, soa.refresh, soa.retry, soa.expire, soa.minimum)
+        }
+        data => data.to_string(),
+    };
+    format!("{} {} {} {data}", record.name, record.ttl, record.record_type()).to_lowercase()
+}
+
+fn over_udp(server: &str, question: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(question)?;
+    let mut answer = vec![0; 65_535];
+    let length = socket.recv(&mut answer)?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+fn over_tcp(server: &str, question: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), question].concat())?;
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
+}
