@@ -1,18 +1,12 @@
 //! What the agent keeps up while others change the host under it: NodePorts on addresses that come and go, its tables, its DNS addresses.
 //! The real program on a folder of manifests, with real packets.
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use waypost::lab::{self, Namespace, Node, Outcome, Pod, Serve};
-use waypost::model::Protocol;
+mod world;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const TRY: Duration = Duration::from_secs(2);
+use libtest_mimic::{Arguments, Failed, Trial};
+use waypost::lab;
+use world::World;
+
 const CLUSTER: &str = r#"
 apiVersion: v1
 kind: Node
@@ -43,6 +37,9 @@ ports: [{name: http, port: 8080, protocol: TCP}]
 endpoints: [{addresses: ["fd00:244::3"], nodeName: node-1}]
 "#;
 
+/// The networks of the pods.
+const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/48";
+
 fn main() {
     let arguments = Arguments::from_args();
     if let Err(error) = lab::enter() {
@@ -65,20 +62,20 @@ fn main() {
 }
 
 fn primary() -> Result<(), Failed> {
-    let world = World::new("primary", &[]);
+    let world = standard("primary", &[]);
     world.reached(&world.outside, "192.0.2.10:30080");
     world.reached(&world.outside, "[2001:db8::10]:30080");
-    world.add_address("192.0.2.99");
+    add_address(&world, "192.0.2.99");
     world.refused(&world.outside, "192.0.2.99:30080");
     Ok(())
 }
 
 fn all_addresses() -> Result<(), Failed> {
-    let world = World::new("all", &["--nodeport-addresses=all"]);
+    let world = standard("all", &["--nodeport-addresses=all"]);
     world.reached(&world.outside, "192.0.2.10:30080");
     world.refused(world.node.namespace(), "127.0.0.1:30080");
     for (address, target) in [("192.0.2.99", "192.0.2.99:30080"), ("2001:db8::99", "[2001:db8::99]:30080")] {
-        world.add_address(address);
+        add_address(&world, address);
         world.reached(&world.outside, target);
         world.run("ip", &["address", "delete", &full(address), "dev", "lo"]);
         world.eventually("the address is gone from the table", || {
@@ -90,28 +87,28 @@ fn all_addresses() -> Result<(), Failed> {
 }
 
 fn networks() -> Result<(), Failed> {
-    let world = World::new("networks", &["--nodeport-addresses=198.51.100.0/24"]);
-    world.add_address("198.51.100.9");
+    let world = standard("networks", &["--nodeport-addresses=198.51.100.0/24"]);
+    add_address(&world, "198.51.100.9");
     world.reached(&world.outside, "198.51.100.9:30080");
     world.refused(&world.outside, "192.0.2.10:30080");
     Ok(())
 }
 
 fn localhost() -> Result<(), Failed> {
-    let world = World::new("localhost", &["--nodeport-addresses=localhost"]);
+    let world = standard("localhost", &["--nodeport-addresses=localhost"]);
     world.reached(world.node.namespace(), "127.0.0.1:30080");
     world.reached(world.node.namespace(), "[::1]:30080");
     world.refused(&world.outside, "192.0.2.10:30080");
-    let both = World::new("localhost-too", &["--nodeport-addresses=primary,localhost"]);
+    let both = standard("localhost-too", &["--nodeport-addresses=primary,localhost"]);
     both.reached(both.node.namespace(), "127.0.0.1:30080");
     both.reached(&both.outside, "192.0.2.10:30080");
     Ok(())
 }
 
 fn localhost_taken() -> Result<(), Failed> {
-    let world = World::prepared("localhost-taken");
+    let world = World::prepared("localhost-taken", CLUSTER);
     let holder = world.node.namespace().tcp_listener("127.0.0.1:30080".parse().unwrap()).unwrap();
-    let world = world.started(&["--nodeport-addresses=localhost"]);
+    let world = world.started(&[PODS, "--nodeport-addresses=localhost"]);
     world.await_log(&["LocalhostNodePortTaken", "shop/web", "127.0.0.1:30080", "upkeep"]);
     drop(holder);
     world.reached(world.node.namespace(), "127.0.0.1:30080");
@@ -119,7 +116,7 @@ fn localhost_taken() -> Result<(), Failed> {
 }
 
 fn flushed() -> Result<(), Failed> {
-    let world = World::new("flushed", &[]);
+    let world = standard("flushed", &[]);
     world.reached(&world.client, "10.96.0.1:80");
     world.run("nft", &["flush", "ruleset"]);
     world.await_log(&["TableRepaired", "table ip waypost", "by nft"]);
@@ -136,7 +133,7 @@ fn flushed() -> Result<(), Failed> {
 }
 
 fn edited() -> Result<(), Failed> {
-    let world = World::new("edited", &[]);
+    let world = standard("edited", &[]);
     world.run("nft", &["delete", "element", "ip", "waypost", "services", "{ 10.96.0.1 . tcp . 80 }"]);
     world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 1");
     world.reached(&world.client, "10.96.0.1:80");
@@ -154,7 +151,7 @@ fn edited() -> Result<(), Failed> {
 }
 
 fn own_tables() -> Result<(), Failed> {
-    let world = World::new("own-tables", &[]);
+    let world = standard("own-tables", &[]);
     for number in 0..50 {
         world.run("nft", &["add", "table", "ip", &format!("theirs-{number}")]);
     }
@@ -167,13 +164,13 @@ fn own_tables() -> Result<(), Failed> {
 
 /// As while one agent takes over from another.
 fn two_agents() -> Result<(), Failed> {
-    let mut world = World::new("two-agents", &[]);
-    world.start(&["--healthz-bind-address=127.0.0.1:10266", "--metrics-bind-address=127.0.0.1:10269"], 10266);
+    let mut world = standard("two-agents", &[]);
+    world.start(&[PODS, "--healthz-bind-address=127.0.0.1:10266", "--metrics-bind-address=127.0.0.1:10269"], 10266);
     for number in 10..40 {
         let address = format!("198.51.100.{number}");
         let more = CLUSTER.replace("clusterIP: 10.96.0.1\n", &format!("clusterIP: 10.96.0.1\n  externalIPs: [{address}]\n"));
         assert!(more.contains(&address));
-        fs::write(world.folder.join("manifests/cluster.yaml"), more).unwrap();
+        world.write(&more);
         world.eventually("it is in the table", || {
             let table = world.run("nft", &["list", "map", "ip", "waypost", "services"]);
             if table.contains(&address) { Ok(()) } else { Err(table) }
@@ -185,12 +182,12 @@ fn two_agents() -> Result<(), Failed> {
 }
 
 fn dns_address() -> Result<(), Failed> {
-    let world = World::new("dns-address", &["--dns-address=169.254.20.10,fd00:96::a", "--dns-upstream=192.0.2.53"]);
+    let world = standard("dns-address", &["--dns-address=169.254.20.10,fd00:96::a", "--dns-upstream=192.0.2.53"]);
     for address in ["169.254.20.10", "fd00:96::a"] {
-        world.eventually("the address is there", || world.has(address));
+        world.eventually("the address is there", || has(&world, address));
         world.run("ip", &["address", "delete", &full(address), "dev", "lo"]);
         world.await_log(&["DnsAddressRepaired", address]);
-        world.eventually("the address is there again", || world.has(address));
+        world.eventually("the address is there again", || has(&world, address));
     }
     world.counted("waypost_dns_address_repairs_total 2");
     let dig = world.run("dig", &["@169.254.20.10", "+short", "+tries=1", "web.shop.svc.cluster.local"]);
@@ -198,130 +195,19 @@ fn dns_address() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A node with the agent, a pod that serves, one that does not, and a host outside.
-struct World {
-    node: Node,
-    client: Pod,
-    outside: Pod,
-    _server: Pod,
-    folder: PathBuf,
-    agents: Vec<Child>,
+/// A world of this cluster.
+fn standard(name: &str, flags: &[&str]) -> World {
+    World::prepared(name, CLUSTER).started(&[&[PODS], flags].concat())
 }
 
-impl World {
-    fn new(name: &str, flags: &[&str]) -> World {
-        World::prepared(name).started(flags)
-    }
-
-    fn prepared(name: &str) -> World {
-        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
-        let node = Node::new(&parse(&["192.0.2.10", "2001:db8::10"])).unwrap();
-        let client = node.pod("client", &parse(&["10.244.0.2", "fd00:244::2"])).unwrap();
-        let server = node.pod("server", &parse(&["10.244.0.3", "fd00:244::3"])).unwrap();
-        server.serve(Serve::Tcp, 8080).unwrap();
-        let outside = node.pod("outside", &parse(&["203.0.113.9", "2001:db8:9::9"])).unwrap();
-        node.set_gateway(&outside).unwrap();
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("upkeep-{}-{name}", std::process::id()));
-        fs::create_dir_all(folder.join("manifests")).unwrap();
-        fs::write(folder.join("manifests/cluster.yaml"), CLUSTER).unwrap();
-        World { node, client, outside, _server: server, folder, agents: Vec::new() }
-    }
-
-    fn started(mut self, flags: &[&str]) -> World {
-        self.start(flags, 10256);
-        self
-    }
-
-    /// Starts an agent and waits until it is ready, as its page on this port says.
-    fn start(&mut self, flags: &[&str], healthz: u16) {
-        let log = || File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-        command.args(["run", "--node-name=node-1", "--cluster-cidr=10.244.0.0/16,fd00:244::/48", "--manifests"]);
-        command.arg(self.folder.join("manifests")).args(flags).env("NO_COLOR", "1");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log());
-        self.agents.push(self.node.namespace().spawn(&mut command).unwrap());
-        self.eventually("the agent is ready", || match self.page("/readyz", healthz)? {
-            page if page.starts_with("HTTP/1.1 200") => Ok(()),
-            page => Err(page),
-        });
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
-    }
-
-    fn await_log(&self, parts: &[&str]) {
-        self.eventually(&format!("the log has a line with {parts:?}"), || {
-            let log = self.log();
-            let found = log.lines().any(|line| parts.iter().all(|part| line.contains(part)));
-            if found { Ok(()) } else { Err(log) }
-        });
-    }
-
-    /// Waits until the metrics have this line.
-    fn counted(&self, line: &str) {
-        self.eventually(line, || {
-            let metrics = self.page("/metrics", 10249)?;
-            if metrics.lines().any(|one| one == line) { Ok(()) } else { Err(format!("{metrics}\n{}", self.log())) }
-        });
-    }
-
-    fn page(&self, path: &str, port: u16) -> Result<String, String> {
-        let ask = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).map(|_| text)
-        };
-        self.node.namespace().run(ask).unwrap().map_err(|error: std::io::Error| error.to_string())
-    }
-
-    fn reached(&self, from: impl AsRef<Namespace>, target: &str) {
-        let target: SocketAddr = target.parse().unwrap();
-        self.eventually(&format!("{target} leads to the server"), || match lab::connect(&from, Protocol::Tcp, target, TRY) {
-            Outcome::Reached { by, .. } if by == "server" => Ok(()),
-            other => Err(format!("{other}\n{}", self.log())),
-        });
-    }
-
-    fn refused(&self, from: impl AsRef<Namespace>, target: &str) {
-        let outcome = lab::connect(&from, Protocol::Tcp, target.parse().unwrap(), TRY);
-        assert_eq!(outcome, Outcome::Refused, "{target}");
-    }
-
-    /// Gives the node an address, to which the host outside has a route already.
-    fn add_address(&self, address: &str) {
-        self.node.add_address(address.parse().unwrap()).unwrap();
-    }
-
-    fn has(&self, address: &str) -> Result<(), String> {
-        let listed = self.run("ip", &["-o", "address", "show", "dev", "lo"]);
-        if listed.contains(&format!(" {} ", full(address))) { Ok(()) } else { Err(listed) }
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let output = self.node.namespace().output(Command::new(program).args(arguments)).unwrap();
-        assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn eventually(&self, what: &str, mut check: impl FnMut() -> Result<(), String>) {
-        let began = Instant::now();
-        while let Err(why) = check() {
-            assert!(began.elapsed() < PATIENCE, "still not: {what}: {why}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
+/// Gives the node an address, to which the host outside has a route already.
+fn add_address(world: &World, address: &str) {
+    world.node.add_address(address.parse().unwrap()).unwrap();
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        for agent in &mut self.agents {
-            let _ = agent.kill();
-            let _ = agent.wait();
-        }
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+fn has(world: &World, address: &str) -> Result<(), String> {
+    let listed = world.run("ip", &["-o", "address", "show", "dev", "lo"]);
+    if listed.contains(&format!(" {} ", full(address))) { Ok(()) } else { Err(listed) }
 }
 
 fn full(address: &str) -> String {

@@ -4,7 +4,7 @@
 //! One commit is under way at a time; meanwhile the next one gathers.
 
 use super::metrics::ProxyMetrics;
-use crate::nft::{Committed, Committer, Disturbance, Kernel, Membership, Monitor};
+use crate::nft::{Committed, Committer, Disturbance, Kernel, Layout, Membership, Monitor};
 use crate::proxy::{Delta, Destination};
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 /// What the thread is asked to do.
 enum Request {
-    /// Commit this.
-    Commit(Delta),
+    /// Commit this, into tables of these layouts; a family whose layout is not given keeps its own.
+    Commit(Delta, Vec<Layout>),
     /// Compare the tables with what they should hold, and mend them.
     Compare,
 }
@@ -86,9 +86,9 @@ impl DataPath {
         self.busy
     }
 
-    /// Commits a delta. Only when nothing is under way.
-    pub fn commit(&mut self, delta: Delta) {
-        self.send(Request::Commit(delta));
+    /// Commits a delta, into tables of these layouts; a family whose layout is not given keeps its own. Only when nothing is under way.
+    pub fn commit(&mut self, delta: Delta, layouts: Vec<Layout>) {
+        self.send(Request::Commit(delta, layouts));
     }
 
     /// Compares and mends the tables. Only when nothing is under way.
@@ -144,7 +144,10 @@ impl<K: Kernel> Worker<K> {
         let before = quiet.as_ref().and_then(|membership| self.go_quiet(membership));
         let compared = matches!(request, Request::Compare);
         let committed = match request {
-            Request::Commit(delta) => self.committer.commit(delta),
+            Request::Commit(delta, layouts) => {
+                layouts.into_iter().for_each(|layout| self.committer.set_layout(layout));
+                self.committer.commit(delta)
+            }
             Request::Compare => {
                 self.committer.distrust();
                 self.committer.commit(Delta::default())
@@ -169,9 +172,9 @@ impl<K: Kernel> Worker<K> {
     }
 }
 
-/// A comparison may find everything gone.
+/// A comparison may find everything gone, and another layout makes everything anew.
 fn is_large(request: &Request) -> bool {
-    let Request::Commit(delta) = request else { return true };
+    let Request::Commit(delta, layouts) = request else { return true };
     let of = |destination: &Option<Destination>| destination.as_ref().map_or(1, |one| 2 + one.cluster.len() + one.local.len());
-    delta.elements.len() + delta.destinations.values().map(of).sum::<usize>() > QUIET_FROM
+    !layouts.is_empty() || delta.elements.len() + delta.destinations.values().map(of).sum::<usize>() > QUIET_FROM
 }

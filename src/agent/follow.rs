@@ -235,7 +235,7 @@ impl Follow {
 
     fn look_at_addresses(&mut self) {
         let Some(plan) = &mut self.plan else { return };
-        if !plan.nodeports.networks.is_empty() && plan.started {
+        if !plan.config.nodeport_addresses.networks.is_empty() && plan.started {
             plan.follow_node(&self.store);
         }
     }

@@ -9,6 +9,7 @@ mod drift;
 mod follow;
 mod health_checks;
 mod latency;
+pub mod layouts;
 pub mod local_dns;
 mod localhost_ports;
 mod metrics;
@@ -19,17 +20,16 @@ mod plan;
 mod tests;
 
 use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
-use crate::config::{Config, ProxyConfig, Role};
+use crate::config::{Config, Role};
 use crate::dns::server::DnsError;
 use crate::leftovers;
 use crate::model::{Family, Update};
-use crate::nft::{Committer, Kernel, Layout, Netlink, NftError};
+use crate::nft::{Committer, Kernel, Netlink, NftError};
 use crate::notices::Notices;
 use crate::proxy::{Delta, Element};
 use data_path::DataPath;
 use dns_server::DnsServer;
 use follow::{Follow, Reports};
-use ipnet::IpNet;
 use local_dns::LocalDnsError;
 use localhost_ports::LocalhostPorts;
 use std::io;
@@ -152,7 +152,8 @@ impl Running {
 }
 
 fn start_data_path(config: &Config, registries: &Registries, status: &Status) -> Result<DataPath, AgentError> {
-    let mut layouts: Vec<Layout> = Family::BOTH.map(|family| layout(&config.proxy, family)).into();
+    // The Node object is not known yet; what it changes comes with the first commit.
+    let mut layouts = Family::BOTH.map(|family| layouts::layout(&config.proxy, None, family)).to_vec();
     // There is no such file when the kernel was told to go without IPv6; a table for it could not be made then.
     if !Path::new("/proc/thread-self/net/if_inet6").exists() {
         tracing::info!("this kernel runs without IPv6: only IPv4 is programmed");
@@ -167,22 +168,8 @@ fn start_data_path(config: &Config, registries: &Registries, status: &Status) ->
     DataPath::start(Committer::new(kernel, layouts), metrics, Some(monitor)).map_err(AgentError::Thread)
 }
 
-fn layout(proxy: &ProxyConfig, family: Family) -> Layout {
-    Layout {
-        family,
-        masquerade_mark: 1 << proxy.masquerade_bit,
-        masquerade_all: proxy.masquerade_all,
-        detect_local: proxy.cluster_cidrs.iter().any(|network| Family::of(network.addr()) == family),
-    }
-}
-
-/// The elements that follow from the configuration alone. Networks are merged: overlapping intervals are an error to the kernel.
+/// The elements that follow from the configuration alone.
 fn fixed_elements(config: &Config) -> Delta {
-    let mut delta = Delta::default();
-    let merged = |networks: &[IpNet]| IpNet::aggregate(&networks.to_vec());
-    let pods = merged(&config.proxy.cluster_cidrs).into_iter().map(Element::PodCidr);
     let local_dns = local_dns::addresses(config).into_iter().map(Element::LocalDns);
-    let elements = pods.chain(local_dns);
-    delta.elements.extend(elements.map(|element| (element, true)));
-    delta
+    Delta { elements: local_dns.map(|element| (element, true)).collect(), ..Delta::default() }
 }

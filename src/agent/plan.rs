@@ -5,12 +5,13 @@ use super::drift::Drift;
 use super::follow::RETRY_REFUSED;
 use super::health_checks::HealthChecks;
 use super::latency::Latency;
+use super::layouts::{layout, pod_networks};
 use super::localhost_ports::LocalhostPorts;
 use super::node_addresses::nodeport_addresses;
 use crate::admin::{ServiceHealth, Status};
-use crate::config::{ClusterSource, Config, NodePortAddresses};
+use crate::config::{ClusterSource, Config, DetectLocalMode, ProxyConfig};
 use crate::model::{Family, Kind, ObjectKey};
-use crate::nft::{Part, Rejected};
+use crate::nft::{Layout, Part, Rejected};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
 use crate::proxy::{Conflict, Context, Delta, Element, Planner, Traffic};
 use crate::store::{Dirty, Store};
@@ -26,11 +27,11 @@ const RETRY_FAILED: Duration = Duration::from_secs(1);
 pub struct Plan {
     planner: Planner,
     context: Context,
-    pub nodeports: NodePortAddresses,
-    /// The configured service networks, to which those of ServiceCIDR objects are added.
-    service_cidrs: Vec<IpNet>,
-    /// The service networks as they were planned last: merged, so that no two overlap.
-    planned_cidrs: BTreeSet<IpNet>,
+    pub config: ProxyConfig,
+    service_networks: Networks,
+    pod_networks: Networks,
+    /// The tables' layouts as they were planned last, and whether the data path has them.
+    layouts: (Vec<Layout>, bool),
     /// Gathered since the last commit was handed over.
     gathered: Delta,
     /// Services whose session affinity was reported as not honoured.
@@ -68,11 +69,13 @@ impl Plan {
             context: Context {
                 node_name: config.node_name.clone(),
                 dns_addresses: super::local_dns::addresses(config),
+                without_external_ips: !config.proxy.external_ips,
                 ..Context::default()
             },
-            nodeports: config.proxy.nodeport_addresses.clone(),
-            service_cidrs: config.proxy.service_cidrs.clone(),
-            planned_cidrs: BTreeSet::new(),
+            config: config.proxy.clone(),
+            service_networks: Networks::new(Element::ServiceCidr),
+            pod_networks: Networks::new(Element::PodCidr),
+            layouts: (Vec::new(), true),
             gathered: super::fixed_elements(config),
             data_path,
             health_checks: HealthChecks::new(service_health),
@@ -94,9 +97,11 @@ impl Plan {
     pub fn plan(&mut self, store: &Store, dirty: &Dirty) {
         if dirty.node || !self.started {
             self.follow_node(store);
+            self.follow_pod_networks(store);
         }
         if dirty.service_cidrs || !self.started {
-            self.follow_service_cidrs(store);
+            let networks = self.config.service_cidrs.iter().chain(store.service_cidrs()).copied();
+            self.service_networks.plan(networks, &mut self.gathered);
         }
         dirty.services.iter().for_each(|key| self.plan_service(store, key));
         self.latency.plan(&dirty.triggers);
@@ -104,7 +109,7 @@ impl Plan {
 
     /// Whether everything that was planned is in the kernel.
     pub fn is_settled(&self) -> bool {
-        self.started && self.failures == 0 && self.gathered.is_empty() && !self.data_path.is_busy()
+        self.started && self.failures == 0 && self.gathered.is_empty() && self.layouts.1 && !self.data_path.is_busy()
     }
 
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
@@ -154,9 +159,10 @@ impl Plan {
         let context = Context {
             node_name: self.context.node_name.clone(),
             dns_addresses: self.context.dns_addresses.clone(),
+            without_external_ips: self.context.without_external_ips,
             zone: node.and_then(|node| node.zone.clone()),
             node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
-            nodeport_addresses: nodeport_addresses(&self.nodeports, node, &self.context.dns_addresses),
+            nodeport_addresses: nodeport_addresses(&self.config.nodeport_addresses, node, &self.context.dns_addresses),
         };
         if context != self.context {
             tracing::info!(addresses = ?context.nodeport_addresses, zone = ?context.zone, "NodePorts answer on these addresses, in this zone");
@@ -166,19 +172,28 @@ impl Plan {
         }
     }
 
-    /// Networks are merged, because overlapping intervals are an error to the kernel.
-    fn follow_service_cidrs(&mut self, store: &Store) {
-        let all: Vec<IpNet> = self.service_cidrs.iter().chain(store.service_cidrs()).copied().collect();
-        let wanted: BTreeSet<IpNet> = IpNet::aggregate(&all).into_iter().collect();
-        let changed = self.planned_cidrs.symmetric_difference(&wanted);
-        self.gathered.elements.extend(changed.map(|network| (Element::ServiceCidr(*network), wanted.contains(network))));
-        self.planned_cidrs = wanted;
+    /// Where pods are known by the networks of the Node object, these may come late (once its controller has seen the node) or change.
+    fn follow_pod_networks(&mut self, store: &Store) {
+        let node = store.node();
+        let networks = pod_networks(&self.config, node);
+        self.pod_networks.plan(networks.iter().copied(), &mut self.gathered);
+        let layouts = Family::BOTH.map(|family| layout(&self.config, node, family));
+        if self.layouts.0 == layouts {
+            return;
+        }
+        if self.config.detect_local == DetectLocalMode::NodeCidr && networks.is_empty() {
+            tracing::warn!(
+                "the Node object has no podCIDRs: nothing is masqueraded for where it comes from until it has; where it never gets \
+                 any, choose another --detect-local-mode"
+            );
+        }
+        self.layouts = (layouts.into(), false);
     }
 
     /// Hands the gathered changes to the data path, unless it is busy or there is nothing to do. The first commit happens in any case: it
     /// makes the tables, and removes what an earlier agent left.
     pub fn hand_over(&mut self, status: &Status) -> bool {
-        if self.gathered.is_empty() && self.started {
+        if self.gathered.is_empty() && self.layouts.1 && self.started {
             return false;
         }
         self.data_path.metrics.pending.set(self.gathered.destinations.len() as i64);
@@ -189,7 +204,8 @@ impl Plan {
         self.started = true;
         self.data_path.metrics.queued();
         self.data_path.metrics.pending.set(0);
-        self.data_path.commit(std::mem::take(&mut self.gathered));
+        let layouts = if std::mem::replace(&mut self.layouts.1, true) { Vec::new() } else { self.layouts.0.clone() };
+        self.data_path.commit(std::mem::take(&mut self.gathered), layouts);
         self.data_path.metrics.nothing_pending();
         self.health_checks.committing();
         self.latency.committing();
@@ -268,5 +284,25 @@ impl Plan {
         let node = &self.context.node_name;
         let note = format!("the kernel of {node} refused {what} ({family}); everything else is in place: {reason}");
         self.notices.tell(&KERNEL_REFUSED, about, note);
+    }
+}
+
+/// Networks of one set as they were planned last.
+struct Networks {
+    element: fn(IpNet) -> Element,
+    planned: BTreeSet<IpNet>,
+}
+
+impl Networks {
+    fn new(element: fn(IpNet) -> Element) -> Networks {
+        Networks { element, planned: BTreeSet::new() }
+    }
+
+    /// Adds to `delta` what changes. Networks are merged, because overlapping intervals are an error to the kernel.
+    fn plan(&mut self, networks: impl Iterator<Item = IpNet>, delta: &mut Delta) {
+        let wanted: BTreeSet<IpNet> = IpNet::aggregate(&networks.collect()).into_iter().collect();
+        let changed = self.planned.symmetric_difference(&wanted);
+        delta.elements.extend(changed.map(|network| ((self.element)(*network), wanted.contains(network))));
+        self.planned = wanted;
     }
 }

@@ -14,7 +14,7 @@ use crate::model::{
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notice, Notices, Subject};
-use crate::proxy::{Chain, Element};
+use crate::proxy::{Chain, DetectLocal, Element};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
@@ -85,8 +85,12 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
     let kernel =
         Watched { memory: memory.clone(), records: records.clone(), served: served.clone(), gate, refused: refused.clone() };
     let (notices, told) = Notices::sent();
-    let layouts =
-        Family::BOTH.map(|family| Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: false });
+    let layouts = Family::BOTH.map(|family| Layout {
+        family,
+        masquerade_mark: 0x4000,
+        masquerade_all: false,
+        detect_local: DetectLocal::Nothing,
+    });
     let metrics = ProxyMetrics::new(&prometheus::Registry::new()).unwrap();
     let data_path = DataPath::start(Committer::new(kernel, layouts), metrics, None).unwrap();
     let status = Status::new(&config);
@@ -136,7 +140,7 @@ fn listing(kind: Kind, updates: Vec<Update>) -> Vec<Update> {
 }
 
 fn node() -> Vec<Update> {
-    let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, zone: None };
+    let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, ..Node::default() };
     [listing(Kind::Node, vec![Update::Node(node)]), listing(Kind::ServiceCidr, vec![])].concat()
 }
 

@@ -2,7 +2,7 @@
 
 use super::args::Origin;
 use super::settings::SETTINGS;
-use super::{ClusterSource, Config, LogFormat, NodePortAddresses, Origins, Upstreams};
+use super::{ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses, Origins, Upstreams};
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -39,6 +39,15 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("api-server", ClusterSource::ApiServer(url)) => json!(url),
         ("manifests", ClusterSource::Manifests(path)) => json!(path),
         ("cluster-cidr", _) => list(&proxy.cluster_cidrs),
+        ("detect-local-mode", _) => json!(proxy.detect_local.name()),
+        ("pod-bridge-interface", _) => json!(match &proxy.detect_local {
+            DetectLocalMode::BridgeInterface(name) => name,
+            _ => "",
+        }),
+        ("pod-interface-name-prefix", _) => json!(match &proxy.detect_local {
+            DetectLocalMode::InterfaceNamePrefix(prefix) => prefix,
+            _ => "",
+        }),
         ("service-cidr", _) => list(&proxy.service_cidrs),
         ("nodeport-addresses", _) => {
             let NodePortAddresses { primary, networks, localhost } = &proxy.nodeport_addresses;
@@ -46,6 +55,7 @@ fn value(config: &Config, key: &str) -> Option<Value> {
             let networks = networks.iter().map(ToString::to_string);
             words.map(|(_, word)| word.to_string()).chain(networks).collect()
         }
+        ("external-ips", _) => json!(proxy.external_ips),
         ("masquerade-all", _) => json!(proxy.masquerade_all),
         ("masquerade-bit", _) => json!(proxy.masquerade_bit),
         ("cluster-domain", _) => json!(dns.domain),

@@ -153,16 +153,46 @@ pub enum ClusterSource {
 /// The service proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyConfig {
-    /// Pod networks: traffic from elsewhere to a ClusterIP is masqueraded. Empty: nothing is (as in kube-proxy).
+    /// What packets of pods are known by.
+    pub detect_local: DetectLocalMode,
+    /// Pod networks, for [`DetectLocalMode::ClusterCidr`]: traffic from elsewhere to a ClusterIP is masqueraded. Empty: nothing is (as in
+    /// kube-proxy).
     pub cluster_cidrs: Vec<IpNet>,
     /// Service networks: their unallocated addresses are dropped.
     pub service_cidrs: Vec<IpNet>,
     /// On which of the node's addresses NodePorts answer.
     pub nodeport_addresses: NodePortAddresses,
+    /// Whether the externalIPs of Services are served.
+    pub external_ips: bool,
     /// Masquerade all traffic to ClusterIPs.
     pub masquerade_all: bool,
     /// Which bit of the packet mark asks for masquerading (kube-proxy's `iptables-masquerade-bit`; 0 to 31).
     pub masquerade_bit: u8,
+}
+
+/// What packets of pods are known by (kube-proxy's `detect-local-mode`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DetectLocalMode {
+    /// Their source: in [`ProxyConfig::cluster_cidrs`].
+    ClusterCidr,
+    /// Their source: in the networks that the Node object names.
+    NodeCidr,
+    /// The interface by which they come in: this bridge.
+    BridgeInterface(Box<str>),
+    /// The interface by which they come in: one whose name begins so.
+    InterfaceNamePrefix(Box<str>),
+}
+
+impl DetectLocalMode {
+    /// kube-proxy's name of the mode.
+    pub fn name(&self) -> &'static str {
+        match self {
+            DetectLocalMode::ClusterCidr => "ClusterCIDR",
+            DetectLocalMode::NodeCidr => "NodeCIDR",
+            DetectLocalMode::BridgeInterface(_) => "BridgeInterface",
+            DetectLocalMode::InterfaceNamePrefix(_) => "InterfaceNamePrefix",
+        }
+    }
 }
 
 /// On which of the node's addresses NodePorts answer: on all that are named here.

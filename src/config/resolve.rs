@@ -3,8 +3,8 @@
 use super::args::{Given, Origin, Raw, RunArgs};
 use super::settings::{self, SETTINGS, Setting};
 use super::{
-    AdminConfig, ClusterSource, Config, ConfigError, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role,
-    Surroundings, Upstreams, file,
+    AdminConfig, ClusterSource, Config, ConfigError, DetectLocalMode, DnsConfig, LogConfig, LogFormat, NodePortAddresses,
+    ProxyConfig, Role, Surroundings, Upstreams, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -108,12 +108,54 @@ impl Values<'_> {
     fn proxy(&self) -> Result<ProxyConfig, ConfigError> {
         let bit = self.number(&settings::MASQUERADE_BIT, 0..=31, 14)?;
         Ok(ProxyConfig {
+            detect_local: self.detect_local()?,
             cluster_cidrs: self.networks(&settings::CLUSTER_CIDR, "networks such as 10.244.0.0/16 or fd00:10:244::/56")?,
             service_cidrs: self.networks(&settings::SERVICE_CIDR, "networks such as 10.96.0.0/12 or fd00:10:96::/112")?,
             nodeport_addresses: self.nodeport_addresses()?,
+            external_ips: self.choice(&settings::EXTERNAL_IPS, &[("true", true), ("false", false)])?,
             masquerade_all: self.choice(&settings::MASQUERADE_ALL, &[("false", false), ("true", true)])?,
             masquerade_bit: bit as u8,
         })
+    }
+
+    fn detect_local(&self) -> Result<DetectLocalMode, ConfigError> {
+        let bridge = self.interface(&settings::POD_BRIDGE_INTERFACE, "the name of an interface, such as cni0")?;
+        let allowed = "how the names of interfaces begin, such as cali, without a wildcard";
+        let prefix = self.interface(&settings::POD_INTERFACE_NAME_PREFIX, allowed)?;
+        let modes = ["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"];
+        let mode = self.choice(&settings::DETECT_LOCAL_MODE, &modes.map(|name| (name, name)))?;
+        let missing = |setting: &Setting| self.bad(setting, "", &format!("it with detect-local-mode {mode}"));
+        let (mode, unused) = match mode {
+            "BridgeInterface" => (
+                DetectLocalMode::BridgeInterface(bridge.ok_or_else(|| missing(&settings::POD_BRIDGE_INTERFACE))?),
+                [None, prefix],
+            ),
+            "InterfaceNamePrefix" => {
+                let prefix = prefix.ok_or_else(|| missing(&settings::POD_INTERFACE_NAME_PREFIX))?;
+                (DetectLocalMode::InterfaceNamePrefix(prefix), [bridge, None])
+            }
+            "NodeCIDR" => (DetectLocalMode::NodeCidr, [bridge, prefix]),
+            _ => (DetectLocalMode::ClusterCidr, [bridge, prefix]),
+        };
+        let settings =
+            [(&settings::POD_BRIDGE_INTERFACE, "BridgeInterface"), (&settings::POD_INTERFACE_NAME_PREFIX, "InterfaceNamePrefix")];
+        for ((setting, of), value) in settings.into_iter().zip(unused) {
+            if let Some(value) = value {
+                return Err(self.bad(setting, &value, &format!("it with detect-local-mode {of} only")));
+            }
+        }
+        Ok(mode)
+    }
+
+    /// The name of an interface, or its beginning; `None` where none is given.
+    fn interface(&self, setting: &Setting, allowed: &str) -> Result<Option<Box<str>>, ConfigError> {
+        let Some(name) = self.given(setting)?.filter(|name| !name.is_empty()) else { return Ok(None) };
+        // What the kernel takes, without what would be a wildcard to nft or iptables, or would end a comment.
+        let good = |c: char| c.is_ascii_graphic() && !"/:*+\"\\".contains(c);
+        match name.len() <= 15 && name.chars().all(good) {
+            true => Ok(Some(name.into())),
+            false => Err(self.bad(setting, name, allowed)),
+        }
     }
 
     fn nodeport_addresses(&self) -> Result<NodePortAddresses, ConfigError> {

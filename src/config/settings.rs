@@ -51,11 +51,19 @@ settings! {
         "Take the objects from the YAML files in this folder instead of an API server, and follow its changes";
 
     CLUSTER_CIDR = SERVICES "cluster-cidr" "WAYPOST_CLUSTER_CIDR" "CIDR,…" true, "none",
-        "Pod networks: traffic to a ClusterIP from elsewhere is masqueraded. None: nothing is";
+        "Pod networks: traffic to a ClusterIP from elsewhere is masqueraded. None: nothing is. Only for detect-local-mode ClusterCIDR";
+    DETECT_LOCAL_MODE = SERVICES "detect-local-mode" "WAYPOST_DETECT_LOCAL_MODE" "ClusterCIDR|NodeCIDR|BridgeInterface|InterfaceNamePrefix" false, "ClusterCIDR",
+        "What traffic of pods is known by: a source in cluster-cidr, a source in the podCIDRs of this Node object, or the interface by which it comes in";
+    POD_BRIDGE_INTERFACE = SERVICES "pod-bridge-interface" "WAYPOST_POD_BRIDGE_INTERFACE" "NAME" false, "none",
+        "With detect-local-mode BridgeInterface: the bridge of the pods";
+    POD_INTERFACE_NAME_PREFIX = SERVICES "pod-interface-name-prefix" "WAYPOST_POD_INTERFACE_NAME_PREFIX" "PREFIX" false, "none",
+        "With detect-local-mode InterfaceNamePrefix: how the names of the pods' interfaces begin";
     SERVICE_CIDR = SERVICES "service-cidr" "WAYPOST_SERVICE_CIDR" "CIDR,…" true, "none",
         "Service networks besides those of the cluster's ServiceCIDR objects: packets to their unallocated addresses are dropped";
     NODEPORT_ADDRESSES = SERVICES "nodeport-addresses" "WAYPOST_NODEPORT_ADDRESSES" "primary|all|localhost|CIDR,…" true, "primary",
         "Where NodePorts answer: on the addresses of the Node object (primary), on local addresses in these networks or on all of them, and for TCP on the loopback addresses (localhost)";
+    EXTERNAL_IPS = SERVICES "external-ips" "WAYPOST_EXTERNAL_IPS" "true|false" false, "true",
+        "Serve the externalIPs of Services. Whoever may write Services can take any address with them; Kubernetes has deprecated the field";
     MASQUERADE_ALL = SERVICES "masquerade-all" "WAYPOST_MASQUERADE_ALL" "true|false" false, "false",
         "Masquerade all traffic to ClusterIPs";
     MASQUERADE_BIT = SERVICES "masquerade-bit" "WAYPOST_MASQUERADE_BIT" "BIT" false, "14",

@@ -98,6 +98,20 @@ fn role_dns_serves_on_the_pods_addresses() {
     );
 }
 
+#[test]
+fn pods_are_known_as_kube_proxys_modes_say() {
+    let mode = |flags: &[(&str, &str)]| with(flags).map(|config| config.proxy.detect_local);
+    assert_eq!(mode(&[]), Ok(DetectLocalMode::ClusterCidr));
+    let bridge = [("detect-local-mode", "BridgeInterface"), ("pod-bridge-interface", "cni0")];
+    assert_eq!(mode(&bridge), Ok(DetectLocalMode::BridgeInterface("cni0".into())));
+    let prefix = [("detect-local-mode", "InterfaceNamePrefix"), ("pod-interface-name-prefix", "cali")];
+    assert_eq!(mode(&prefix), Ok(DetectLocalMode::InterfaceNamePrefix("cali".into())));
+    for name in ["BridgeInterface", "InterfaceNamePrefix"] {
+        let message = mode(&[("detect-local-mode", name)]).unwrap_err();
+        assert!(message.contains("pod-") && message.contains(name), "{message}");
+    }
+}
+
 /// Each row: what is given, and the whole message that answers it.
 #[test]
 fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
@@ -110,6 +124,18 @@ fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
         (
             &[("cluster-cidr", "10.244.0.0/16,10.244.0.0/33")],
             r#"--cluster-cidr: "10.244.0.0/33" is not allowed; give networks such as 10.244.0.0/16 or fd00:10:244::/56"#,
+        ),
+        (
+            &[("detect-local-mode", "clusterCIDR")],
+            r#"--detect-local-mode: "clusterCIDR" is not allowed; give one of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix"#,
+        ),
+        (
+            &[("detect-local-mode", "InterfaceNamePrefix"), ("pod-interface-name-prefix", "cali+")],
+            r#"--pod-interface-name-prefix: "cali+" is not allowed; give how the names of interfaces begin, such as cali, without a wildcard"#,
+        ),
+        (
+            &[("pod-bridge-interface", "cni0")],
+            r#"--pod-bridge-interface: "cni0" is not allowed; give it with detect-local-mode BridgeInterface only"#,
         ),
         (
             &[("service-cidr", "10.96.0.0")],

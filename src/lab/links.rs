@@ -30,12 +30,14 @@ const POD_LINK: &str = "eth0";
 pub(super) struct Wire {
     /// Makes the names and hardware addresses of this pair unique.
     pub(super) number: u32,
+    /// How the name of the node's end begins.
+    pub(super) prefix: &'static str,
 }
 
 impl Wire {
     /// The name of the node's end.
     pub(super) fn name(&self) -> String {
-        format!("veth{}", self.number)
+        format!("{}{}", self.prefix, self.number)
     }
 
     fn hardware(&self, end: u8) -> Vec<u8> {

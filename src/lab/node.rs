@@ -77,9 +77,18 @@ impl Node {
         links::make_unreachable(&self.namespace, network)
     }
 
-    /// A pod with these addresses, joined to this node. A host outside the cluster is made the same way: its addresses are just not
-    /// of the pod network, and all it knows is that its way leads through the node.
+    /// A pod with these addresses, joined to this node. The node's end of the link is called `veth` and a number.
     pub fn pod(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod, LabError> {
+        self.join("veth", name, addresses)
+    }
+
+    /// A host outside the cluster with these addresses: all it knows is that its way leads through the node. The node's end of the link is
+    /// called `eth` and a number.
+    pub fn host(&self, name: &str, addresses: &[IpAddr]) -> Result<Pod, LabError> {
+        self.join("eth", name, addresses)
+    }
+
+    fn join(&self, prefix: &'static str, name: &str, addresses: &[IpAddr]) -> Result<Pod, LabError> {
         let namespace = Namespace::new()?;
         for (name, value) in [
             ("ipv6/conf/default/accept_dad", "0"),
@@ -89,7 +98,7 @@ impl Node {
         ] {
             namespace.set_sysctl(name, value)?;
         }
-        let wire = Wire { number: self.wires.fetch_add(1, Ordering::Relaxed) + 1 };
+        let wire = Wire { number: self.wires.fetch_add(1, Ordering::Relaxed) + 1, prefix };
         wire.connect(&self.namespace, &namespace)?;
         for address in addresses {
             let source = self.addresses.iter().copied().find(|own| own.is_ipv4() == address.is_ipv4());

@@ -121,6 +121,8 @@ pub struct Node {
     pub eligible: bool,
     /// The label `topology.kubernetes.io/zone`.
     pub zone: Option<Name>,
+    /// `podCIDRs`: the networks of this node's pods.
+    pub pod_cidrs: Box<[IpNet]>,
 }
 
 /// One change of the cluster's objects, in the order in which the source saw them.

@@ -108,6 +108,16 @@ impl<K: Kernel> Committer<K> {
         self.families.iter_mut().for_each(|table| table.in_step = false);
     }
 
+    /// Gives a family's table another layout: at the next commit it is made anew, in one batch with all that it holds.
+    pub fn set_layout(&mut self, layout: Layout) {
+        if let Some(table) = self.table(layout.family)
+            && table.layout != layout
+        {
+            table.layout = layout;
+            table.in_step = false;
+        }
+    }
+
     /// The kernel.
     pub fn kernel(&mut self) -> &mut K {
         &mut self.kernel

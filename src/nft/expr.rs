@@ -135,6 +135,8 @@ pub enum Verdict {
 
 /// `NFT_META_MARK`.
 pub const META_MARK: u32 = 3;
+/// `NFT_META_IIFNAME`.
+pub const META_IIFNAME: u32 = 6;
 /// `NFT_META_L4PROTO`.
 pub const META_L4PROTO: u32 = 16;
 /// `NFT_CT_STATE`.

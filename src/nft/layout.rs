@@ -1,9 +1,9 @@
 //! The table's skeleton: sets, chains and rules. They never change with the number of services; only the `pick` chains follow
 //! the endpoint counts that occur, and once made they are kept.
 
-use super::expr::{Answer, Base, CT_STATE, CT_STATUS, Expr, META_L4PROTO, META_MARK, Verdict};
+use super::expr::{Answer, Base, CT_STATE, CT_STATUS, Expr, META_IIFNAME, META_L4PROTO, META_MARK, Verdict};
 use crate::model::Family;
-use crate::proxy::{Chain, Element, Set};
+use crate::proxy::{Chain, DetectLocal, Element, Set};
 
 /// The name of the table, in both families.
 pub const TABLE: &str = "waypost";
@@ -12,7 +12,7 @@ pub const TABLE: &str = "waypost";
 pub const PICK_BLOCK: u32 = 16;
 
 /// What the rules depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Which table.
     pub family: Family,
@@ -20,8 +20,8 @@ pub struct Layout {
     pub masquerade_mark: u32,
     /// Masquerade everything that goes to a ClusterIP.
     pub masquerade_all: bool,
-    /// Whether sources outside the pod networks are masqueraded: false when no pod network is configured.
-    pub detect_local: bool,
+    /// What packets of pods are known by: others are masqueraded on their way to a ClusterIP.
+    pub detect_local: DetectLocal,
 }
 
 /// A chain and its rules.
@@ -57,6 +57,9 @@ const DSTNAT: i32 = -100;
 /// `srcnat`.
 const SRCNAT: i32 = 100;
 
+/// `IFNAMSIZ`: names are compared with the zeros behind them.
+const INTERFACE_NAME: usize = 16;
+
 const TCP: u8 = 6;
 const RTN_LOCAL: u32 = 2;
 /// `IPS_DST_NAT`.
@@ -67,13 +70,8 @@ const STATE_NEW: u32 = 8;
 impl Layout {
     /// The comment that marks the table: whatever changes the rules must change it, because a table with the same comment is kept.
     pub fn comment(&self) -> String {
-        let mut comment = format!("waypost layout 1, mark {:#x}", self.masquerade_mark);
-        if self.masquerade_all {
-            comment.push_str(", masquerade-all");
-        } else if !self.detect_local {
-            comment.push_str(", no cluster CIDR");
-        }
-        comment
+        let all = if self.masquerade_all { ", masquerade-all" } else { "" };
+        format!("waypost layout 1, mark {:#x}, {}{all}", self.masquerade_mark, self.detect_local)
     }
 
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
@@ -178,22 +176,38 @@ impl Layout {
     }
 
     fn outside_local(&self) -> Vec<Vec<Expr>> {
-        let from_pod = self.address_in(true, Set::PodCidrs, Answer::Present);
+        let from_pod = self.source_is_pod(true).map(|from_pod| [from_pod, self.follow(Set::ClusterLists)].concat());
         let from_node = vec![Expr::FibType { source: true, to: 0 }, equals(0, &RTN_LOCAL.to_ne_bytes())];
-        vec![
-            [from_pod, self.follow(Set::ClusterLists)].concat(),
-            [from_node, self.mark(), self.follow(Set::ClusterLists)].concat(),
-            self.follow(Set::LocalLists),
-        ]
+        let others = [[from_node, self.mark(), self.follow(Set::ClusterLists)].concat(), self.follow(Set::LocalLists)];
+        from_pod.into_iter().chain(others).collect()
+    }
+
+    /// Goes on if the packet comes from a pod (or if it does not); `None` where that cannot be told. The node's own packets come in by no
+    /// interface, so that they are never those of a pod.
+    fn source_is_pod(&self, wanted: bool) -> Option<Vec<Expr>> {
+        let by_interface = |name: Vec<u8>| {
+            vec![Expr::Meta { key: META_IIFNAME, to: 0 }, Expr::Compare { register: 0, differs: !wanted, value: name }]
+        };
+        match &self.detect_local {
+            DetectLocal::Nothing => None,
+            DetectLocal::Networks => {
+                Some(self.address_in(true, Set::PodCidrs, if wanted { Answer::Present } else { Answer::Absent }))
+            }
+            DetectLocal::Interface(name) => {
+                let mut whole = name.as_bytes().to_vec();
+                whole.resize(INTERFACE_NAME, 0);
+                Some(by_interface(whole))
+            }
+            DetectLocal::InterfacePrefix(prefix) => Some(by_interface(prefix.as_bytes().to_vec())),
+        }
     }
 
     fn balance(&self) -> Vec<Vec<Expr>> {
         let to_cluster_ip = self.address_in(false, Set::ClusterIps, Answer::Present);
-        let from_elsewhere = self.address_in(true, Set::PodCidrs, Answer::Absent);
         let mut rules = vec![];
         if self.masquerade_all {
             rules.push([to_cluster_ip, self.mark()].concat());
-        } else if self.detect_local {
+        } else if let Some(from_elsewhere) = self.source_is_pod(false) {
             rules.push([to_cluster_ip, from_elsewhere, self.mark()].concat());
         }
         rules.push(self.follow(Set::Services));

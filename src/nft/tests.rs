@@ -5,13 +5,18 @@ use crate::model::{
     AddressKind, Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
     SlicePort,
 };
-use crate::proxy::{Backend, Chain, Context, Delta, Dest, Element, Planner, Refusal};
+use crate::proxy::{Backend, Chain, Context, Delta, Dest, DetectLocal, Element, Planner, Refusal};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 fn layouts() -> [Layout; 2] {
-    Family::BOTH.map(|family| Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: true })
+    Family::BOTH.map(|family| Layout {
+        family,
+        masquerade_mark: 0x4000,
+        masquerade_all: false,
+        detect_local: DetectLocal::Networks,
+    })
 }
 
 fn context() -> Context {

@@ -5,6 +5,7 @@
 //! such expansions, and nothing else is ever sent.
 
 mod destination;
+mod detect_local;
 mod element;
 mod planner;
 mod select;
@@ -12,6 +13,7 @@ mod slots;
 mod walk;
 
 pub use destination::{Backend, Dest, Destination, Entry, Refusal};
+pub use detect_local::DetectLocal;
 pub use element::{Chain, Difference, Element, Set, difference};
 pub use planner::{Conflict, Context, Delta, Outcome, Planner, Traffic};
 pub use select::{Candidate, Choice, Hinted, Judgement, Place, Tier, Topology, choose, judge, local_ready};

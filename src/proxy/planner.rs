@@ -21,6 +21,8 @@ pub struct Context {
     /// Addresses on which this node answers DNS itself. The service that has one of them as its ClusterIP is the cluster's DNS; it serves the
     /// others too, for the time when nobody answers here.
     pub dns_addresses: Vec<IpAddr>,
+    /// Whether externalIPs are left alone: they are as if the Service had none.
+    pub without_external_ips: bool,
 }
 
 /// Changes of the wanted state, gathered until the next commit. Later changes replace earlier ones.
@@ -265,6 +267,7 @@ fn frontends<'a>(
 ) -> impl Iterator<Item = (AddressKind, IpAddr, u16)> + 'a {
     let own = [AddressKind::ClusterIp, AddressKind::LoadBalancer, AddressKind::ExternalIp]
         .into_iter()
+        .filter(|kind| *kind != AddressKind::ExternalIp || !context.without_external_ips)
         .flat_map(move |kind| service.addresses(kind).iter().map(move |address| (kind, *address, port.port)));
     let is_dns = service.cluster_ips.iter().any(|address| context.dns_addresses.contains(address));
     let dns = context.dns_addresses.iter().filter(move |address| is_dns && !service.cluster_ips.contains(address));

@@ -3,7 +3,7 @@
 //! It follows the chains of the table step by step and notes which element decided, so that tests have a second opinion that needs no
 //! kernel, and people an account of what happens to their connections.
 
-use super::{Backend, Chain, Dest, Element, Refusal, Set};
+use super::{Backend, Chain, Dest, DetectLocal, Element, Refusal, Set};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -14,6 +14,8 @@ pub struct Packet {
     pub source: IpAddr,
     /// Whether the source is an address of the node itself (`fib saddr type local`).
     pub from_node: bool,
+    /// Whether it comes in by an interface of pods, where these are known by their interfaces.
+    pub from_pod_interface: bool,
     /// Where it goes.
     pub to: Dest,
     /// Whether that is an address of the node itself (`fib daddr type local`).
@@ -80,7 +82,7 @@ pub enum Says {
 pub enum Marked {
     /// Everything to a ClusterIP is.
     All,
-    /// It goes to a ClusterIP and comes from outside the pod networks.
+    /// It goes to a ClusterIP and does not come from a pod.
     NotFromPod,
     /// It goes to an outside address whose policy is Cluster.
     Outside,
@@ -93,8 +95,8 @@ pub enum Marked {
 pub enum Kept {
     /// It goes to a ClusterIP and comes from a pod.
     FromPod,
-    /// It goes to a ClusterIP, and pods cannot be told from others because no pod network is configured.
-    NoPodNetworks,
+    /// It goes to a ClusterIP, and pods cannot be told from others, because nothing says by what.
+    PodsUnknown,
     /// It comes from a pod, to an outside address whose policy is Local.
     PodToOutside,
     /// It comes from outside, to an outside address whose policy is Local.
@@ -130,12 +132,12 @@ pub struct Walk {
     elements: HashSet<Element>,
     all: Vec<Element>,
     masquerade_all: bool,
-    detect_local: bool,
+    detect_local: DetectLocal,
 }
 
 impl Walk {
-    /// A walk through these elements. The flags are those of the table's layout.
-    pub fn new(elements: Vec<Element>, masquerade_all: bool, detect_local: bool) -> Walk {
+    /// A walk through these elements. The options are those of the table's layout.
+    pub fn new(elements: Vec<Element>, masquerade_all: bool, detect_local: DetectLocal) -> Walk {
         Walk { elements: elements.iter().copied().collect(), all: elements, masquerade_all, detect_local }
     }
 
@@ -181,8 +183,19 @@ impl Walk {
         allowed.is_none()
     }
 
-    fn pod_network(&self, packet: &Packet) -> Option<Element> {
-        self.find(|element| matches!(element, Element::PodCidr(network) if network.contains(&packet.source)))
+    /// Whether the packet comes from a pod, and which set says so or else.
+    fn origin(&self, packet: &Packet) -> Origin {
+        let in_network = |element: &Element| matches!(element, Element::PodCidr(network) if network.contains(&packet.source));
+        match self.detect_local {
+            DetectLocal::Nothing => Origin { is_pod: false, set: None, element: None },
+            DetectLocal::Networks => {
+                let element = self.find(in_network);
+                Origin { is_pod: element.is_some(), set: Some(Set::PodCidrs), element }
+            }
+            DetectLocal::Interface(_) | DetectLocal::InterfacePrefix(_) => {
+                Origin { is_pod: packet.from_pod_interface, set: None, element: None }
+            }
+        }
     }
 
     /// The chain `balance`, and those that it goes to.
@@ -197,14 +210,17 @@ impl Walk {
         if !self.has(Element::ClusterIp(packet.to.address)) {
             return false;
         }
-        let pod_network = self.pod_network(packet);
-        let (set, element, says) = match (self.masquerade_all, self.detect_local, pod_network) {
-            (true, ..) => (Set::ClusterIps, Some(Element::ClusterIp(packet.to.address)), Says::Mark(Marked::All)),
-            (false, false, _) => (Set::PodCidrs, None, Says::Keep(Kept::NoPodNetworks)),
-            (false, true, Some(network)) => (Set::PodCidrs, Some(network), Says::Keep(Kept::FromPod)),
-            (false, true, None) => (Set::PodCidrs, None, Says::Mark(Marked::NotFromPod)),
+        let Origin { is_pod, set, element } = self.origin(packet);
+        let (set, element, says) = if self.masquerade_all {
+            (Some(Set::ClusterIps), Some(Element::ClusterIp(packet.to.address)), Says::Mark(Marked::All))
+        } else if self.detect_local == DetectLocal::Nothing {
+            (set, element, Says::Keep(Kept::PodsUnknown))
+        } else if is_pod {
+            (set, element, Says::Keep(Kept::FromPod))
+        } else {
+            (set, element, Says::Mark(Marked::NotFromPod))
         };
-        steps.note("balance", Some(set), element, says);
+        steps.note("balance", set, element, says);
         matches!(says, Says::Mark(_))
     }
 
@@ -223,8 +239,9 @@ impl Walk {
 
     fn outside_local(&self, packet: &Packet, marked: bool, steps: &mut Steps) -> Option<Draw> {
         let chain = "outside-local";
-        if let Some(network) = self.pod_network(packet) {
-            steps.note(chain, Some(Set::PodCidrs), Some(network), Says::Keep(Kept::PodToOutside));
+        let Origin { is_pod, set, element } = self.origin(packet);
+        if is_pod {
+            steps.note(chain, set, element, Says::Keep(Kept::PodToOutside));
             return self.list(chain, Set::ClusterLists, packet, marked, steps);
         }
         if packet.from_node {
@@ -319,6 +336,14 @@ impl Walk {
     }
 }
 
+/// Whether a packet comes from a pod, and how that is known.
+struct Origin {
+    is_pod: bool,
+    /// The set that was asked, if any.
+    set: Option<Set>,
+    element: Option<Element>,
+}
+
 /// The slots that a packet's endpoint is drawn from.
 struct Draw {
     slots: Vec<Backend>,
@@ -331,5 +356,50 @@ struct Steps(Vec<Step>);
 impl Steps {
     fn note(&mut self, chain: &str, set: Option<Set>, element: Option<Element>, says: Says) {
         self.0.push(Step { chain: chain.into(), set, element, says });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Protocol;
+
+    /// Whether a packet to a ClusterIP is masqueraded, and whether it passes by a policy Local.
+    fn treated(detect_local: DetectLocal, masquerade_all: bool, source: &str, from_pod_interface: bool) -> (bool, bool) {
+        let dest = |address: &str| Dest { address: address.parse().unwrap(), protocol: Protocol::Tcp, port: 80 };
+        let (cluster_ip, outside) = (dest("10.96.0.1"), dest("198.51.100.1"));
+        let backend = Backend { address: "10.244.1.3".parse().unwrap(), port: 8080 };
+        let elements = vec![
+            Element::ClusterIp(cluster_ip.address),
+            Element::PodCidr("10.244.0.0/16".parse().unwrap()),
+            Element::Service(cluster_ip, Chain::Pick(1)),
+            Element::Endpoint(cluster_ip, 0, backend),
+            Element::Service(outside, Chain::OutsideLocal),
+            Element::ClusterList(outside, Chain::Pick(1)),
+            Element::Endpoint(outside, 0, backend),
+            Element::Unserved(outside, Refusal::Drop),
+        ];
+        let walk = Walk::new(elements, masquerade_all, detect_local);
+        let fate = |to: Dest| {
+            walk.fate(&Packet { source: source.parse().unwrap(), from_node: false, from_pod_interface, to, to_node: false })
+        };
+        let masqueraded = match fate(cluster_ip) {
+            Fate::Balanced(targets) => targets[0].masqueraded,
+            other => panic!("{other:?}"),
+        };
+        (masqueraded, fate(outside) != Fate::Dropped)
+    }
+
+    #[test]
+    fn who_is_a_pod_is_not_masqueraded_and_passes_by_a_policy_local() {
+        let (pod, stranger) = ("10.244.0.2", "203.0.113.9");
+        assert_eq!(treated(DetectLocal::Nothing, false, pod, true), (false, false));
+        assert_eq!(treated(DetectLocal::Networks, false, pod, false), (false, true));
+        assert_eq!(treated(DetectLocal::Networks, false, stranger, true), (true, false));
+        for by_interface in [DetectLocal::Interface("cni0".into()), DetectLocal::InterfacePrefix("cali".into())] {
+            assert_eq!(treated(by_interface.clone(), false, stranger, true), (false, true));
+            assert_eq!(treated(by_interface, false, pod, false), (true, false));
+        }
+        assert_eq!(treated(DetectLocal::Networks, true, pod, false), (true, true));
     }
 }

@@ -12,7 +12,7 @@ use table::{Client, Expect, FLOWS, Flow, PODS};
 use waypost::lab::{self, Namespace, Node, Outcome, Pod, Serve};
 use waypost::model::{Family, Protocol, Update};
 use waypost::nft::{Committer, Kernel, Layout, Memory, Netlink};
-use waypost::proxy::{Context, Delta, Dest, Element, Fate, Packet, Planner, Walk};
+use waypost::proxy::{Context, Delta, Dest, DetectLocal, Element, Fate, Packet, Planner, Walk};
 use waypost::source::{manifests, translate::Translator};
 use waypost::store::Store;
 
@@ -48,7 +48,12 @@ fn name((from, protocol, to, expect): &Flow) -> String {
 }
 
 fn layouts() -> [Layout; 2] {
-    Family::BOTH.map(|family| Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: true })
+    Family::BOTH.map(|family| Layout {
+        family,
+        masquerade_mark: 0x4000,
+        masquerade_all: false,
+        detect_local: DetectLocal::Networks,
+    })
 }
 
 /// The plan of the whole cluster, as the agent makes it.
@@ -64,6 +69,7 @@ fn plan() -> Delta {
         node_addresses: addresses.clone(),
         nodeport_addresses: addresses,
         dns_addresses: vec![],
+        without_external_ips: false,
     };
     let mut delta = Delta::default();
     for network in ["10.244.0.0/16", "fd00:244::/48"] {
@@ -94,10 +100,11 @@ fn walked((from, protocol, to, expect): &Flow) -> Result<(), Failed> {
     let mut committer = Committer::new(Memory::default(), layouts());
     committer.commit(plan());
     let family = Family::of(to.ip());
-    let walk = Walk::new(committer.kernel().elements(family), false, true);
+    let walk = Walk::new(committer.kernel().elements(family), false, DetectLocal::Networks);
     let packet = Packet {
         source: source(*from, to),
         from_node: *from == Client::Node,
+        from_pod_interface: *from == Client::Pod,
         to: Dest { address: to.ip(), protocol: *protocol, port: to.port() },
         to_node: table::addresses(Client::Node).contains(&to.ip().to_string().as_str()),
     };

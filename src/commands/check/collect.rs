@@ -2,6 +2,7 @@
 
 use super::facts::{Chain, Facts, Probe, Reading};
 use super::source;
+use crate::agent::layouts::layout;
 use crate::config::{Config, ProxyConfig, Role, Upstreams};
 use crate::holder;
 use crate::leftovers;
@@ -54,12 +55,7 @@ fn capabilities(status: &str) -> Option<u64> {
 
 /// Writes the agent's own empty tables into a network namespace made for that, on a thread that ends with it.
 fn trial(config: &ProxyConfig) -> Probe {
-    let layouts = Family::BOTH.map(|family| Layout {
-        family,
-        masquerade_mark: 1 << config.masquerade_bit,
-        masquerade_all: config.masquerade_all,
-        detect_local: !config.cluster_cidrs.is_empty(),
-    });
+    let layouts = Family::BOTH.map(|family| layout(config, None, family));
     let attempt = std::thread::spawn(move || match unshare(CloneFlags::CLONE_NEWNET) {
         Err(error) => Probe::Untried(format!("a network namespace for a trial is not allowed here ({error})")),
         Ok(()) => match write_tables(layouts) {

@@ -5,7 +5,8 @@ use super::dns;
 use super::plan::{self, NODE_NAME, Plan, PlannedPod};
 use super::screen::counted;
 use crate::config::{
-    AdminConfig, ClusterSource, Config, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams,
+    AdminConfig, ClusterSource, Config, DetectLocalMode, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role,
+    Upstreams,
 };
 use crate::lab::{Node, Pod, Serve};
 use crate::model::{Family, ObjectKey, Protocol, Service, Update};
@@ -221,9 +222,11 @@ pub fn agent_config() -> Config {
         // Unused: the demo feeds the agent itself.
         cluster: ClusterSource::InCluster,
         proxy: ProxyConfig {
+            detect_local: DetectLocalMode::ClusterCidr,
             cluster_cidrs: networks(POD_NETWORKS),
             service_cidrs: networks(SERVICE_NETWORKS),
             nodeport_addresses: NodePortAddresses::primary(),
+            external_ips: true,
             masquerade_all: false,
             masquerade_bit: 14,
         },

@@ -12,10 +12,10 @@ const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// Where the node stands, for topology hints.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// A Node: its primary addresses, its zone, and whether load balancers should send traffic to it.
+/// A Node: its primary addresses, its zone, the networks of its pods, and whether load balancers should send traffic to it.
 ///
 /// # Errors
-/// [`Malformed`] names an InternalIP or ExternalIP that is no address.
+/// [`Malformed`] names an InternalIP or ExternalIP that is no address, or a network of pods that is none.
 pub fn node(object: &objects::Node) -> Result<Node, Malformed> {
     let internal = addresses(object, "InternalIP").map_err(malformed("Node", &object.metadata))?;
     let external = addresses(object, "ExternalIP").map_err(malformed("Node", &object.metadata))?;
@@ -27,7 +27,17 @@ pub fn node(object: &objects::Node) -> Result<Node, Malformed> {
         addresses: Family::BOTH.into_iter().filter_map(first_of).collect(),
         eligible: object.metadata.deletion_timestamp.is_none() && !to_be_deleted,
         zone: zone.map(|zone| zone.as_str().into()),
+        pod_cidrs: pod_cidrs(object).map_err(malformed("Node", &object.metadata))?,
     })
+}
+
+/// `podCIDRs`, or where only the older `podCIDR` is set, that.
+fn pod_cidrs(object: &objects::Node) -> Result<Box<[IpNet]>, Complaint> {
+    let Some(spec) = &object.spec else { return Ok(Box::default()) };
+    let several = spec.pod_cidrs.as_deref().unwrap_or_default();
+    let texts = if several.is_empty() { spec.pod_cidr.as_slice() } else { several };
+    let of = |(index, text): (usize, &String)| network(|| format!("spec.podCIDRs[{index}]"), text);
+    texts.iter().filter(|text| !text.is_empty()).enumerate().map(of).collect()
 }
 
 /// A Namespace's name. One that is being deleted still exists: its services are answered until they are gone.

@@ -22,6 +22,18 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 #[test]
+fn the_networks_of_a_nodes_pods_are_the_list_or_the_older_single_one() {
+    let networks = |spec: &str| {
+        let object: objects::Node = serde_saphyr::from_str(&format!("{{metadata: {{name: n}}, spec: {spec}}}")).unwrap();
+        node(&object).map(|node| node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(networks("{podCIDR: 10.1.0.0/24, podCIDRs: [10.1.0.0/24, 'fd00::/64']}").unwrap(), ["10.1.0.0/24", "fd00::/64"]);
+    assert_eq!(networks("{podCIDR: 10.1.0.0/24}").unwrap(), ["10.1.0.0/24"]);
+    assert_eq!(networks("{podCIDR: ''}").unwrap(), Vec::<String>::new());
+    assert!(networks("{podCIDRs: [10.1.0.0]}").unwrap_err().to_string().contains("spec.podCIDRs[0]"));
+}
+
+#[test]
 fn every_field_of_a_load_balancer_service_is_read() {
     let text = r#"
 metadata:
@@ -277,7 +289,7 @@ fn a_node_has_its_first_internal_address_of_each_family_or_else_an_external_one(
         "status: {addresses: [{type: Hostname, address: n1}, {type: ExternalIP, address: 192.0.2.9}, {type: InternalIP, address: 10.0.0.1},\
          {type: InternalIP, address: 10.0.0.2}, {type: ExternalIP, address: 'fd00::9'}, {type: ExternalIP, address: 'fd00::8'}]}",
     );
-    assert_eq!(node.unwrap(), model::Node { addresses: ips(&["10.0.0.1", "fd00::9"]), eligible: true, zone: None });
+    assert_eq!(node.unwrap(), model::Node { addresses: ips(&["10.0.0.1", "fd00::9"]), eligible: true, ..model::Node::default() });
 }
 
 #[test]
