@@ -8,8 +8,16 @@ use std::process::Command;
 use waypost::config::{RunArgs, SETTINGS, Surroundings, load, reference_markdown};
 use waypost::notices;
 
-const DOCUMENTS: &[&str] =
-    &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/events.md", "docs/operate.md", "docs/services.md"];
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/events.md",
+    "docs/migrate.md",
+    "docs/operate.md",
+    "docs/services.md",
+];
 
 /// Settings that have a value of their own in the chart, or that the chart must decide itself.
 const NOT_IN_CHART_CONFIG: &[&str] = &[

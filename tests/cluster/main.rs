@@ -5,9 +5,12 @@
 //! it begins with, so that it can be run alone.
 
 mod cluster;
+mod documents;
 #[path = "../control_plane/eventually.rs"]
 mod eventually;
 mod install;
+mod load;
+mod migrate;
 mod network;
 mod shop;
 mod state;
@@ -27,6 +30,8 @@ const CASES: &[(&str, Case)] = &[
     ("services_answer_pods_host_network_pods_and_the_node_over_tcp_and_udp", network::from_inside),
     ("node_ports_and_load_balancer_addresses_answer_the_host_outside", network::from_outside),
     ("exec_logs_and_port_forward_work", network::kubectl_streams),
+    ("a_stock_cluster_is_moved_to_waypost_and_back_under_load_and_loses_nothing", migrate::in_and_back),
+    ("every_command_of_the_documents_was_run_by_a_test_before_this_one", documents::all_are_run),
 ];
 
 fn main() -> ExitCode {

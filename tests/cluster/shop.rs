@@ -47,6 +47,12 @@ pub fn pod(cluster: &Cluster, set: &str, node: u8) -> String {
     pod["metadata"]["name"].as_str().expect("a pod has a name").to_string()
 }
 
+/// The process id, on its node, of the client pod.
+pub fn process_of_client(cluster: &Cluster, node: u8) -> u32 {
+    let pod = pod_object(cluster, "client", node);
+    process_of(cluster, node, pod["status"]["containerStatuses"][0]["containerID"].as_str().expect("its container runs"))
+}
+
 /// The process id, on its node, of the container that the API server knows by this id.
 pub fn process_of(cluster: &Cluster, node: u8, container: &str) -> u32 {
     let container = container.trim_start_matches("containerd://");

@@ -1,6 +1,7 @@
 //! What the cluster has for services and names, and how it gets from one state to another.
 
 use super::cluster::{Cluster, NODES, finish};
+use super::documents;
 use super::shop::Shop;
 use std::sync::{Mutex, MutexGuard};
 
@@ -8,6 +9,8 @@ use std::sync::{Mutex, MutexGuard};
 pub struct Stage {
     /// The cluster.
     pub cluster: Cluster,
+    /// What of the documents has been run.
+    pub documents: documents::Run,
     // None: unknown, because a test that was to change it has failed on its way.
     state: Mutex<Option<State>>,
 }
@@ -19,12 +22,14 @@ pub enum State {
     Bare,
     /// Waypost, as the chart's defaults have it.
     Waypost,
+    /// The stock kube-proxy and CoreDNS.
+    Stock,
 }
 
 impl Stage {
     /// Starts the cluster; nothing makes services and names work yet.
     pub fn start() -> Stage {
-        Stage { cluster: Cluster::start("tests"), state: Mutex::new(Some(State::Bare)) }
+        Stage { cluster: Cluster::start("tests"), documents: Default::default(), state: Mutex::new(Some(State::Bare)) }
     }
 
     /// Brings the cluster into this state if it is in another one.
@@ -37,6 +42,7 @@ impl Stage {
             match wanted {
                 State::Bare => {}
                 State::Waypost => drop(self.cluster.script(&["install-waypost"])),
+                State::Stock => drop(self.cluster.script(&["install-stock"])),
             }
             wanted
         });

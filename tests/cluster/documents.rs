@@ -1,0 +1,107 @@
+//! The commands of the documents, run on the cluster as they stand there.
+//!
+//! A fenced block with the info string `sh` is for the cluster's administrator, `sh node` for a shell on node1; any other word after `sh` is the
+//! reason why it cannot be run here. Blocks of one section are run together, in one shell, as a reader would.
+
+use super::cluster::finish;
+use super::state::Stage;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+
+/// Where commands that are shown are also run.
+const DOCUMENTS: &[&str] = &["docs/migrate.md"];
+
+/// The sections whose commands have been run.
+#[derive(Default)]
+pub struct Run(Mutex<BTreeSet<Section>>);
+
+/// A document and a heading in it.
+pub type Section = (&'static str, String);
+
+/// Runs the commands of a section.
+///
+/// # Panics
+/// When one fails, with what it said, or when the section has none.
+pub fn run(stage: &Stage, document: &'static str, heading: &str) {
+    run_for(stage, document, heading, 1);
+}
+
+/// As [`run`], with another node in the place of `node1`.
+pub fn run_for(stage: &Stage, document: &'static str, heading: &str, node: u8) {
+    let sections = sections(document);
+    let section = (document, heading.to_string());
+    let commands = sections.get(&section).unwrap_or_else(|| panic!("{document} has no commands below the heading {heading:?}"));
+    let mut script = String::from("set -euo pipefail\n");
+    for Commands { place, text } in commands {
+        let text = text.replace("node1", &format!("node{node}"));
+        match place {
+            Place::Administrator => script += &text,
+            // The shell sees the text as one word, quotes in it included.
+            Place::Node => script += &format!("scripts/cluster node {node} bash -euc {}\n", quoted(&text)),
+        }
+    }
+    let output = finish(stage.cluster.command("bash").args(["-c", &script]));
+    output.unwrap_or_else(|error| panic!("{document}, {heading}: {error}"));
+    stage.documents.0.lock().expect("nobody panics while it is held").insert(section);
+}
+
+/// # Panics
+/// When a document shows commands that no test has run.
+pub fn all_are_run(stage: &Stage) {
+    let run = stage.documents.0.lock().expect("nobody panics while it is held");
+    let shown: BTreeSet<Section> = DOCUMENTS.iter().flat_map(|document| sections(document).into_keys()).collect();
+    let missed: Vec<_> = shown.difference(&run).collect();
+    assert!(missed.is_empty(), "commands of these sections were not run by the tests before this one: {missed:#?}");
+}
+
+struct Commands {
+    place: Place,
+    text: String,
+}
+
+enum Place {
+    Administrator,
+    Node,
+}
+
+/// The commands that can be run, by the section that they stand in.
+fn sections(document: &'static str) -> BTreeMap<Section, Vec<Commands>> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect("the document is there");
+    let mut sections: BTreeMap<Section, Vec<Commands>> = BTreeMap::new();
+    let mut heading = String::new();
+    // The place of the block that we are in; `Some(None)` in one that is not run.
+    let mut block: Option<Option<Commands>> = None;
+    for line in text.lines() {
+        match (&mut block, line.strip_prefix("```")) {
+            (None, Some(info)) => block = Some(place(info).map(|place| Commands { place, text: String::new() })),
+            (Some(_), Some(_)) => {
+                if let Some(commands) = block.take().flatten() {
+                    sections.entry((document, heading.clone())).or_default().push(commands);
+                }
+            }
+            (Some(commands), None) => {
+                if let Some(commands) = commands {
+                    commands.text += line;
+                    commands.text.push('\n');
+                }
+            }
+            (None, None) if line.starts_with('#') => heading = line.trim_start_matches('#').trim().to_string(),
+            (None, None) => {}
+        }
+    }
+    sections
+}
+
+fn place(info: &str) -> Option<Place> {
+    match info {
+        "sh" => Some(Place::Administrator),
+        "sh node" => Some(Place::Node),
+        _ => None,
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

@@ -1,0 +1,136 @@
+//! Load while something happens: new connections, datagrams and DNS questions from every node all the time, each without a retry, so that
+//! each one that is lost counts.
+
+use super::cluster::{Cluster, NODES};
+use super::shop::{self, Shop};
+use serde::Deserialize;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+
+const TOOLBOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/cluster-toolbox");
+/// Two cores drive the cluster, its load, and whatever else this machine does.
+const PAUSE: &str = "--pause=60ms";
+
+/// Programs that make load until they are told to end.
+pub struct Load {
+    makers: Vec<Maker>,
+}
+
+struct Maker {
+    place: String,
+    child: Child,
+}
+
+/// What one kind of load saw at one place.
+#[derive(Debug, Deserialize)]
+pub struct Report {
+    #[serde(skip)]
+    place: String,
+    load: String,
+    attempts: usize,
+    failures: usize,
+    longest_gap_ms: u64,
+    first_failures: Vec<String>,
+}
+
+impl Load {
+    /// From a pod and from the node itself, on every node, to a Service and to cluster DNS; and from outside to a NodePort of the
+    /// first node.
+    pub fn start(cluster: &Cluster, shop: &Shop) -> Load {
+        let web = &shop.cluster_ip;
+        let inside = [
+            PAUSE.to_string(),
+            format!("--tcp={web}:80"),
+            format!("--udp={web}:80"),
+            format!("--dns={}:53", shop::DNS),
+            format!("--dns-tcp={}:53", shop::DNS),
+            format!("--name=web.{}.svc.cluster.local.", shop::NAMESPACE),
+        ];
+        let inside: Vec<&str> = inside.iter().map(String::as_str).collect();
+        let mut makers = Vec::new();
+        for node in NODES {
+            let number = node.to_string();
+            let pod = shop::process_of_client(cluster, node).to_string();
+            let in_pod = ["node", &number, "nsenter", "--target", &pod, "--net", TOOLBOX];
+            makers.push(Maker::start(cluster, format!("a pod on node{node}"), &[&in_pod[..], &inside].concat()));
+            makers.push(Maker::start(cluster, format!("node{node}"), &[&["node", &number, TOOLBOX], &inside[..]].concat()));
+        }
+        let node_port = format!("--tcp={}:{}", shop::address_of_node(1), shop::NODE_PORT);
+        makers.push(Maker::start(cluster, "the host outside".into(), &["outside", TOOLBOX, PAUSE, &node_port]));
+        Load { makers }
+    }
+
+    /// Ends it, and returns what was seen.
+    pub fn end(mut self) -> Vec<Report> {
+        // All are told before the first is waited for, so that they end together.
+        for maker in &mut self.makers {
+            drop(maker.child.stdin.take());
+        }
+        self.makers.iter_mut().flat_map(Maker::reports).collect()
+    }
+}
+
+impl Maker {
+    fn start(cluster: &Cluster, place: String, arguments: &[&str]) -> Maker {
+        let mut command = cluster.command("scripts/cluster");
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("scripts/cluster can be started");
+        let mut said = String::new();
+        let read = BufReader::new(child.stderr.as_mut().expect("it is a pipe")).read_line(&mut said);
+        assert!(read.is_ok() && said == "load begins\n", "load from {place}: {said}");
+        Maker { place, child }
+    }
+
+    fn reports(&mut self) -> Vec<Report> {
+        let mut text = String::new();
+        self.child.stdout.as_mut().expect("it is a pipe").read_to_string(&mut text).expect("a report is text");
+        let status = self.child.wait().expect("it is a child");
+        assert!(status.success() && !text.is_empty(), "load from {} ended with {status}", self.place);
+        let reports = text.lines().map(|line| serde_json::from_str(line).expect("a report is JSON"));
+        reports.map(|report: Report| Report { place: self.place.clone(), ..report }).collect()
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// # Panics
+/// When anything was lost, or when so little was tried that nothing could be.
+pub fn assert_nothing_lost(reports: &[Report]) {
+    assert_lost_at_most(reports, |_| 0);
+}
+
+/// As [`assert_nothing_lost`], but of what a report is about so many may be.
+pub fn assert_lost_at_most(reports: &[Report], allowed: impl Fn(&Report) -> usize) {
+    let lost: Vec<String> = reports.iter().filter(|report| report.failures > allowed(report)).map(Report::to_line).collect();
+    assert!(lost.is_empty(), "lost under load:\n{}", lost.join("\n"));
+    let idle: Vec<String> = reports.iter().filter(|report| report.attempts < 20).map(Report::to_line).collect();
+    assert!(idle.is_empty(), "hardly any load:\n{}", idle.join("\n"));
+    let attempts: usize = reports.iter().map(|report| report.attempts).sum();
+    let failures: usize = reports.iter().map(|report| report.failures).sum();
+    let gap = reports.iter().map(|report| report.longest_gap_ms).max().unwrap_or_default();
+    eprintln!("    of {attempts} connections and questions {failures} were lost; the longest wait was {gap} ms");
+}
+
+impl Report {
+    /// Whether these are DNS questions of a process of a node, not of a pod.
+    pub fn is_dns_of_a_node(&self) -> bool {
+        self.load.starts_with("dns") && self.place.starts_with("node")
+    }
+
+    fn to_line(&self) -> String {
+        format!(
+            "{}, {}: {} of {} failed, longest gap {} ms: {}",
+            self.place,
+            self.load,
+            self.failures,
+            self.attempts,
+            self.longest_gap_ms,
+            self.first_failures.join("; ")
+        )
+    }
+}
