@@ -13,6 +13,7 @@ const DOCUMENTS: &[&str] = &[
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "docs/differences.md",
     "docs/events.md",
     "docs/migrate.md",
     "docs/operate.md",

@@ -14,6 +14,7 @@ pub struct Node {
     namespace: Namespace,
     addresses: Arc<[IpAddr]>,
     wires: Arc<AtomicU32>,
+    servers: Arc<Mutex<Vec<Server>>>,
 }
 
 impl Node {
@@ -44,7 +45,7 @@ impl Node {
             namespace.set_sysctl(name, value)?;
         }
         links::loopback_up(&namespace)?;
-        let node = Node { namespace, addresses: addresses.into(), wires: Arc::default() };
+        let node = Node { namespace, addresses: addresses.into(), wires: Arc::default(), servers: Arc::default() };
         addresses.iter().try_for_each(|address| links::add_address(&node.namespace, "lo", *address, Source::Usual))?;
         Ok(node)
     }
@@ -63,6 +64,12 @@ impl Node {
     /// it was made with.
     pub fn add_address(&self, address: IpAddr) -> Result<(), LabError> {
         links::add_address(&self.namespace, "lo", address, Source::Avoided)
+    }
+
+    /// Serves a port on the addresses that the node was made with, as a pod with the node's own network does. `name` is what its server
+    /// answers with. The sockets listen when this returns, until the last clone of the node is dropped.
+    pub fn serve(&self, name: &str, what: Serve, port: u16) -> Result<(), LabError> {
+        serve(&self.servers, &self.namespace, &self.addresses, what, port, &name.into())
     }
 
     /// Makes a host outside the node's default gateway, once for each of its families. Without a gateway the node answers "no route"
@@ -149,11 +156,7 @@ impl Pod {
     /// Serves a port on all of the pod's addresses, until the pod is dropped or [killed](Pod::kill). The sockets listen when this
     /// returns.
     pub fn serve(&self, what: Serve, port: u16) -> Result<(), LabError> {
-        for address in &self.addresses {
-            let server = Server::start(&self.namespace, what, SocketAddr::new(*address, port), self.name.clone())?;
-            self.servers.lock().unwrap_or_else(PoisonError::into_inner).push(server);
-        }
-        Ok(())
+        serve(&self.servers, &self.namespace, &self.addresses, what, port, &self.name)
     }
 
     /// Closes the pod's servers, their connections too; its addresses stay and refuse.
@@ -179,4 +182,20 @@ impl AsRef<Namespace> for Pod {
     fn as_ref(&self) -> &Namespace {
         &self.namespace
     }
+}
+
+/// Serves a port on each of the addresses and keeps the servers.
+fn serve(
+    servers: &Mutex<Vec<Server>>,
+    namespace: &Namespace,
+    addresses: &[IpAddr],
+    what: Serve,
+    port: u16,
+    name: &Arc<str>,
+) -> Result<(), LabError> {
+    for address in addresses {
+        let server = Server::start(namespace, what, SocketAddr::new(*address, port), name.clone())?;
+        servers.lock().unwrap_or_else(PoisonError::into_inner).push(server);
+    }
+    Ok(())
 }

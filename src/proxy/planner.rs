@@ -259,7 +259,8 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
     }
 }
 
-/// The addresses and ports of a service port, in the order in which they win over each other.
+/// The addresses and ports of a service port, in the order in which they win over each other. In a family in which it has no ClusterIP a
+/// service has no other address either, whatever its object lists.
 fn frontends<'a>(
     service: &'a Service,
     port: &'a ServicePort,
@@ -273,7 +274,8 @@ fn frontends<'a>(
     let dns = context.dns_addresses.iter().filter(move |address| is_dns && !service.cluster_ips.contains(address));
     let own = own.chain(dns.map(|address| (AddressKind::ClusterIp, *address, port.port)));
     let node = context.nodeport_addresses.iter().filter(|_| port.node_port != 0);
-    own.chain(node.map(|address| (AddressKind::NodePort, *address, port.node_port)))
+    let all = own.chain(node.map(|address| (AddressKind::NodePort, *address, port.node_port)));
+    all.filter(move |(kind, address, _)| *kind == AddressKind::ClusterIp || service.cluster_ip(Family::of(*address)).is_some())
 }
 
 fn destination(service: &Service, kind: AddressKind, cluster: &Arc<[Backend]>, local: &Arc<[Backend]>) -> Destination {
@@ -298,14 +300,16 @@ fn destination(service: &Service, kind: AddressKind, cluster: &Arc<[Backend]>, l
     Destination { entry, cluster, local, refusal, sources: None }
 }
 
-/// Who may connect to a load balancer address. A range of /0 lifts every restriction; a family that has no range of its own while
-/// the other has is closed (kube-proxy leaves it open).
+/// Who may connect to a load balancer address. A range of /0 lifts every restriction of its family, and none other. A family that has no range
+/// of its own while the other has is closed (kube-proxy leaves it open), but not by a /0, which is no restriction.
 fn allowed_sources(service: &Service, family: Family, context: &Context) -> Option<Vec<IpNet>> {
-    let ranges = &service.source_ranges;
-    if ranges.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0) {
+    let is_open = |range: &IpNet| range.prefix_len() == 0;
+    let of_family = |range: &&IpNet| Family::of(range.addr()) == family;
+    let mut allowed: Vec<IpNet> = service.source_ranges.iter().filter(of_family).map(IpNet::trunc).collect();
+    let deciding = if allowed.is_empty() { &service.source_ranges } else { &allowed };
+    if deciding.is_empty() || deciding.iter().any(is_open) {
         return None;
     }
-    let mut allowed: Vec<IpNet> = ranges.iter().filter(|range| Family::of(range.addr()) == family).map(IpNet::trunc).collect();
     // A node that owns the load balancer's address uses it as its source when it connects to itself.
     let from_node = context.node_addresses.iter().any(|address| allowed.iter().any(|range| range.contains(address)));
     if from_node {

@@ -1,0 +1,100 @@
+//! The worlds with the agent in them: the real program on the folder of manifests, with the flags that the settings come to.
+
+use super::shared::world::World;
+use super::shared::{Flow, Settings};
+use super::walked::{SERVICE_CIDRS, folder};
+use libtest_mimic::Failed;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A world for each settings, made when its first row is driven.
+#[derive(Default)]
+pub struct Worlds {
+    made: Mutex<BTreeMap<&'static str, Arc<OnceLock<Served>>>>,
+}
+
+/// A world that an agent serves.
+pub struct Served {
+    pub world: World,
+    agent: Child,
+}
+
+impl Worlds {
+    /// Drives one row through its world.
+    pub fn drive(&self, settings: &'static Settings, flow: &Flow) -> Result<(), Failed> {
+        let place = self.place(settings);
+        let served = place.get_or_init(|| Served::start(settings));
+        let outcome = served.world.drive(flow, flow.expect);
+        outcome.map_err(|reason| format!("{reason}\n{}", served.world.output("nft", &["-n", "list", "ruleset"])).into())
+    }
+
+    /// Works with the world of these settings.
+    pub fn with<T>(&self, settings: &'static Settings, work: impl FnOnce(&World) -> T) -> T {
+        work(&self.place(settings).get_or_init(|| Served::start(settings)).world)
+    }
+
+    fn place(&self, settings: &'static Settings) -> Arc<OnceLock<Served>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).entry(settings.name).or_default().clone()
+    }
+}
+
+impl Served {
+    fn start(settings: &Settings) -> Served {
+        let world = World::build().expect("a world");
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("flows-{}.log", settings.name));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+        command.arg("run").args(flags(settings)).arg("--manifests").arg(folder()).env("NO_COLOR", "1");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("target/tmp can be written"));
+        let agent = world.node.namespace().spawn(&mut command).expect("the agent starts");
+        let served = Served { world, agent };
+        let began = Instant::now();
+        while !served.is_ready() {
+            let printed = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(began.elapsed() < PATIENCE, "the agent is not ready within {PATIENCE:?}:\n{}", printed());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        served
+    }
+
+    fn is_ready(&self) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect("127.0.0.1:10256")?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page).map(|_| page)
+        };
+        let page: std::io::Result<String> = self.world.node.namespace().run(ask).expect("the node's namespace");
+        page.is_ok_and(|page| page.starts_with("HTTP/1.1 200"))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+fn flags(settings: &Settings) -> Vec<String> {
+    let mut flags = vec![
+        format!("--node-name={}", settings.node),
+        format!("--service-cidr={}", SERVICE_CIDRS.join(",")),
+        format!("--masquerade-all={}", settings.masquerade_all),
+        format!("--masquerade-bit={}", settings.masquerade_bit),
+    ];
+    if !settings.cluster_cidrs.is_empty() {
+        flags.push(format!("--cluster-cidr={}", settings.cluster_cidrs.join(",")));
+    }
+    let primary = if settings.nodeport_networks.is_empty() { vec!["primary"] } else { settings.nodeport_networks.to_vec() };
+    let localhost = settings.localhost_nodeports.then_some("localhost");
+    flags.push(format!("--nodeport-addresses={}", primary.into_iter().chain(localhost).collect::<Vec<_>>().join(",")));
+    flags
+}

@@ -1,0 +1,49 @@
+//! How the node's agent is set, and kube-proxy in its place.
+
+/// Settings that both programs know. Each has a world of its own.
+#[derive(Debug)]
+pub struct Settings {
+    /// A name for messages and folders.
+    pub name: &'static str,
+    /// The name of the Node object that the node goes by.
+    pub node: &'static str,
+    /// Pod networks.
+    pub cluster_cidrs: &'static [&'static str],
+    /// Whether all traffic to ClusterIPs is masqueraded.
+    pub masquerade_all: bool,
+    /// Where NodePorts answer: networks. None: on the primary addresses.
+    pub nodeport_networks: &'static [&'static str],
+    /// Whether NodePorts also answer on loopback addresses (kube-proxy 1.36 cannot do that in nftables mode).
+    pub localhost_nodeports: bool,
+    /// The bit of the packet mark.
+    pub masquerade_bit: u8,
+}
+
+const PODS: &[&str] = &["10.244.0.0/16", "fd00:244::/64"];
+
+/// Most rows.
+pub const USUAL: Settings = Settings {
+    name: "usual",
+    node: "node-1",
+    cluster_cidrs: PODS,
+    masquerade_all: false,
+    nodeport_networks: &[],
+    localhost_nodeports: false,
+    masquerade_bit: 14,
+};
+/// Everything to ClusterIPs is masqueraded, and another bit is used for it.
+pub const MASQUERADE_ALL: Settings = Settings { name: "masquerade-all", masquerade_all: true, masquerade_bit: 20, ..USUAL };
+/// Nobody knows who is a pod.
+pub const NO_CLUSTER_CIDR: Settings = Settings { name: "no-cluster-cidr", cluster_cidrs: &[], ..USUAL };
+/// NodePorts answer on every address of the node.
+pub const EVERYWHERE: Settings = Settings { name: "everywhere", nodeport_networks: &["0.0.0.0/0", "::/0"], ..USUAL };
+/// NodePorts answer in one network, of one family.
+pub const ONE_NETWORK: Settings = Settings { name: "one-network", nodeport_networks: &["198.18.0.0/24"], ..USUAL };
+/// NodePorts answer on loopback addresses too.
+pub const LOCALHOST: Settings = Settings { name: "localhost", localhost_nodeports: true, ..USUAL };
+/// A node with an IPv4 address only, as far as its object says, and in no zone.
+pub const IPV4_NODE: Settings = Settings { name: "ipv4-node", node: "node-4", ..USUAL };
+
+/// All of them.
+pub const ALL_SETTINGS: &[&Settings] =
+    &[&USUAL, &MASQUERADE_ALL, &NO_CLUSTER_CIDR, &EVERYWHERE, &ONE_NETWORK, &LOCALHOST, &IPV4_NODE];

@@ -1,0 +1,147 @@
+//! The pure packet walk through the plan of the whole cluster.
+
+use super::shared::world::{node_addresses, pod_of};
+use super::shared::{ALL_SETTINGS, Client, Expect, Flow, Settings};
+use ipnet::IpNet;
+use libtest_mimic::Failed;
+use std::collections::BTreeMap;
+use std::iter;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use waypost::model::{Family, Update};
+use waypost::nft::{Committer, Layout, Memory};
+use waypost::proxy::{Context, Delta, Dest, DetectLocal, Element, Fate, Packet, Planner, Target, Walk};
+use waypost::source::{manifests, translate::Translator};
+use waypost::store::Store;
+
+/// The networks of ClusterIPs.
+pub const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
+
+/// Walks one row.
+pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
+    let family = Family::of(flow.target().ip());
+    let layout = layouts(settings).into_iter().find(|layout| layout.family == family).expect("both families have one");
+    let walk = Walk::new(elements(settings, family), layout.masquerade_all, layout.detect_local);
+    let to = flow.target();
+    let is_local = |address: IpAddr| node_addresses().any(|one| one == address);
+    let packet = Packet {
+        source: flow.source(),
+        from_node: flow.from == Client::Node,
+        from_pod_interface: false,
+        to: Dest { address: to.ip(), protocol: flow.protocol, port: to.port() },
+        to_node: is_local(to.ip()),
+    };
+    let fate = walk.fate(&packet);
+    let balanced = |wanted: &[&str], sees_node: fn(&Packet, bool) -> bool| {
+        let Fate::Balanced(targets) = &fate else { return false };
+        let slots = |target: &Target| iter::repeat_n(pod_of(target.backend.address), target.slots as usize);
+        let mut pods: Vec<_> = targets.iter().flat_map(slots).collect();
+        let mut wanted = wanted.to_vec();
+        pods.sort_unstable();
+        wanted.sort_unstable();
+        let as_wanted = |target: &Target| {
+            // What arrives at the node itself has not passed the hook that masquerades.
+            let masqueraded = target.masqueraded && (packet.from_node || !is_local(target.backend.address));
+            sees_node(&packet, masqueraded) || target.backend.address == packet.source
+        };
+        pods == wanted && targets.iter().all(as_wanted)
+    };
+    let right = match flow.expect {
+        Expect::Kept(pods) | Expect::Shares(pods) => balanced(pods, |_, masqueraded| !masqueraded),
+        Expect::Masqueraded(pods) => balanced(pods, |packet, masqueraded| masqueraded || packet.from_node),
+        Expect::Refused => fate == Fate::Refused,
+        Expect::Dropped => fate == Fate::Dropped,
+        Expect::Untouched | Expect::HandedOn(_) => fate == Fate::Untouched,
+    };
+    if right { Ok(()) } else { Err(format!("the walk ends in {fate:?}").into()) }
+}
+
+/// What the tables hold, worked out once for all rows.
+fn elements(settings: &Settings, family: Family) -> Vec<Element> {
+    static ALL: LazyLock<BTreeMap<(&str, Family), Vec<Element>>> = LazyLock::new(|| {
+        let of = |settings: &&'static Settings| {
+            let mut committer = Committer::new(Memory::default(), layouts(settings));
+            committer.commit(plan(settings));
+            Family::BOTH.map(|family| ((settings.name, family), committer.kernel().elements(family)))
+        };
+        ALL_SETTINGS.iter().flat_map(of).collect()
+    });
+    ALL[&(settings.name, family)].clone()
+}
+
+/// However slices and services arrive, the kernel ends up with the same.
+pub fn any_order() -> Result<(), Failed> {
+    for settings in ALL_SETTINGS {
+        let mut planned = updates(settings);
+        let wanted = planned_in_order(settings, planned.clone());
+        for step in 0..5 {
+            // Another order at each step; the ends of the listings stay where they are, since they only say that it is complete.
+            let length = planned.len();
+            planned.rotate_left(7 + step);
+            planned[..length / 2].reverse();
+            assert_eq!(planned_in_order(settings, planned.clone()), wanted, "{}", settings.name);
+        }
+    }
+    Ok(())
+}
+
+/// The tables' layouts under these settings.
+pub fn layouts(settings: &Settings) -> [Layout; 2] {
+    Family::BOTH.map(|family| Layout {
+        family,
+        masquerade_mark: 1 << settings.masquerade_bit,
+        masquerade_all: settings.masquerade_all,
+        detect_local: match settings.cluster_cidrs.is_empty() {
+            true => DetectLocal::Nothing,
+            false => DetectLocal::Networks,
+        },
+    })
+}
+
+/// The plan of the whole cluster, as the agent makes it.
+pub fn plan(settings: &Settings) -> Delta {
+    planned_in_order(settings, updates(settings))
+}
+
+/// The folder of the cluster's objects.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flows/cluster")
+}
+
+fn updates(settings: &Settings) -> Vec<Update> {
+    let manifests = manifests::read(&folder()).expect("the manifests are right");
+    let updates = manifests.updates(Some(settings.node), &mut Translator::default());
+    updates.into_iter().filter(|update| !matches!(update, Update::ListBegin(_) | Update::ListEnd(_))).collect()
+}
+
+fn planned_in_order(settings: &Settings, updates: Vec<Update>) -> Delta {
+    let store: Store = updates.into_iter().collect();
+    let node = store.node().expect("the node is there");
+    let nodeport_networks = networks(settings.nodeport_networks);
+    let in_networks =
+        |address: &IpAddr| !address.is_loopback() && nodeport_networks.iter().any(|network| network.contains(address));
+    let context = Context {
+        node_name: settings.node.into(),
+        zone: node.zone.clone(),
+        node_addresses: node.addresses.clone(),
+        nodeport_addresses: match nodeport_networks.is_empty() {
+            true => node.addresses.clone(),
+            false => node_addresses().filter(in_networks).collect(),
+        },
+        dns_addresses: vec![],
+        without_external_ips: false,
+    };
+    let mut delta = Delta::default();
+    delta.elements.extend(networks(settings.cluster_cidrs).into_iter().map(|network| (Element::PodCidr(network), true)));
+    delta.elements.extend(networks(&SERVICE_CIDRS).into_iter().map(|network| (Element::ServiceCidr(network), true)));
+    let mut planner = Planner::default();
+    for key in store.service_keys() {
+        planner.update(key, store.service(key), &store.slices(key), &context, &mut delta);
+    }
+    delta
+}
+
+fn networks(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().expect("a network")).collect()
+}
