@@ -15,6 +15,7 @@
 //! | [`store`] | the one state: every object of the cluster that matters here, and what changed |
 //! | [`proxy`] | pure: from a service and its endpoints to the destinations that the kernel should hold |
 //! | [`nft`] | the tables: layout, differences, netlink, the switch of DNS on the node, and an in-memory kernel for tests |
+//! | [`conntrack`] | stale UDP flows: which they are (pure), and their deletion |
 //! | [`dns`] | records, answers (pure), and the servers and forwarding around them |
 //! | [`notices`] | what people should know: log lines, and Events on the objects that they are about |
 //! | [`admin`] | health, readiness, metrics |
@@ -32,6 +33,7 @@ pub mod admin;
 pub mod agent;
 pub mod commands;
 pub mod config;
+pub mod conntrack;
 pub mod dns;
 pub mod holder;
 pub mod lab;

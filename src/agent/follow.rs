@@ -4,6 +4,7 @@ use super::data_path::{DataPath, Done, Word};
 use super::localhost_ports::LocalhostPorts;
 use super::names::Dns;
 use super::plan::Plan;
+use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::Config;
 use crate::dns::records::Records;
@@ -46,6 +47,8 @@ pub struct Reports {
     pub service_health: ServiceHealth,
     /// NodePorts on loopback addresses, where they are wanted.
     pub localhost_ports: Option<LocalhostPorts>,
+    /// Stale UDP flows.
+    pub stale_flows: StaleFlows,
 }
 
 impl Follow {
@@ -57,8 +60,8 @@ impl Follow {
         reports: Reports,
         addresses: watch::Receiver<()>,
     ) -> Follow {
-        let Reports { status, ready, notices, service_health, localhost_ports } = reports;
-        let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports));
+        let Reports { status, ready, notices, service_health, localhost_ports, stale_flows } = reports;
+        let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports, stale_flows));
         let dns = names.map(|(records, serving)| Dns::new(config, records, serving));
         Follow { store: Store::default(), plan, dns, status, ready, addresses }
     }

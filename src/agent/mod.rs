@@ -16,11 +16,13 @@ mod metrics;
 mod names;
 mod node_addresses;
 mod plan;
+mod stale_flows;
 #[cfg(test)]
 mod tests;
 
 use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
 use crate::config::{Config, Role};
+use crate::conntrack::{Cleaner, Conntrack, ConntrackMetrics};
 use crate::dns::server::DnsError;
 use crate::leftovers;
 use crate::model::{Family, Update};
@@ -32,6 +34,7 @@ use dns_server::DnsServer;
 use follow::{Follow, Reports};
 use local_dns::LocalDnsError;
 use localhost_ports::LocalhostPorts;
+use stale_flows::StaleFlows;
 use std::io;
 use std::path::Path;
 use tokio::sync::{mpsc, watch};
@@ -55,8 +58,8 @@ pub enum AgentError {
     /// A metric cannot be registered.
     #[error("a metric cannot be registered: {0}")]
     Metric(#[from] prometheus::Error),
-    /// No thread for the data path.
-    #[error("cannot start the thread that commits to the kernel: {0}")]
+    /// No thread for the data path or the tracked flows.
+    #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
 }
 
@@ -88,6 +91,7 @@ pub async fn start(
         Role::Dns => None,
         Role::All | Role::Proxy => Some(start_data_path(&config, &registries, &status)?),
     };
+    let stale_flows = StaleFlows::new(data_path.is_some().then(|| start_cleaner(&registries)).transpose()?);
     let local_dns = local_dns::addresses(&config);
     if !local_dns.is_empty() {
         local_dns::make_local(&local_dns).await?;
@@ -118,7 +122,7 @@ pub async fn start(
             beside.spawn(local_dns::keep_local(local_dns, addresses.clone(), notices.clone(), repairs));
         }
     }
-    let reports = Reports { status: status.clone(), ready: ready_sender, notices, service_health, localhost_ports };
+    let reports = Reports { status: status.clone(), ready: ready_sender, notices, service_health, localhost_ports, stale_flows };
     let follow = Follow::new(&config, data_path, names, reports, addresses);
     let follow = tokio::spawn(follow.run(updates, stopped));
     Ok(Running { ready, stop, follow, _beside: beside, status, dns, admin })
@@ -166,6 +170,11 @@ fn start_data_path(config: &Config, registries: &Registries, status: &Status) ->
     let metrics = metrics::ProxyMetrics::new(&registries.proxy)?;
     let monitor = kernel.monitor()?;
     DataPath::start(Committer::new(kernel, layouts), metrics, Some(monitor)).map_err(AgentError::Thread)
+}
+
+fn start_cleaner(registries: &Registries) -> Result<Cleaner, AgentError> {
+    let metrics = ConntrackMetrics::new(&registries.proxy)?;
+    Cleaner::start(Conntrack::open()?, metrics).map_err(AgentError::Thread)
 }
 
 /// The elements that follow from the configuration alone.

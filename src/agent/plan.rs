@@ -8,6 +8,7 @@ use super::latency::Latency;
 use super::layouts::{layout, pod_networks};
 use super::localhost_ports::LocalhostPorts;
 use super::node_addresses::nodeport_addresses;
+use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{ClusterSource, Config, DetectLocalMode, ProxyConfig};
 use crate::model::{Family, Kind, ObjectKey};
@@ -51,6 +52,7 @@ pub struct Plan {
     pub retry: Option<Instant>,
     pub drift: Drift,
     pub latency: Latency,
+    stale_flows: StaleFlows,
     /// Until when the first commit waits for the ServiceCIDRs.
     pub cidrs_awaited: Option<Instant>,
 }
@@ -63,6 +65,7 @@ impl Plan {
         notices: Notices,
         service_health: ServiceHealth,
         localhost_ports: Option<LocalhostPorts>,
+        stale_flows: StaleFlows,
     ) -> Plan {
         Plan {
             planner: Planner::default(),
@@ -89,6 +92,7 @@ impl Plan {
             retry: None,
             drift: Drift::default(),
             latency: Latency::new(),
+            stale_flows,
             cidrs_awaited: None,
         }
     }
@@ -205,7 +209,9 @@ impl Plan {
         self.data_path.metrics.queued();
         self.data_path.metrics.pending.set(0);
         let layouts = if std::mem::replace(&mut self.layouts.1, true) { Vec::new() } else { self.layouts.0.clone() };
-        self.data_path.commit(std::mem::take(&mut self.gathered), layouts);
+        let mut delta = std::mem::take(&mut self.gathered);
+        self.stale_flows.committing(std::mem::take(&mut delta.flows));
+        self.data_path.commit(delta, layouts);
         self.data_path.metrics.nothing_pending();
         self.health_checks.committing();
         self.latency.committing();
@@ -242,6 +248,7 @@ impl Plan {
         }
         self.drift.looked(done);
         self.latency.committed(&failed, &self.data_path.metrics);
+        self.stale_flows.committed(&failed);
         self.count_without_local();
         self.committed |= failed.is_empty();
         if failed.is_empty() {

@@ -3,6 +3,7 @@
 use super::data_path::DataPath;
 use super::follow::{Follow, Reports};
 use super::metrics::ProxyMetrics;
+use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{Config, RunArgs, Surroundings, load};
 use crate::dns::answer::{Code, Question, Verdict, answer};
@@ -107,6 +108,7 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
             notices,
             service_health: ServiceHealth::new(),
             localhost_ports: None,
+            stale_flows: StaleFlows::default(),
         },
         watch::channel(()).1,
     );

@@ -64,7 +64,7 @@ pub struct Contents {
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// No netlink socket.
-    #[error("cannot open a netlink socket for nf_tables: {0}; is the kernel built with nf_tables?")]
+    #[error("cannot open a netlink socket for netfilter: {0}; is the kernel built with nf_tables?")]
     Open(#[source] io::Error),
     /// The capability is missing.
     #[error(

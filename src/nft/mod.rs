@@ -13,9 +13,9 @@ mod memory;
 mod monitor;
 mod netlink;
 mod sets;
-mod socket;
+pub(crate) mod socket;
 mod switch;
-mod wire;
+pub(crate) mod wire;
 
 pub use committer::{Committed, Committer, FamilyOutcome, Part, Rejected};
 pub use foreign::{ForeignChain, ForeignHook, ForeignTable, remove_table, tables_and_chains};

@@ -1,4 +1,4 @@
-//! A netlink socket to nf_tables: batches out, dumps in.
+//! A netlink socket to netfilter: batches out, dumps in.
 
 use super::kernel::NftError;
 use super::wire::{ACK, BATCH_BEGIN, BATCH_END, DONE, DUMP, DUMP_INTERRUPTED, ERROR, Message, SUBSYSTEM, Writer, messages};
@@ -16,7 +16,7 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// `NLMSGERR_ATTR_MSG`.
 const ERROR_TEXT: u16 = 1;
 
-/// A netlink socket to nf_tables in the network namespace of the thread that opened it.
+/// A netlink socket to netfilter (nf_tables, connection tracking) in the network namespace of the thread that opened it.
 pub struct NfSocket {
     socket: Socket,
     sequence: u32,
@@ -133,7 +133,34 @@ impl NfSocket {
         }
     }
 
-    /// Dumps everything of one kind and hands each message to `each`. Begins anew, after `restart`, when a change interrupted it.
+    /// Sends one message, whose type holds its subsystem, and waits for its acknowledgement: the error that the kernel answers with, if any.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn acknowledged(&mut self, kind: u16, protocol: u8, fill: impl FnOnce(&mut Writer)) -> Result<Option<Errno>, NftError> {
+        self.drain();
+        let sequence = self.next_sequence();
+        let mut writer = Writer::default();
+        writer.begin_raw(kind, ACK, sequence, protocol, 0);
+        fill(&mut writer);
+        writer.end();
+        send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
+            .map_err(|errno| socket_error("sending a message", errno))?;
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    let mut answers = messages(&self.buffer[..length]).filter(|message| message.sequence == sequence);
+                    if let Some(answer) = answers.next() {
+                        return Ok(failure(&answer).map(|(errno, _)| errno));
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(socket_error("reading an acknowledgement", errno)),
+            }
+        }
+    }
+
+    /// Dumps everything of one kind of nf_tables and hands each message to `each`. Begins anew, after `restart`, when a change interrupted it.
     pub fn dump<T>(
         &mut self,
         kind: u16,
@@ -144,15 +171,18 @@ impl NfSocket {
     ) -> Result<T, NftError> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut collected = restart();
-            if self.dump_once(kind, protocol, &fill, |message| each(&mut collected, message))? {
+            if self.dump_once(SUBSYSTEM << 8 | kind, protocol, &fill, |message| each(&mut collected, message))? {
                 return Ok(collected);
             }
         }
         Err(NftError::Unsettled)
     }
 
-    /// False when a change interrupted the dump.
-    fn dump_once(
+    /// Dumps once; the type holds its subsystem. False when a change interrupted the dump: it is not complete then.
+    ///
+    /// # Errors
+    /// When the socket fails, or the kernel refuses.
+    pub fn dump_once(
         &mut self,
         kind: u16,
         protocol: u8,
@@ -162,7 +192,7 @@ impl NfSocket {
         self.drain();
         let sequence = self.next_sequence();
         let mut writer = Writer::default();
-        writer.begin(kind, DUMP, sequence, protocol);
+        writer.begin_raw(kind, DUMP, sequence, protocol, 0);
         fill(&mut writer);
         writer.end();
         send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())

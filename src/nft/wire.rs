@@ -62,6 +62,11 @@ impl Writer {
         self.bytes.extend_from_slice(&resource.to_be_bytes());
     }
 
+    /// Gives the message that was begun another version than 0.
+    pub fn version(&mut self, version: u8) {
+        self.bytes[self.message + HEADER + 1] = version;
+    }
+
     /// Closes the message that [`Writer::begin`] began.
     pub fn end(&mut self) {
         let length = (self.bytes.len() - self.message) as u32;
@@ -175,6 +180,11 @@ impl<'a> Attributes<'a> {
     pub fn string(self, kind: u16) -> Option<&'a str> {
         let value = self.get(kind)?;
         std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()
+    }
+
+    /// A 16-bit number in network order.
+    pub fn u16(self, kind: u16) -> Option<u16> {
+        self.get(kind)?.try_into().ok().map(u16::from_be_bytes)
     }
 
     /// A 32-bit number in network order.

@@ -15,7 +15,7 @@ mod walk;
 pub use destination::{Backend, Dest, Destination, Entry, Refusal};
 pub use detect_local::DetectLocal;
 pub use element::{Chain, Difference, Element, Set, difference};
-pub use planner::{Conflict, Context, Delta, Outcome, Planner, Traffic};
+pub use planner::{Conflict, Context, Delta, Outcome, Planner, Serving, Traffic};
 pub use select::{Candidate, Choice, Hinted, Judgement, Place, Tier, Topology, choose, judge, local_ready};
 pub use slots::fill_slots;
 pub use walk::{Fate, Kept, Marked, Packet, Says, Step, Target, Trace, Walk};

@@ -1,7 +1,7 @@
 //! Plans one service at a time and decides who wins where two claim the same destination.
 
 use super::{Backend, Dest, Destination, Element, Entry, Place, Refusal, choose};
-use crate::model::{AddressKind, Family, Name, ObjectKey, Policy, Service, ServiceKind, ServicePort, Slice};
+use crate::model::{AddressKind, Family, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -32,7 +32,13 @@ pub struct Delta {
     pub destinations: BTreeMap<Dest, Option<Destination>>,
     /// Elements that belong to the node as a whole, and whether they should be there.
     pub elements: BTreeMap<Element, bool>,
+    /// UDP destinations that were planned, and the endpoints that flows to them may have: see [`Serving`].
+    pub flows: BTreeMap<Dest, Serving>,
 }
+
+/// The endpoints to which a UDP flow to a destination may go on being sent: all that serve, sorted, without regard to policies and topology,
+/// because a change of those shall not break what works (as with TCP). `None`: the destination is not ours any more.
+pub type Serving = Option<Arc<[Backend]>>;
 
 impl Delta {
     /// Whether nothing changed.
@@ -122,18 +128,19 @@ impl Planner {
         };
         let wanted = plan(service, slices, context);
         let (kept, gone): (Vec<_>, Vec<_>) = before.claims.into_iter().partition(|(dest, claim)| {
-            wanted.destinations.get(dest).is_some_and(|(kind, _)| *kind == claim.kind && claim.created == service.created)
+            wanted.destinations.get(dest).is_some_and(|wanted| wanted.kind == claim.kind && claim.created == service.created)
         });
         self.release(gone, delta, &mut outcome);
         let known: BTreeSet<Dest> = kept.into_iter().map(|(dest, _)| dest).collect();
         let mut claims = Vec::with_capacity(wanted.destinations.len());
-        for (dest, (kind, destination)) in wanted.destinations {
+        for (dest, Wanted { kind, destination, serving }) in wanted.destinations {
             let claim = Claim { kind, created: service.created, service: key.clone() };
             if !known.contains(&dest) {
                 self.claim(dest, &claim, &mut outcome);
             }
             if self.owners.get(&dest).is_some_and(|owner| owner.service == *key) {
                 delta.destinations.insert(dest, Some(destination));
+                note_flows(delta, dest, Some(serving));
             }
             claims.push((dest, claim));
         }
@@ -182,6 +189,7 @@ impl Planner {
             if self.owners.get(&dest) == Some(&claim) {
                 self.owners.remove(&dest);
                 delta.destinations.insert(dest, None);
+                note_flows(delta, dest, None);
                 if let Some(next) = self.losers.get_mut(&dest).and_then(BTreeSet::pop_first) {
                     outcome.promoted.insert(next.service.clone());
                     self.owners.insert(dest, next);
@@ -218,9 +226,22 @@ impl Planner {
 
 #[derive(Default)]
 struct Plan {
-    destinations: BTreeMap<Dest, (AddressKind, Destination)>,
+    destinations: BTreeMap<Dest, Wanted>,
     elements: BTreeSet<Element>,
     without_local: Vec<(Family, Traffic)>,
+}
+
+/// What a service wants of a destination.
+struct Wanted {
+    kind: AddressKind,
+    destination: Destination,
+    serving: Arc<[Backend]>,
+}
+
+fn note_flows(delta: &mut Delta, dest: Dest, serving: Serving) {
+    if dest.protocol == Protocol::Udp {
+        delta.flows.insert(dest, serving);
+    }
 }
 
 fn plan(service: &Service, slices: &[&Slice], context: &Context) -> Plan {
@@ -248,6 +269,7 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
         plan.without_local.extend(local.map(|(traffic, _)| (family, traffic)));
     }
     let (cluster, local): (Arc<[Backend]>, Arc<[Backend]>) = (choice.cluster.into(), choice.local.into());
+    let serving: Arc<[Backend]> = choice.serving.into();
     plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
     for (kind, address, number) in addresses {
         let mut destination = destination(service, kind, &cluster, &local);
@@ -255,7 +277,7 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
             destination.sources = allowed_sources(service, family, context);
         }
         let dest = Dest { address, protocol: port.protocol, port: number };
-        plan.destinations.entry(dest).or_insert((kind, destination));
+        plan.destinations.entry(dest).or_insert(Wanted { kind, destination, serving: serving.clone() });
     }
 }
 

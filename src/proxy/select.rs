@@ -13,6 +13,8 @@ pub struct Choice {
     pub local: Vec<Backend>,
     /// Addresses of all usable endpoints on this node, whichever list they are in: they may connect to themselves.
     pub hairpins: Vec<Backend>,
+    /// Those that a flow that exists may go on using, wherever they are: every one that is ready or still serves.
+    pub serving: Vec<Backend>,
 }
 
 /// Where this node stands, as far as the choice depends on it.
@@ -99,6 +101,7 @@ pub fn choose(port: &ServicePort, family: Family, slices: &[&Slice], place: Plac
         cluster: list(&|candidate| judgement.in_cluster(candidate)),
         local: list(&|candidate| judgement.in_local(candidate)),
         hairpins: list(&|candidate| candidate.local && (judgement.in_cluster(candidate) || judgement.in_local(candidate))),
+        serving: list(&|candidate| candidate.endpoint.ready || candidate.endpoint.serving),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What settings and annotations make of Services: the real program on a folder of manifests, with real packets.
 
+mod conntrack;
 mod external_ips;
 mod masquerade;
 #[path = "../world/mod.rs"]
@@ -76,7 +77,11 @@ fn main() {
         eprintln!("{error}");
         std::process::exit(1);
     }
-    libtest_mimic::run(&arguments, [masquerade::tests(), external_ips::tests()].into_iter().flatten().collect()).exit();
+    libtest_mimic::run(
+        &arguments,
+        [masquerade::tests(), external_ips::tests(), conntrack::tests()].into_iter().flatten().collect(),
+    )
+    .exit();
 }
 
 fn world(name: &str, flags: &[&str]) -> World {

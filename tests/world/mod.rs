@@ -21,7 +21,7 @@ pub struct World {
     /// 10.244.0.3, fd00:244::3, port 8080.
     _server: Pod,
     folder: PathBuf,
-    agents: Vec<Child>,
+    pub agents: Vec<Child>,
 }
 
 impl World {
@@ -41,9 +41,11 @@ impl World {
         world
     }
 
-    /// Replaces the manifests.
+    /// Replaces the manifests, in one step: half a file would be half a cluster.
     pub fn write(&self, manifests: &str) {
-        fs::write(self.folder.join("manifests/cluster.yaml"), manifests).unwrap();
+        let next = self.folder.join("next.yaml");
+        fs::write(&next, manifests).unwrap();
+        fs::rename(next, self.folder.join("manifests/cluster.yaml")).unwrap();
     }
 
     pub fn started(mut self, flags: &[&str]) -> World {
@@ -120,7 +122,7 @@ impl World {
     pub fn eventually(&self, what: &str, mut check: impl FnMut() -> Result<(), String>) {
         let began = Instant::now();
         while let Err(why) = check() {
-            assert!(began.elapsed() < PATIENCE, "still not: {what}: {why}");
+            assert!(began.elapsed() < PATIENCE, "still not: {what}: {why}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

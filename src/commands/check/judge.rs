@@ -3,6 +3,7 @@
 use super::facts::{Chain, Facts, Probe, Reading, SourceFact};
 use crate::agent::local_dns;
 use crate::config::{ClusterSource, Config, Role};
+use crate::conntrack::kernel_version;
 use crate::holder::Holder;
 use crate::leftovers;
 use crate::nft::TABLE;
@@ -278,11 +279,6 @@ impl Judge<'_> {
     fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
         super::addresses(self.config)
     }
-}
-
-fn kernel_version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// An input chain that ends in a refusal (by policy, or by a last rule without a condition, as firewalld's) and names no port 53.

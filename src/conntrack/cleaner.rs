@@ -1,0 +1,201 @@
+//! The thread that forgets stale flows.
+
+use super::{Conntrack, Stale, Touched};
+use crate::model::Family;
+use crate::nft::NftError;
+use crate::proxy::Dest;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exponential_buckets};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A packet that was on its way during the commit may make a stale flow after the look: so there is a second one.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// After a look that failed.
+const RETRY: Duration = Duration::from_secs(30);
+/// A dump that was interrupted by changes is made again this often; what it showed has been used by then.
+const ATTEMPTS: usize = 10;
+/// For more destinations than this all UDP flows are looked at once; each look walks through the kernel's whole table.
+const ONE_BY_ONE: usize = 8;
+/// From so many on, flows of one destination and one server are deleted by one message that makes the kernel walk through its table.
+const BY_FILTER: usize = 32;
+
+/// What the clean-up moves; kube-proxy's names.
+#[derive(Clone, Debug)]
+pub struct ConntrackMetrics {
+    duration: HistogramVec,
+    deleted: IntCounterVec,
+}
+
+impl ConntrackMetrics {
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    /// When a metric of one of these names is registered already.
+    pub fn new(registry: &Registry) -> Result<ConntrackMetrics, prometheus::Error> {
+        let buckets = exponential_buckets(0.001, 2.0, 15)?;
+        let duration = HistogramOpts::new(
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "How long it took to look for stale flows and to delete them",
+        );
+        let deleted = Opts::new("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale flows that were deleted");
+        let metrics = ConntrackMetrics {
+            duration: HistogramVec::new(duration.buckets(buckets), &["ip_family"])?,
+            deleted: IntCounterVec::new(deleted, &["ip_family"])?,
+        };
+        for family in Family::BOTH {
+            metrics.duration.with_label_values(&[&family.to_string()]);
+            metrics.deleted.with_label_values(&[&family.to_string()]);
+        }
+        registry.register(Box::new(metrics.duration.clone()))?;
+        registry.register(Box::new(metrics.deleted.clone()))?;
+        Ok(metrics)
+    }
+}
+
+/// The thread's handle; it ends when this is dropped. Looks may take a while on a busy node, so that they keep no commit waiting.
+#[derive(Debug)]
+pub struct Cleaner {
+    touched: Sender<Touched>,
+}
+
+impl Cleaner {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there can be no further thread.
+    pub fn start(mut conntrack: Conntrack, metrics: ConntrackMetrics) -> io::Result<Cleaner> {
+        let (touched, received) = channel();
+        let work = move || keep_clean(&received, |touched| look(&mut conntrack, touched, &metrics));
+        thread::Builder::new().name("conntrack".into()).spawn(work)?;
+        Ok(Cleaner { touched })
+    }
+
+    /// Asks for a look at the flows to these destinations.
+    pub fn look(&self, touched: Touched) {
+        if !touched.is_empty() && self.touched.send(touched).is_err() {
+            tracing::error!("the thread that deletes stale flows is gone; restart the agent");
+        }
+    }
+}
+
+/// Looks whenever something was touched, and once more a little later. `look` says whether it succeeded.
+fn keep_clean(received: &Receiver<Touched>, mut look: impl FnMut(&Touched) -> bool) {
+    let mut again = Touched::new();
+    let mut again_at = Instant::now();
+    loop {
+        let first = match again.is_empty() {
+            true => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => received.recv_timeout(again_at.saturating_duration_since(Instant::now())),
+        };
+        match first {
+            Ok(mut touched) => {
+                touched.extend(received.try_iter().flatten());
+                let pause = if look(&touched) { SECOND_LOOK } else { RETRY };
+                again.extend(touched);
+                again_at = Instant::now() + pause;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if look(&again) {
+                    again.clear();
+                }
+                again_at = Instant::now() + RETRY;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn look(conntrack: &mut Conntrack, touched: &Touched, metrics: &ConntrackMetrics) -> bool {
+    let mut succeeded = true;
+    for family in Family::BOTH {
+        let touched: Touched =
+            touched.iter().filter(|(dest, _)| dest.family() == family).map(|(dest, serving)| (*dest, serving.clone())).collect();
+        if touched.is_empty() {
+            continue;
+        }
+        let start = Instant::now();
+        match reconcile(conntrack, family, &touched) {
+            Ok(deleted) => {
+                if deleted > 0 {
+                    tracing::info!(%family, deleted, "deleted UDP flows that led to no serving endpoint");
+                }
+                metrics.deleted.with_label_values(&[&family.to_string()]).inc_by(deleted as u64);
+            }
+            Err(error) => {
+                tracing::warn!(%family, %error, "cannot look for stale UDP flows; clients may keep an endpoint that is gone. Trying again");
+                succeeded = false;
+            }
+        }
+        metrics.duration.with_label_values(&[&family.to_string()]).observe(start.elapsed().as_secs_f64());
+    }
+    succeeded
+}
+
+/// Deletes the stale ones among the flows to these destinations, all of one family, and says how many they were.
+///
+/// # Errors
+/// When the kernel cannot be asked, or refuses.
+pub fn reconcile(conntrack: &mut Conntrack, family: Family, touched: &Touched) -> Result<usize, NftError> {
+    let mut deleted = 0;
+    for _ in 0..ATTEMPTS {
+        let mut stale = Stale::default();
+        let mut whole = true;
+        let judge = &mut |flow| stale.judge(flow, touched);
+        if touched.len() > ONE_BY_ONE {
+            whole = conntrack.each_udp_flow(family, None, judge)?;
+        } else {
+            for Dest { address, port, .. } in touched.keys() {
+                whole &= conntrack.each_udp_flow(family, Some(SocketAddr::new(*address, *port)), &mut *judge)?;
+            }
+        }
+        deleted += delete(conntrack, stale)?;
+        if whole {
+            break;
+        }
+    }
+    Ok(deleted)
+}
+
+fn delete(conntrack: &mut Conntrack, stale: Stale) -> Result<usize, NftError> {
+    let mut deleted = 0;
+    for ((to, server), flows) in stale.0 {
+        if flows.len() >= BY_FILTER && conntrack.delete_all(to, server)? {
+            deleted += flows.len();
+            continue;
+        }
+        for flow in flows {
+            deleted += usize::from(conntrack.delete(&flow)?);
+        }
+    }
+    Ok(deleted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Protocol;
+
+    fn touched(port: u16) -> Touched {
+        Touched::from([(Dest { address: [10, 96, 0, 1].into(), protocol: Protocol::Udp, port }, None)])
+    }
+
+    #[test]
+    fn what_gathers_is_looked_at_together_and_everything_twice() {
+        let (sender, received) = channel();
+        sender.send(touched(1)).unwrap();
+        sender.send(touched(2)).unwrap();
+        let mut looks = Vec::new();
+        let mut sender = Some(sender);
+        keep_clean(&received, |touched| {
+            looks.push(touched.keys().map(|dest| dest.port).collect::<Vec<_>>());
+            if looks.len() == 2 {
+                sender = None;
+            }
+            true
+        });
+        assert_eq!(looks, [[1, 2], [1, 2]]);
+    }
+}
