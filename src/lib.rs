@@ -19,6 +19,7 @@
 //! | [`dns`] | records, answers (pure), and the servers and forwarding around them |
 //! | [`notices`] | what people should know: log lines, and Events on the objects that they are about |
 //! | [`admin`] | health, readiness, metrics |
+//! | [`handover`] | one agent of a node takes over from another: the sockets change hands |
 //! | [`holder`] | which process holds a port, for error messages |
 //! | [`leftovers`] | what others do, or have left behind, in the agent's place: found, reported, and kube-proxy's removed |
 //! | [`listeners`] | TCP listeners that come and go with what is wanted |
@@ -35,6 +36,7 @@ pub mod commands;
 pub mod config;
 pub mod conntrack;
 pub mod dns;
+pub mod handover;
 pub mod holder;
 pub mod lab;
 pub mod leftovers;

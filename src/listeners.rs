@@ -1,15 +1,13 @@
 //! TCP listeners that come and go with what is wanted, each for somebody.
 
+use crate::handover::Sockets;
 use crate::holder;
 use crate::model::Protocol;
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
-use tokio::net::{TcpListener, TcpSocket};
+use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-
-/// So many connections may wait to be accepted.
-const BACKLOG: u32 = 1024;
 
 /// The open listeners. Dropping it closes them.
 #[derive(Debug)]
@@ -17,12 +15,18 @@ pub struct Listeners<K> {
     open: BTreeMap<(K, SocketAddr), JoinSet<()>>,
     /// Why a listener could not be opened, as last reported.
     said: BTreeMap<(K, SocketAddr), String>,
+    sockets: Sockets,
 }
 
 impl<K: Ord + Clone> Listeners<K> {
-    /// None.
-    pub fn new() -> Listeners<K> {
-        Listeners { open: BTreeMap::new(), said: BTreeMap::new() }
+    /// None yet. They will be among these sockets.
+    pub fn among(sockets: Sockets) -> Listeners<K> {
+        Listeners { open: BTreeMap::new(), said: BTreeMap::new(), sockets }
+    }
+
+    /// How long to wait before one that could not be opened is tried again.
+    pub fn pause(&self, usual: Duration) -> Duration {
+        self.sockets.pause(usual)
     }
 
     /// Closes those that are no longer wanted and opens those that are not open. `serve` gives an open one its work, which ends with it;
@@ -34,7 +38,13 @@ impl<K: Ord + Clone> Listeners<K> {
         serve: impl Fn(TcpListener, &K, SocketAddr) -> JoinSet<()>,
         mut failed: impl FnMut(&K, SocketAddr, &str),
     ) -> bool {
-        self.open.retain(|listener, _| wanted.contains(listener));
+        self.open.retain(|listener, _| {
+            let stays = wanted.contains(listener);
+            if !stays {
+                self.sockets.close("tcp", listener.1);
+            }
+            stays
+        });
         self.said.retain(|listener, _| wanted.contains(listener));
         let mut complete = true;
         for listener in wanted {
@@ -42,12 +52,13 @@ impl<K: Ord + Clone> Listeners<K> {
                 continue;
             }
             let (key, address) = &listener;
-            match bind(*address) {
+            match self.sockets.tcp(*address).and_then(TcpListener::from_std) {
                 Ok(socket) => {
                     let task = serve(socket, key, *address);
                     self.said.remove(&listener);
                     self.open.insert(listener, task);
                 }
+                Err(_) if self.sockets.is_patient() => complete = false,
                 Err(error) => {
                     complete = false;
                     let holder =
@@ -61,20 +72,5 @@ impl<K: Ord + Clone> Listeners<K> {
             }
         }
         complete
-    }
-}
-
-/// Two agents on one node share an address, as while one takes over from the other. Nobody else can: both sockets must allow it.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-impl<K: Ord + Clone> Default for Listeners<K> {
-    fn default() -> Listeners<K> {
-        Listeners::new()
     }
 }

@@ -32,6 +32,8 @@ const NOT_IN_CHART_CONFIG: &[&str] = &[
     "cluster-domain",
     "log-format",
     "log-level",
+    "probe-socket",
+    "handover-socket",
 ];
 
 #[test]

@@ -62,6 +62,10 @@ fn agent_programs_nftables() -> Outcome {
         expect(table.contains(element), || format!("{element} is missing in\n{table}"))?;
     }
     container.enter(&["nft", "list", "table", "ip6", "waypost"])?;
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let command: Vec<String> = serde_json::from_value(container.spec[probe]["exec"]["command"].clone())?;
+        container.exec(&command)?;
+    }
     Ok(())
 }
 
@@ -78,6 +82,8 @@ fn dns_server_answers() -> Outcome {
 /// A container that runc runs; it ends when this is dropped.
 struct Container {
     name: String,
+    /// The container as the manifest has it.
+    spec: Value,
     process: String,
     log: PathBuf,
 }
@@ -109,7 +115,8 @@ impl Container {
         let output = File::create(&log)?;
         let mut runc = runc(&["run", "--detach", "--bundle", utf8(&bundle), "--pid-file", utf8(&bundle.join("pid")), &name]);
         let status = runc.stdin(Stdio::null()).stderr(output.try_clone()?).stdout(output).status()?;
-        let container = Container { process: fs::read_to_string(bundle.join("pid")).unwrap_or_default(), name, log };
+        let process = fs::read_to_string(bundle.join("pid")).unwrap_or_default();
+        let container = Container { process, name, spec: pod["containers"][0].clone(), log };
         expect(status.success(), || format!("runc: {status}\n{}", container.told()))?;
         Ok(container)
     }
@@ -138,6 +145,12 @@ impl Container {
             .map_err(|error| format!("{}\nthe container said:\n{}", error.message().unwrap_or_default(), self.told()).into())
     }
 
+    /// Runs a program of the container in it, as a kubelet does.
+    fn exec(&self, command: &[String]) -> Outcome {
+        let output = runc(&["exec", &self.name]).args(command).output()?;
+        expect(output.status.success(), || format!("{command:?}: {output:?}\nthe container said:\n{}", self.told()))
+    }
+
     fn told(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -164,6 +177,20 @@ fn oci_config(pod: &Value, bundle: &Path) -> Value {
     let sysctl: serde_json::Map<_, _> =
         sysctls.iter().map(|sysctl| (sysctl["name"].as_str().expect("a name").to_string(), sysctl["value"].clone())).collect();
     let bind = |source: &str, target: &str| json!({"destination": target, "source": bundle.join(source), "type": "bind", "options": ["rbind", "ro"]});
+    // What is made for the pod, or for the node, is empty at first and can be written.
+    let empty = |volume: &&Value| !volume["emptyDir"].is_null() || !volume["hostPath"].is_null();
+    let volumes: Vec<_> = pod["volumes"].as_array().into_iter().flatten().filter(empty).map(|volume| &volume["name"]).collect();
+    let mounts = container["volumeMounts"].as_array().into_iter().flatten().filter(|mount| volumes.contains(&&mount["name"]));
+    let writable = mounts.map(|mount| json!({"destination": mount["mountPath"], "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=755"]}));
+    let fixed = [
+        json!({"destination": "/proc", "type": "proc", "source": "proc"}),
+        json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+        json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]}),
+        bind("etc", "/etc/waypost"),
+        bind("manifests", "/manifests"),
+        bind("resolv.conf", "/etc/resolv.conf"),
+    ];
+    let mounts: Vec<Value> = fixed.into_iter().chain(writable).collect();
     json!({
         "ociVersion": "1.0.2",
         "root": {"path": rootfs(), "readonly": own["readOnlyRootFilesystem"]},
@@ -175,14 +202,7 @@ fn oci_config(pod: &Value, bundle: &Path) -> Value {
             "noNewPrivileges": own["allowPrivilegeEscalation"] == false,
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
         },
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-            bind("etc", "/etc/waypost"),
-            bind("manifests", "/manifests"),
-            bind("resolv.conf", "/etc/resolv.conf"),
-        ],
+        "mounts": mounts,
         "linux": {
             "namespaces": [{"type": "mount"}, {"type": "network"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],

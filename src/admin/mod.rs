@@ -23,6 +23,7 @@ pub use service_health::{Check, ServiceHealth};
 pub use status::{FamilyHealth, HEALTH_TIMEOUT, Health, Status};
 
 use crate::config::{AdminConfig, Role};
+use crate::handover::Sockets;
 use crate::holder::{self, Holder};
 use crate::model::Protocol;
 use http_body_util::Full;
@@ -31,16 +32,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
 use pages::Pages;
 use process::ProcessMetrics;
 use prometheus::{IntGauge, Opts, Registry};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -49,6 +55,8 @@ use tokio::task::{AbortHandle, JoinSet};
 const MAX_CONNECTIONS: usize = 64;
 /// A client that does not send its request within this time, or keeps a connection idle for it, is cut off.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two tries of an address that an agent which has just died may still hold.
+const PAUSE: Duration = Duration::from_millis(50);
 /// What an answer that is under way at the end still gets.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -95,6 +103,14 @@ pub enum AdminError {
         reason: io::Error,
         /// Who has it.
         holder: Option<Holder>,
+    },
+    /// The socket for probes cannot be made.
+    #[error("--probe-socket {}: {reason}; its folder must exist and be writable", path.display())]
+    Probe {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
     },
     /// A metric cannot be registered.
     #[error("a metric cannot be registered: {0}")]
@@ -144,6 +160,12 @@ pub struct Serving {
     listeners: JoinSet<()>,
 }
 
+/// The pages, before anybody is answered.
+pub struct Site {
+    pages: Arc<Pages>,
+    config: AdminConfig,
+}
+
 impl Serving {
     /// The addresses that are served, in no particular order; where port 0 was asked for, the port that was found.
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -158,25 +180,67 @@ impl Serving {
     }
 }
 
-/// Opens the listeners; equal addresses share one, with the paths of all.
+/// Makes the pages.
 ///
 /// # Errors
-/// An address cannot be bound: the message names the flag and, where it can be found, the process that has the port.
-pub async fn serve(config: &AdminConfig, status: Status, registries: Registries) -> Result<Serving, AdminError> {
+/// When a metric cannot be registered.
+pub fn site(config: &AdminConfig, status: Status, registries: Registries) -> Result<Site, AdminError> {
     gauges::register(&status, &registries)?;
-    let pages = Arc::new(Pages::new(status, registries)?);
-    let (stop, stopped) = watch::channel(());
-    let mut serving = Serving { addresses: Vec::new(), stop, listeners: JoinSet::new() };
-    for (address, (flag, paths)) in wanted(config) {
-        let listener = bind(flag, address).await?;
-        let bound = listener.local_addr().unwrap_or(address);
-        tracing::info!(address = %bound, setting = flag, "serving health and metrics");
-        serving.addresses.push(bound);
-        let pages = pages.clone();
-        let answer = move |request: &Request<Incoming>| pages.answer(request, &paths);
-        serving.listeners.spawn(accept(listener, Arc::new(answer), stopped.clone()));
+    Ok(Site { pages: Arc::new(Pages::new(status, registries)?), config: config.clone() })
+}
+
+impl Site {
+    /// Opens the socket for probes, where one is configured. It is this agent's own, unlike the ports of the node, which another agent may hold:
+    /// a probe of this agent must not be answered by that one.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn serve_probes(&self) -> Result<JoinSet<()>, AdminError> {
+        let mut listeners = JoinSet::new();
+        let Some(path) = &self.config.probe else { return Ok(listeners) };
+        let socket = listen_at(path).map_err(|reason| AdminError::Probe { path: path.clone(), reason })?;
+        let (stop, stopped) = watch::channel(());
+        let answer = self.answer([Page::Healthz].into());
+        listeners.spawn(async move {
+            let _until_the_end = stop;
+            accept(Listener::Unix(socket), answer, stopped).await;
+        });
+        Ok(listeners)
     }
-    Ok(serving)
+
+    /// Opens the ports, as soon as no other agent of this node has them; equal addresses share one, with the paths of all.
+    ///
+    /// # Errors
+    /// An address cannot be bound: the message names the flag and, where it can be found, the process that has the port.
+    pub async fn serve(self, sockets: Sockets) -> Result<Serving, AdminError> {
+        sockets.granted().await;
+        let (stop, stopped) = watch::channel(());
+        let mut serving = Serving { addresses: Vec::new(), stop, listeners: JoinSet::new() };
+        for (address, (flag, pages)) in wanted(&self.config) {
+            let listener = bind_patiently(flag, address, &sockets).await?;
+            let bound = listener.local_addr().unwrap_or(address);
+            tracing::info!(address = %bound, setting = flag, "serving health and metrics");
+            serving.addresses.push(bound);
+            serving.listeners.spawn(accept(Listener::Tcp(listener), self.answer(pages), stopped.clone()));
+        }
+        Ok(serving)
+    }
+
+    fn answer(&self, shown: BTreeSet<Page>) -> Arc<Answer> {
+        let pages = self.pages.clone();
+        Arc::new(move |request: &Request<Incoming>| pages.answer(request, &shown))
+    }
+}
+
+/// A Unix socket in the place of one that an earlier process has left.
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(socket)
 }
 
 /// For each address the first setting that asked for it, and the pages of all that did.
@@ -198,13 +262,24 @@ fn wanted(config: &AdminConfig) -> BTreeMap<SocketAddr, (&'static str, BTreeSet<
     wanted
 }
 
-async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, AdminError> {
-    let mut bound = TcpListener::bind(address).await;
+async fn bind_patiently(flag: &'static str, address: SocketAddr, sockets: &Sockets) -> Result<TcpListener, AdminError> {
+    loop {
+        match bind(flag, address, sockets) {
+            Err(AdminError::Bind { reason, .. }) if reason.kind() == io::ErrorKind::AddrInUse && sockets.is_patient() => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn bind(flag: &'static str, address: SocketAddr, sockets: &Sockets) -> Result<TcpListener, AdminError> {
+    let mut bound = sockets.tcp(address);
     // `:8080` means every address; a host without IPv6 has only those of IPv4.
     if address.is_ipv6() && address.ip().is_unspecified() && bound.as_ref().is_err_and(lacks_ipv6) {
-        bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+        bound = sockets.tcp((Ipv4Addr::UNSPECIFIED, address.port()).into());
     }
-    bound.map_err(|reason| {
+    bound.and_then(TcpListener::from_std).map_err(|reason| {
         let in_use = reason.kind() == io::ErrorKind::AddrInUse;
         let holder = in_use.then(|| holder::of(Protocol::Tcp, address)).flatten();
         AdminError::Bind { flag, address, reason, holder }
@@ -213,20 +288,39 @@ async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Ad
 
 fn lacks_ipv6(error: &io::Error) -> bool {
     let code = error.raw_os_error();
-    code == Some(nix::errno::Errno::EAFNOSUPPORT as i32) || code == Some(nix::errno::Errno::EADDRNOTAVAIL as i32)
+    code == Some(Errno::EAFNOSUPPORT as i32) || code == Some(Errno::EADDRNOTAVAIL as i32)
 }
 
 /// What a listener answers to a request.
 type Answer = dyn Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync;
 
+/// Where connections come from.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Listener::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Listener::Unix(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
 /// Serves connections until `stopped` is closed, then finishes the answers under way.
-async fn accept(listener: TcpListener, answer: Arc<Answer>, mut stopped: watch::Receiver<()>) {
+async fn accept(listener: Listener, answer: Arc<Answer>, mut stopped: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         tokio::select! {
             connection = listener.accept() => match connection {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     if open.len() >= MAX_CONNECTIONS && let Some(oldest) = open.pop_front() {
                         oldest.abort();
                     }
@@ -244,7 +338,7 @@ async fn accept(listener: TcpListener, answer: Arc<Answer>, mut stopped: watch::
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse(stream: TcpStream, answer: Arc<Answer>, mut stopped: watch::Receiver<()>) {
+async fn converse(stream: Box<dyn Stream>, answer: Arc<Answer>, mut stopped: watch::Receiver<()>) {
     let service = service_fn(|request| {
         let response = answer(&request);
         async move { Ok::<_, Infallible>(response) }

@@ -4,7 +4,8 @@
 //! Service and the service proxy is healthy, else 503. Each family has listeners and a count of its own. Unlike kube-proxy's, a listener
 //! that cannot be opened does not close the others, and is tried again without a change of any object.
 
-use super::{Status, accept};
+use super::{Listener, Status, accept};
+use crate::handover::Sockets;
 use crate::listeners::Listeners;
 use crate::model::{Family, ObjectKey};
 use crate::notices::{FAILED_TO_START_SERVICE_HEALTHCHECK, Notices, Subject};
@@ -76,13 +77,14 @@ impl ServiceHealth {
         self.0.changed.notify_one();
     }
 
-    /// Opens and closes listeners as they are wanted. Dropping the future closes all.
-    pub async fn serve(self, node_name: String, status: Status, notices: Notices) {
-        self.serve_retrying(RETRY, node_name, status, notices).await;
+    /// Opens and closes listeners as they are wanted, as soon as another agent does not answer. Dropping the future closes all.
+    pub async fn serve(self, node_name: String, status: Status, notices: Notices, sockets: Sockets) {
+        sockets.granted().await;
+        self.serve_retrying(RETRY, node_name, status, notices, sockets).await;
     }
 
-    async fn serve_retrying(self, retry: Duration, node_name: String, status: Status, notices: Notices) {
-        let mut open = Listeners::new();
+    async fn serve_retrying(self, retry: Duration, node_name: String, status: Status, notices: Notices, sockets: Sockets) {
+        let mut open = Listeners::among(sockets);
         loop {
             let serve = |socket, service: &ObjectKey, address: SocketAddr| self.answer(socket, service, address, &status);
             let failed = |service: &ObjectKey, address: SocketAddr, why: &str| {
@@ -94,7 +96,7 @@ impl ServiceHealth {
             let complete = open.follow(self.listeners(), serve, failed);
             tokio::select! {
                 () = self.0.changed.notified() => {}
-                () = tokio::time::sleep(retry), if !complete => {}
+                () = tokio::time::sleep(open.pause(retry)), if !complete => {}
             }
         }
     }
@@ -107,7 +109,7 @@ impl ServiceHealth {
         let mut task = JoinSet::new();
         task.spawn(async move {
             let _open = stop;
-            accept(socket, Arc::new(answer), stopped).await;
+            accept(Listener::Tcp(socket), Arc::new(answer), stopped).await;
         });
         task
     }
@@ -166,7 +168,8 @@ mod tests {
         let surroundings = Surroundings { host_name: Some("node".into()), ..Surroundings::default() };
         let status = Status::new(&load(&RunArgs::default(), &surroundings).unwrap().0);
         let (health, mut task) = (ServiceHealth::new(), JoinSet::new());
-        task.spawn(health.clone().serve_retrying(Duration::from_millis(20), "node-1".into(), status, notices));
+        let sockets = Sockets::new(true);
+        task.spawn(health.clone().serve_retrying(Duration::from_millis(20), "node-1".into(), status, notices, sockets));
         health.set_addresses(vec!["127.0.0.1".parse().unwrap()]);
         (health, task)
     }

@@ -27,6 +27,10 @@ struct State {
     dns_serving: Option<bool>,
     /// `None` where the questions of this node are not to come here.
     dns_local: Option<bool>,
+    /// Another agent serves this node, and has not handed over yet.
+    second: bool,
+    /// Another agent serves this node, to which this one has handed over.
+    retired: bool,
     stopping: bool,
 }
 
@@ -51,7 +55,17 @@ impl Status {
             }
         };
         let dns_serving = dns.then_some(false);
-        let state = State { families, unlisted, node: None, without_node, dns_serving, dns_local: None, stopping: false };
+        let state = State {
+            families,
+            unlisted,
+            node: None,
+            without_node,
+            dns_serving,
+            dns_local: None,
+            second: false,
+            retired: false,
+            stopping: false,
+        };
         Status(Arc::new(Mutex::new(state)))
     }
 
@@ -95,6 +109,17 @@ impl Status {
         self.state().dns_local = Some(local);
     }
 
+    /// Whether another agent serves this node that has yet to hand over.
+    pub fn second(&self, second: bool) {
+        self.state().second = second;
+    }
+
+    /// Another agent serves this node from now on. This one is as ready and healthy as that one: to say otherwise would have it ended before
+    /// it has finished its answers.
+    pub fn retired(&self) {
+        self.state().retired = true;
+    }
+
     /// The agent is about to end: it is no longer ready, but still alive.
     pub fn stopping(&self) {
         self.state().stopping = true;
@@ -104,6 +129,9 @@ impl Status {
     pub fn pending(&self) -> Vec<String> {
         let state = self.state();
         let mut pending = state.pending_dns();
+        if state.second {
+            pending.push("another agent of this node to hand over".to_string());
+        }
         let no_commit = |(family, state): (&Family, &FamilyState)| match state.committed {
             None => Some(format!("the first commit of the {family} table")),
             Some(_) => None,
@@ -153,7 +181,7 @@ impl Status {
         let state = self.state();
         let families: Vec<FamilyHealth> = state.families.iter().map(|(family, state)| state.health(*family, now)).collect();
         Health {
-            healthy: families.iter().all(|family| family.healthy),
+            healthy: state.retired || families.iter().all(|family| family.healthy),
             node_eligible: state.node.unwrap_or(state.without_node),
             families,
         }
@@ -277,6 +305,24 @@ mod tests {
         assert!(status.pending().is_empty());
         status.stopping();
         assert_eq!(status.pending(), ["the process to end: it is stopping"]);
+    }
+
+    #[test]
+    fn an_agent_is_ready_once_the_other_one_has_handed_over_and_healthy_when_it_has_done_so_itself() {
+        let status = status(&[("manifests", "/m"), ("role", "proxy")]);
+        for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node] {
+            status.listed(kind);
+        }
+        Family::BOTH.iter().for_each(|family| status.committed(*family));
+        status.second(true);
+        assert_eq!(status.pending(), ["another agent of this node to hand over"]);
+        status.second(false);
+        assert!(status.pending().is_empty());
+        let start = Instant::now();
+        status.queued_at(Family::V4, start);
+        assert!(!status.health_at(start + HEALTH_TIMEOUT).healthy);
+        status.retired();
+        assert!(status.health_at(start + HEALTH_TIMEOUT).healthy, "the other one commits now");
     }
 
     #[test]

@@ -3,6 +3,7 @@ use crate::config::{Config, Role, RunArgs, Surroundings, load};
 use crate::model::{Family, Kind};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 
 fn config(flags: &[(&str, &str)]) -> Config {
     let off = ["healthz-bind-address", "metrics-bind-address", "dns-health-address", "dns-ready-address", "dns-metrics-address"];
@@ -14,8 +15,12 @@ fn config(flags: &[(&str, &str)]) -> Config {
 
 async fn start(config: &Config) -> (Serving, Status) {
     let status = Status::new(config);
-    let serving = serve(&config.admin, status.clone(), Registries::new(Role::All).unwrap()).await.unwrap();
+    let serving = serve(config, status.clone(), Registries::new(Role::All).unwrap()).await.unwrap();
     (serving, status)
+}
+
+async fn serve(config: &Config, status: Status, registries: Registries) -> Result<Serving, AdminError> {
+    site(&config.admin, status, registries)?.serve(Sockets::new(true)).await
 }
 
 /// Status code, head and body of an answer.
@@ -96,13 +101,34 @@ async fn dns_pages_answer_as_those_of_coredns() {
 }
 
 #[tokio::test]
+async fn probes_are_answered_on_a_socket_of_their_own_while_another_agent_has_the_ports() {
+    let path = std::env::temp_dir().join(format!("waypost-probe-{}.sock", std::process::id()));
+    let config = config(&[("healthz-bind-address", "127.0.0.1:0"), ("probe-socket", path.to_str().unwrap())]);
+    let sockets = Sockets::new(false);
+    // Twice, as after a restart: what the first one left is in nobody's way.
+    for _ in 0..2 {
+        let site = site(&config.admin, Status::new(&config), Registries::new(Role::All).unwrap()).unwrap();
+        let _probes = site.serve_probes().unwrap();
+        let ports = tokio::spawn(site.serve(sockets.clone()));
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("the first listing of services"), "{answer}");
+        assert!(!ports.is_finished(), "the ports are not this agent's yet");
+        ports.abort();
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test]
 async fn merged_metrics_show_each_name_once_and_split_ones_only_their_half() {
     let merged =
         config(&[("metrics-bind-address", "127.0.0.1:0"), ("dns-metrics-address", "127.0.0.1:0"), ("dns-address", "10.0.0.1")]);
     let registries = Registries::new(Role::All).unwrap();
     let dns = prometheus::IntCounter::new("coredns_test_total", "A test").unwrap();
     registries.dns.register(Box::new(dns)).unwrap();
-    let serving = serve(&merged.admin, Status::new(&merged), registries.clone()).await.unwrap();
+    let serving = serve(&merged, Status::new(&merged), registries.clone()).await.unwrap();
     let (_, text) = get(&serving, "/metrics").await;
     let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     for name in ["coredns_test_total", "kubeproxy_proxy_healthz_total", "waypost_build_info", "process_resident_memory_bytes"] {
@@ -122,7 +148,7 @@ async fn a_port_in_use_is_answered_with_flag_address_and_holder() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let config = config(&[("healthz-bind-address", &address.to_string())]);
-    let error = serve(&config.admin, Status::new(&config), Registries::new(Role::All).unwrap()).await.unwrap_err();
+    let error = serve(&config, Status::new(&config), Registries::new(Role::All).unwrap()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!(

@@ -7,12 +7,13 @@ use crate::dns::forward::Forwarder;
 use crate::dns::metrics::Metrics;
 use crate::dns::records::Records;
 use crate::dns::server::{self, DnsError, Serving};
+use crate::handover::Sockets;
 use crate::notices::{DNS_PORT_TAKEN, Notices, Subject};
 use prometheus::Registry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -25,6 +26,7 @@ pub struct DnsServer {
     pub records: Arc<Records>,
     /// Whether it serves.
     pub serving: watch::Receiver<bool>,
+    leave: mpsc::Sender<oneshot::Sender<()>>,
     stop: watch::Sender<()>,
     task: JoinHandle<Option<Serving>>,
 }
@@ -35,17 +37,30 @@ struct Parts {
     forwarder: Arc<Forwarder>,
     metrics: Arc<Metrics>,
     notices: Notices,
+    sockets: Sockets,
+}
+
+/// What the task is told.
+struct Orders {
+    leave: mpsc::Receiver<oneshot::Sender<()>>,
+    stopped: watch::Receiver<()>,
 }
 
 impl DnsServer {
-    /// Starts to serve.
+    /// Starts to serve, as soon as another agent of this node does not.
     ///
     /// An agent that is also the node's service proxy goes on without DNS when an address cannot be had: losing services too would be worse, and
     /// the servers behind the cluster's DNS service answer meanwhile. It says so, is not ready, and tries again.
     ///
     /// # Errors
     /// In the role `dns`, when an address cannot be served; and when a metric cannot be registered.
-    pub fn start(config: &Config, registry: &Registry, status: &Status, notices: &Notices) -> Result<DnsServer, AgentError> {
+    pub fn start(
+        config: &Config,
+        registry: &Registry,
+        status: &Status,
+        notices: &Notices,
+        sockets: &Sockets,
+    ) -> Result<DnsServer, AgentError> {
         let metrics = Arc::new(Metrics::new(registry)?);
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
         let forwarder = Arc::new(Forwarder::new(&config.dns.upstreams, metrics.clone()));
@@ -55,15 +70,26 @@ impl DnsServer {
             forwarder,
             metrics,
             notices: notices.clone(),
+            sockets: sockets.clone(),
         };
-        let first = match parts.serve() {
-            Err(error) if config.role == Role::Dns => return Err(error.into()),
+        let first = match sockets.is_granted().then(|| parts.serve()) {
+            Some(Err(error)) if config.role == Role::Dns => return Err(error.into()),
             first => first,
         };
         let (sender, serving) = watch::channel(false);
         let (stop, stopped) = watch::channel(());
-        let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, stopped));
-        Ok(DnsServer { records, serving, stop, task })
+        let (leave, leaves) = mpsc::channel(1);
+        let orders = Orders { leave: leaves, stopped };
+        let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, orders));
+        Ok(DnsServer { records, serving, leave, stop, task })
+    }
+
+    /// Leaves the sockets to another agent. Connections that are open are finished.
+    pub async fn leave(&self) {
+        let (done, left) = oneshot::channel();
+        if self.leave.send(done).await.is_ok() {
+            let _ = left.await;
+        }
     }
 
     /// Finishes the answers under way and closes the sockets.
@@ -77,26 +103,46 @@ impl DnsServer {
 
 impl Parts {
     fn serve(&self) -> Result<Serving, DnsError> {
-        server::bind(&self.addresses)?.serve(self.records.clone(), self.forwarder.clone(), self.metrics.clone())
+        server::bind_among(&self.sockets, &self.addresses)?.serve(
+            self.records.clone(),
+            self.forwarder.clone(),
+            self.metrics.clone(),
+        )
     }
 
     async fn keep_trying(
         self,
-        mut outcome: Result<Serving, DnsError>,
+        first: Option<Result<Serving, DnsError>>,
         status: Status,
         serving: watch::Sender<bool>,
-        mut stopped: watch::Receiver<()>,
+        mut orders: Orders,
     ) -> Option<Serving> {
+        let mut outcome = match first {
+            Some(outcome) => outcome,
+            None => tokio::select! {
+                () = self.sockets.granted() => self.serve(),
+                _ = orders.stopped.changed() => return None,
+            },
+        };
         let mut said = String::new();
         loop {
             match outcome {
-                Ok(server) => {
+                Ok(mut server) => {
                     tracing::info!(addresses = ?server.local_addrs(), "serving DNS");
                     status.dns_serving(true);
                     serving.send_replace(true);
-                    let _ = stopped.changed().await;
+                    tokio::select! {
+                        Some(left) = orders.leave.recv() => {
+                            server.leave().await;
+                            // Whoever asked may have given up.
+                            let _ = left.send(());
+                            let _ = orders.stopped.changed().await;
+                        }
+                        _ = orders.stopped.changed() => {}
+                    }
                     return Some(server);
                 }
+                Err(_) if self.sockets.is_patient() => {}
                 Err(error) => {
                     let complaint = error.to_string();
                     if complaint != said {
@@ -107,8 +153,10 @@ impl Parts {
                 }
             }
             tokio::select! {
-                () = sleep(RETRY) => outcome = self.serve(),
-                _ = stopped.changed() => return None,
+                () = sleep(self.sockets.pause(RETRY)) => outcome = self.serve(),
+                // There is nothing to leave.
+                Some(_) = orders.leave.recv() => return None,
+                _ = orders.stopped.changed() => return None,
             }
         }
     }

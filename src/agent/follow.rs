@@ -31,6 +31,7 @@ pub struct Follow {
     dns: Option<Dns>,
     status: Status,
     ready: watch::Sender<bool>,
+    home: watch::Sender<bool>,
     /// Told when an address of the host comes or goes.
     addresses: watch::Receiver<()>,
 }
@@ -41,6 +42,8 @@ pub struct Reports {
     pub status: Status,
     /// Told when everything of the first full listing is in place.
     pub ready: watch::Sender<bool>,
+    /// Told when DNS is served besides, and the questions of this node come here as far as they are to.
+    pub home: watch::Sender<bool>,
     /// Log and Events.
     pub notices: Notices,
     /// What load balancers are told about Services.
@@ -60,10 +63,10 @@ impl Follow {
         reports: Reports,
         addresses: watch::Receiver<()>,
     ) -> Follow {
-        let Reports { status, ready, notices, service_health, localhost_ports, stale_flows } = reports;
+        let Reports { status, ready, home, notices, service_health, localhost_ports, stale_flows } = reports;
         let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports, stale_flows));
         let dns = names.map(|(records, serving)| Dns::new(config, records, serving));
-        Follow { store: Store::default(), plan, dns, status, ready, addresses }
+        Follow { store: Store::default(), plan, dns, status, ready, home, addresses }
     }
 
     /// Follows the updates until they end or `stopped` is closed. What is under way in the kernel then is finished by its thread.
@@ -108,6 +111,10 @@ impl Follow {
                 if dns.is_to_be_local() {
                     self.status.dns_local(dns.is_local());
                 }
+            }
+            let serves = |dns: &Dns| *dns.serving.borrow() && (dns.is_local() || !dns.is_to_be_local());
+            if *self.ready.borrow() && self.dns.as_ref().is_none_or(serves) {
+                self.home.send_if_modified(|home| !std::mem::replace(home, true));
             }
         }
     }

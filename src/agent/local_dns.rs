@@ -6,6 +6,7 @@
 use crate::config::{Config, Role};
 use crate::notices::{DNS_ADDRESS_REPAIRED, Notices, Subject};
 use futures::TryStreamExt;
+use nix::errno::Errno;
 use prometheus::IntCounter;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
@@ -80,7 +81,11 @@ pub async fn make_local(wanted: &[IpAddr]) -> Result<Vec<IpAddr>, LocalDnsError>
         message.attributes.push(AddressAttribute::Protocol(OURS));
         message.attributes.push(AddressAttribute::RoutePriority(OUR_METRIC));
         never_a_source(message, address);
-        request.execute().await.map_err(|error| LocalDnsError::Address { action: "add", address, error })?;
+        match request.execute().await {
+            // Another agent was faster: two may start at once.
+            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -(Errno::EEXIST as i32) => continue,
+            outcome => outcome.map_err(|error| LocalDnsError::Address { action: "add", address, error })?,
+        }
         until_usable(address).await;
         tracing::info!(%address, "made a DNS address local on lo");
         made.push(address);

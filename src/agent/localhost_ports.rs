@@ -4,6 +4,7 @@
 //! opens the node's own services to its neighbours). So these are listeners of the agent, which hand each connection on to the Service's
 //! ClusterIP as any process of the node would connect there. TCP only, as kube-proxy's (KEP-3178 and `pkg/proxy/nftables`, alpha in 1.37).
 
+use crate::handover::Sockets;
 use crate::listeners::Listeners;
 use crate::model::{Family, ObjectKey, Protocol, Service, ServiceKind};
 use crate::notices::{LOCALHOST_NODE_PORT_TAKEN, Notices, Subject};
@@ -49,9 +50,10 @@ impl LocalhostPorts {
         self.0.changed.notify_one();
     }
 
-    /// Listens and hands on. Dropping the future closes everything.
-    pub async fn serve(self, notices: Notices) {
-        let mut open = Listeners::new();
+    /// Listens and hands on, as soon as another agent does not. Dropping the future closes everything.
+    pub async fn serve(self, notices: Notices, sockets: Sockets) {
+        sockets.granted().await;
+        let mut open = Listeners::among(sockets);
         loop {
             let serve = |socket, (_, target): &(ObjectKey, SocketAddr), _| hand_on(socket, *target);
             let failed = |(service, _): &(ObjectKey, SocketAddr), address: SocketAddr, why: &str| {
@@ -61,7 +63,7 @@ impl LocalhostPorts {
             let complete = open.follow(self.listeners(), serve, failed);
             tokio::select! {
                 () = self.0.changed.notified() => {}
-                () = sleep(RETRY), if !complete => {}
+                () = sleep(open.pause(RETRY)), if !complete => {}
             }
         }
     }

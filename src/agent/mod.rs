@@ -17,6 +17,7 @@ mod names;
 mod node_addresses;
 mod plan;
 mod stale_flows;
+mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
 use crate::config::{Config, Role};
 use crate::conntrack::{Cleaner, Conntrack, ConntrackMetrics};
 use crate::dns::server::DnsError;
+use crate::handover::{HandoverError, Sockets, Successor};
 use crate::leftovers;
 use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Netlink, NftError};
@@ -37,7 +39,9 @@ use localhost_ports::LocalhostPorts;
 use stale_flows::StaleFlows;
 use std::io;
 use std::path::Path;
-use tokio::sync::{mpsc, watch};
+use std::sync::Arc;
+use succession::Milestones;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Why the agent cannot start.
@@ -55,6 +59,9 @@ pub enum AgentError {
     /// The local DNS addresses cannot be had.
     #[error(transparent)]
     LocalDns(#[from] LocalDnsError),
+    /// No place to hand over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// A metric cannot be registered.
     #[error("a metric cannot be registered: {0}")]
     Metric(#[from] prometheus::Error),
@@ -69,10 +76,24 @@ pub struct Running {
     stop: watch::Sender<()>,
     follow: JoinHandle<()>,
     /// What runs beside; it ends with this value.
-    _beside: JoinSet<()>,
+    beside: JoinSet<()>,
+    /// Told once another agent serves this node in this one's place.
+    successor: Option<JoinHandle<Successor>>,
+    sockets: Sockets,
     status: Status,
     dns: Option<DnsServer>,
-    admin: admin::Serving,
+    admin: JoinHandle<Option<admin::Serving>>,
+    /// Told when health and metrics cannot be served.
+    admin_failed: Arc<Notify>,
+    probes: JoinSet<()>,
+}
+
+/// What is left of an agent that has handed over: the connections that it has.
+pub struct Retired {
+    successor: Successor,
+    dns: Option<DnsServer>,
+    status: Status,
+    _probes: JoinSet<()>,
 }
 
 /// Starts the agent on a stream of updates: it programs the tables, serves DNS, health and metrics, as its role says. The registries may
@@ -87,6 +108,7 @@ pub async fn start(
     notices: Notices,
 ) -> Result<Running, AgentError> {
     let status = Status::new(&config);
+    let (sockets, seat) = succession::begin(config.handover.as_deref(), &status)?;
     let data_path = match config.role {
         Role::Dns => None,
         Role::All | Role::Proxy => Some(start_data_path(&config, &registries, &status)?),
@@ -100,10 +122,21 @@ pub async fn start(
     let dns = match config.role {
         Role::Proxy => None,
         Role::All if config.dns.addresses.is_empty() => None,
-        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices)?),
+        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices, &sockets)?),
     };
-    let admin = admin::serve(&config.admin, status.clone(), registries).await?;
+    let site = admin::site(&config.admin, status.clone(), registries)?;
+    let probes = site.serve_probes()?;
+    let (admin_sender, admin_served) = watch::channel(false);
+    let admin_failed = Arc::new(Notify::new());
+    let admin = match sockets.is_granted() {
+        true => {
+            let serving = site.serve(sockets.clone()).await?;
+            tokio::spawn(async { Some(serving) })
+        }
+        false => tokio::spawn(serve_later(site, sockets.clone(), admin_sender, admin_failed.clone())),
+    };
     let (ready_sender, ready) = watch::channel(false);
+    let (home_sender, home) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
     let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.serving.clone()));
     let (changed, addresses) = watch::channel(());
@@ -113,19 +146,52 @@ pub async fn start(
     if let Some(data_path) = &data_path {
         beside.spawn(node_addresses::watch_addresses(changed));
         beside.spawn(leftovers::keep_looking(!local_dns.is_empty(), notices.clone()));
-        beside.spawn(service_health.clone().serve(config.node_name.clone(), status.clone(), notices.clone()));
+        let health = service_health.clone();
+        beside.spawn(health.serve(config.node_name.clone(), status.clone(), notices.clone(), sockets.clone()));
         if let Some(ports) = &localhost_ports {
-            beside.spawn(ports.clone().serve(notices.clone()));
+            beside.spawn(ports.clone().serve(notices.clone(), sockets.clone()));
         }
         if !local_dns.is_empty() {
             let repairs = data_path.metrics.dns_address_repairs.clone();
             beside.spawn(local_dns::keep_local(local_dns, addresses.clone(), notices.clone(), repairs));
         }
     }
-    let reports = Reports { status: status.clone(), ready: ready_sender, notices, service_health, localhost_ports, stale_flows };
+    let successor = config.handover.clone().map(|path| {
+        let reached = Milestones { ready: ready.clone(), home, admin: admin_served.clone() };
+        tokio::spawn(succession::follow(path, seat, sockets.clone(), reached, status.clone()))
+    });
+    let reports = Reports {
+        status: status.clone(),
+        ready: ready_sender,
+        home: home_sender,
+        notices,
+        service_health,
+        localhost_ports,
+        stale_flows,
+    };
     let follow = Follow::new(&config, data_path, names, reports, addresses);
     let follow = tokio::spawn(follow.run(updates, stopped));
-    Ok(Running { ready, stop, follow, _beside: beside, status, dns, admin })
+    Ok(Running { ready, stop, follow, beside, successor, sockets, status, dns, admin, admin_failed, probes })
+}
+
+/// Serves health and metrics when it is this agent's turn.
+async fn serve_later(
+    site: admin::Site,
+    sockets: Sockets,
+    served: watch::Sender<bool>,
+    failed: Arc<Notify>,
+) -> Option<admin::Serving> {
+    match site.serve(sockets).await {
+        Ok(serving) => {
+            served.send_replace(true);
+            Some(serving)
+        }
+        Err(error) => {
+            tracing::error!(%error, "health and metrics cannot be served");
+            failed.notify_one();
+            None
+        }
+    }
 }
 
 impl Running {
@@ -135,23 +201,82 @@ impl Running {
         let _ = self.ready.clone().wait_for(|ready| *ready).await;
     }
 
-    /// Waits until the agent ends by itself: its source of updates did, or its task broke down.
-    pub async fn ended(&self) {
+    /// Waits until another agent serves this node, which is a reason to [retire](Running::retire); or, `None`, until the agent ends by itself: its
+    /// source of updates did, its task broke down, or a port cannot be had after all.
+    pub async fn ended(&mut self) -> Option<Successor> {
         let mut ready = self.ready.clone();
-        while ready.changed().await.is_ok() {}
+        let successor = async {
+            match &mut self.successor {
+                Some(task) => task.await.ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            successor = successor => successor,
+            () = async { while ready.changed().await.is_ok() {} } => None,
+            () = self.admin_failed.notified() => None,
+        }
+    }
+
+    /// Leaves everything to the other agent but the answers and connections under way.
+    pub async fn retire(mut self, successor: Successor) -> Retired {
+        self.status.retired();
+        // With it goes the DNS switch: the other agent's stands.
+        self.stop_following().await;
+        if let Some(dns) = &self.dns {
+            dns.leave().await;
+        }
+        self.beside.shutdown().await;
+        if let Ok(Some(admin)) = self.admin.await {
+            admin.shutdown().await;
+        }
+        self.sockets.close_all();
+        successor.retired().await;
+        Retired { successor, dns: self.dns, status: self.status, _probes: self.probes }
     }
 
     /// Ends the agent: answers under way are finished, the tables stay in the kernel and keep serving.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.status.stopping();
-        drop(self.stop);
-        if !self.follow.is_finished() {
-            let _ = self.follow.await;
-        }
+        self.stop_following().await;
+        // Copies that nobody reads would swallow what comes from now on.
+        self.sockets.close_all();
         if let Some(dns) = self.dns {
             dns.shutdown().await;
         }
-        self.admin.shutdown().await;
+        if !self.sockets.is_granted() {
+            self.admin.abort();
+        }
+        if let Ok(Some(admin)) = self.admin.await {
+            admin.shutdown().await;
+        }
+        // Only now another agent may take the seat: the addresses are free.
+        if let Some(successor) = self.successor {
+            successor.abort();
+        }
+    }
+
+    async fn stop_following(&mut self) {
+        // Nobody listens when the task has ended by itself.
+        let _ = self.stop.send(());
+        if !self.follow.is_finished() {
+            let _ = (&mut self.follow).await;
+        }
+    }
+}
+
+impl Retired {
+    /// Waits until the other agent ends. Then this node has none that serves.
+    pub async fn alone(&self) {
+        self.successor.gone().await;
+    }
+
+    /// Ends: answers under way are finished, and connections soon.
+    pub async fn shutdown(self) {
+        self.status.stopping();
+        if let Some(dns) = self.dns {
+            dns.shutdown().await;
+        }
     }
 }
 

@@ -103,6 +103,7 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
         Some(data_path),
         Some((records.clone(), watch::channel(true).1)),
         Reports {
+            home: watch::channel(false).0,
             status: status.clone(),
             ready: ready_sender,
             notices,

@@ -6,6 +6,7 @@ pub mod check;
 pub mod cleanup;
 pub mod demo;
 mod logging;
+pub mod probe;
 pub mod run;
 
 use crate::config::{ConfigError, RunArgs};
@@ -30,6 +31,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup(cleanup::CleanupArgs),
+    /// Ask the agent behind a --probe-socket how it is: for the probes of a kubelet
+    Probe(probe::ProbeArgs),
     /// Print the version
     Version,
 }
@@ -45,6 +48,7 @@ impl Cli {
             Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::run(&args),
             Verb::Cleanup(args) => cleanup::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Probe(args) => probe::run(&args),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));
                 Ok(ExitCode::SUCCESS)

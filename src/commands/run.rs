@@ -2,7 +2,7 @@
 
 use super::logging;
 use crate::admin::Registries;
-use crate::agent::{self, Running};
+use crate::agent::{self, Retired};
 use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings};
 use crate::model::{Kind, Update};
 use crate::notices::Notices;
@@ -49,24 +49,49 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let registries = Registries::new(config.role)?;
     let (mut source, notices) = source(&config, &registries, updates.clone()).await?;
-    let agent = agent::start(config, registries, received, notices).await?;
+    let mut agent = agent::start(config, registries, received, notices).await?;
+    let mut successor = None;
     let outcome = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, "stopping; the rules stay in the kernel and go on serving");
             Ok(())
         }
         failure = &mut source => failure.context("the source of objects broke down").flatten(),
-        () = agent.ended() => Err(anyhow!("the agent broke down; its log says why")),
+        ended = agent.ended() => {
+            let broken = ended.is_none();
+            successor = ended;
+            if broken { Err(anyhow!("the agent broke down; its log says why")) } else { Ok(()) }
+        }
     };
     source.abort();
-    drain(agent, &mut signals).await?;
+    match successor {
+        Some(successor) => wait_for_the_end(agent.retire(successor).await, &mut signals).await?,
+        None => drain(agent.shutdown(), &mut signals).await?,
+    }
     drop(updates);
     outcome
 }
 
-async fn drain(agent: Running, signals: &mut Signals) -> anyhow::Result<()> {
+/// Another agent serves this node. This one is kept until somebody ends it, as a kubelet does when the new pod is ready; or until the other one
+/// ends, whatever for: then the node needs one that begins anew.
+async fn wait_for_the_end(retired: Retired, signals: &mut Signals) -> anyhow::Result<()> {
+    tracing::info!("another agent serves this node; this one only finishes its connections");
+    let outcome = tokio::select! {
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping");
+            Ok(())
+        }
+        () = retired.alone() => {
+            Err(anyhow!("the agent that took over has ended: this one ends too, so that whoever started it starts it anew"))
+        }
+    };
+    drain(retired.shutdown(), signals).await?;
+    outcome
+}
+
+async fn drain(shutdown: impl Future<Output = ()>, signals: &mut Signals) -> anyhow::Result<()> {
     tokio::select! {
-        () = agent.shutdown() => {
+        () = shutdown => {
             tracing::info!("stopped");
             Ok(())
         }

@@ -6,6 +6,7 @@ use super::{ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 /// Every setting with its value, in the order of the reference; what was not left to the default says where it comes from.
 pub fn to_yaml(config: &Config, origins: &Origins) -> String {
@@ -70,6 +71,8 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("dns-health-address", _) => listener(admin.dns_health),
         ("dns-ready-address", _) => listener(admin.dns_ready),
         ("dns-metrics-address", _) => listener(admin.dns_metrics),
+        ("probe-socket", _) => path(&admin.probe),
+        ("handover-socket", _) => path(&config.handover),
         ("log-format", _) => json!(match log.format {
             LogFormat::Human => "human",
             LogFormat::Json => "json",
@@ -81,6 +84,10 @@ fn value(config: &Config, key: &str) -> Option<Value> {
 
 fn list<T: Display>(values: &[T]) -> Value {
     values.iter().map(|value| json!(value.to_string())).collect()
+}
+
+fn path(path: &Option<PathBuf>) -> Value {
+    json!(path.as_deref().unwrap_or(Path::new("")))
 }
 
 fn listener(address: Option<SocketAddr>) -> Value {

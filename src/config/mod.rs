@@ -112,6 +112,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// Health, readiness and metrics.
     pub admin: AdminConfig,
+    /// Where the agents of this node hand over to each other, a Unix socket; `None`: they do not.
+    pub handover: Option<PathBuf>,
     /// Logging.
     pub log: LogConfig,
 }
@@ -248,6 +250,8 @@ pub struct AdminConfig {
     pub dns_ready: Option<SocketAddr>,
     /// `/metrics`: CoreDNS's metrics port (default 9153).
     pub dns_metrics: Option<SocketAddr>,
+    /// The pages of `healthz` for probes of this very agent, on a Unix socket.
+    pub probe: Option<PathBuf>,
 }
 
 /// Logging.

@@ -14,6 +14,8 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 
 const DNS_PORT: u16 = 53;
+/// The kernel takes 107 characters; a suffix must fit besides.
+const LONGEST_SOCKET_PATH: usize = 100;
 /// Every address of both families.
 const ALL: [IpNet; 2] =
     [IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)), IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))];
@@ -54,6 +56,7 @@ impl Values<'_> {
             cluster: self.cluster()?,
             proxy: self.proxy()?,
             admin: self.admin(role != Role::Dns, serves_dns)?,
+            handover: self.handover(role)?,
             dns,
             log: self.log()?,
         })
@@ -265,7 +268,27 @@ impl Values<'_> {
             dns_health: self.listener(&settings::DNS_HEALTH, when(serves_dns, everywhere(8080)))?,
             dns_ready: self.listener(&settings::DNS_READY, when(serves_dns, everywhere(8181)))?,
             dns_metrics: self.listener(&settings::DNS_METRICS, when(serves_dns, everywhere(9153)))?,
+            probe: self.socket(&settings::PROBE_SOCKET)?,
         })
+    }
+
+    fn handover(&self, role: Role) -> Result<Option<PathBuf>, ConfigError> {
+        let setting = &settings::HANDOVER_SOCKET;
+        match self.socket(setting)? {
+            Some(path) if role == Role::Dns => {
+                Err(self.bad(setting, &path.to_string_lossy(), "nothing with role dns, whose servers are not bound to a node"))
+            }
+            socket => Ok(socket),
+        }
+    }
+
+    /// The path of a Unix socket.
+    fn socket(&self, setting: &Setting) -> Result<Option<PathBuf>, ConfigError> {
+        match self.given(setting)? {
+            None | Some("") => Ok(None),
+            Some(path) if path.starts_with('/') && path.len() < LONGEST_SOCKET_PATH => Ok(Some(PathBuf::from(path))),
+            Some(path) => Err(self.bad(setting, path, "an absolute path of less than 100 characters; empty: none")),
+        }
     }
 
     fn listener(&self, setting: &Setting, default: Option<SocketAddr>) -> Result<Option<SocketAddr>, ConfigError> {

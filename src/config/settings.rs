@@ -88,6 +88,10 @@ settings! {
         "Serves /ready. Empty: off";
     DNS_METRICS = OPERATION "dns-metrics-address" "WAYPOST_DNS_METRICS_ADDRESS" "IP:PORT" false, ":9153; off without DNS",
         "Serves the /metrics of DNS. Empty: off";
+    PROBE_SOCKET = OPERATION "probe-socket" "WAYPOST_PROBE_SOCKET" "FILE" false, "none",
+        "Serves /healthz, /livez and /readyz on this Unix socket as well, for `waypost probe`: the ports may be another agent's while one takes over from the other";
+    HANDOVER_SOCKET = OPERATION "handover-socket" "WAYPOST_HANDOVER_SOCKET" "FILE" false, "none",
+        "Where the agents of this node hand over to each other: an agent that starts takes over the sockets of the one that serves, once it is ready. Not with role dns";
     LOG_FORMAT = OPERATION "log-format" "WAYPOST_LOG_FORMAT" "human|json" false, "human",
         "The shape of log lines";
     LOG_LEVEL = OPERATION "log-level" "WAYPOST_LOG_LEVEL" "FILTER" false, "info",

@@ -7,6 +7,7 @@ use super::metrics::Metrics;
 use super::records::Records;
 use super::respond::Responder;
 use super::tcp;
+use crate::handover::Sockets as Open;
 use crate::holder;
 use crate::model::Protocol;
 use std::io;
@@ -67,18 +68,33 @@ pub enum Cause {
 /// Bound sockets that do not answer yet.
 #[derive(Debug)]
 pub struct Sockets {
-    pairs: Vec<(UdpSocket, TcpListener)>,
+    pairs: Vec<(Vec<UdpSocket>, TcpListener)>,
     addresses: Vec<SocketAddr>,
 }
 
 /// Binds UDP and TCP on each address. Port 0 takes a free port, the same for both. All or nothing: the first failure releases
 /// what was bound.
 pub fn bind(addresses: &[SocketAddr]) -> Result<Sockets, DnsError> {
+    bind_among(&Open::new(true), addresses)
+}
+
+/// The same, with the sockets that an earlier agent has left, and so that a later one can have them.
+pub fn bind_among(open: &Open, addresses: &[SocketAddr]) -> Result<Sockets, DnsError> {
     let mut sockets = Sockets { pairs: Vec::new(), addresses: Vec::new() };
     for address in addresses {
-        let (pair, bound) = bind_pair(*address)?;
-        sockets.pairs.push(pair);
-        sockets.addresses.push(bound);
+        match bind_pair(open, *address) {
+            Ok((pair, bound)) => {
+                sockets.pairs.push(pair);
+                sockets.addresses.push(bound);
+            }
+            Err(error) => {
+                for address in addresses {
+                    open.close("udp", *address);
+                    open.close("tcp", *address);
+                }
+                return Err(error);
+            }
+        }
     }
     Ok(sockets)
 }
@@ -98,9 +114,11 @@ impl Sockets {
         let mut serving = Serving { addresses: self.addresses, stop, udp: Vec::new(), tcp: Vec::new() };
         for ((udp, tcp), address) in self.pairs.into_iter().zip(&serving.addresses) {
             let responder = Responder::new(records.clone(), forwarder.clone(), metrics.clone(), address.port());
-            let udp = tokio::net::UdpSocket::from_std(udp).map_err(|error| explain(*address, "UDP", error))?;
+            for socket in udp {
+                let udp = tokio::net::UdpSocket::from_std(socket).map_err(|error| explain(*address, "UDP", error))?;
+                serving.udp.push(tokio::spawn(serve_udp(udp, responder.clone(), serving.stop.subscribe())));
+            }
             let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| explain(*address, "TCP", error))?;
-            serving.udp.push(tokio::spawn(serve_udp(udp, responder.clone(), serving.stop.subscribe())));
             serving.tcp.push(tokio::spawn(tcp::serve(tcp, responder, serving.stop.subscribe())));
         }
         Ok(serving)
@@ -196,17 +214,13 @@ async fn answer_one(socket: Arc<tokio::net::UdpSocket>, responder: Responder, da
     }
 }
 
-fn bind_pair(address: SocketAddr) -> Result<((UdpSocket, TcpListener), SocketAddr), DnsError> {
+fn bind_pair(open: &Open, address: SocketAddr) -> Result<((Vec<UdpSocket>, TcpListener), SocketAddr), DnsError> {
     let mut attempt = 0;
     loop {
-        let tcp = TcpListener::bind(address).map_err(|error| explain(address, "TCP", error))?;
+        let tcp = open.tcp(address).map_err(|error| explain(address, "TCP", error))?;
         let bound = tcp.local_addr().map_err(|error| explain(address, "TCP", error))?;
-        match UdpSocket::bind(bound) {
-            Ok(udp) => {
-                udp.set_nonblocking(true).map_err(|error| explain(bound, "UDP", error))?;
-                tcp.set_nonblocking(true).map_err(|error| explain(bound, "TCP", error))?;
-                return Ok(((udp, tcp), bound));
-            }
+        match open.udp(bound) {
+            Ok(udp) => return Ok(((udp, tcp), bound)),
             // The free TCP port may be somebody's UDP port: take another.
             Err(_) if address.port() == 0 && attempt < PORT_ATTEMPTS => attempt += 1,
             Err(error) => return Err(explain(bound, "UDP", error)),

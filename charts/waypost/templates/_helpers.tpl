@@ -28,6 +28,8 @@ log-level: {{ .Values.log.level | quote }}
 {{- define "waypost.agentConfig" -}}
 {{- $config := include "waypost.commonConfig" . | fromYaml }}
 {{- $_ := set $config "role" "all" }}
+{{- $_ := set $config "probe-socket" "/run/waypost-probe/agent.sock" }}
+{{- with .Values.agent.handoverDirectory }}{{ $_ := set $config "handover-socket" (printf "%s/handover.sock" .) }}{{ end }}
 {{- with .Values.clusterCIDRs }}{{ $_ := set $config "cluster-cidr" . }}{{ end }}
 {{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
 {{- $scraped := or .Values.serviceMonitor.enabled .Values.scrapeAnnotations.enabled }}

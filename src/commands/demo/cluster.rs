@@ -242,7 +242,9 @@ pub fn agent_config() -> Config {
             dns_health: local(8080),
             dns_ready: local(8181),
             dns_metrics: local(9153),
+            probe: None,
         },
+        handover: None,
         log: LogConfig { format: LogFormat::Human, filter: "warn".to_string() },
     }
 }

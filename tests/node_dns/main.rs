@@ -1,0 +1,54 @@
+//! DNS on the node and its dead man's switch, with the real program: agents on the node, and a server behind `kube-dns`.
+
+mod handover;
+mod world;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::process::Command;
+use waypost::lab;
+use world::{AGENT_TTL, Agent, FALLBACK_TTL, World};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    if let Err(error) = lab::enter() {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+    let mut tests = vec![
+        Trial::test("a_killed_agent_leaves_the_node_with_dns_and_comes_home", a_killed_agent_leaves_the_node_with_dns),
+        Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),
+    ];
+    tests.extend(handover::tests());
+    libtest_mimic::run(&arguments, tests).exit();
+}
+
+fn a_killed_agent_leaves_the_node_with_dns() -> Result<(), Failed> {
+    let world = World::new("killed");
+    let _server = Agent::behind_kube_dns(&world);
+    let mut agent = Agent::at_home(&world);
+    world.answered_with(AGENT_TTL);
+    agent.end("-KILL");
+    world.answered_with(FALLBACK_TTL);
+    let _agent = Agent::at_home(&world);
+    world.answered_with(AGENT_TTL);
+    Ok(())
+}
+
+fn stop_and_clean_up() -> Result<(), Failed> {
+    let world = World::new("stopped");
+    let _server = Agent::behind_kube_dns(&world);
+    let mut agent = Agent::at_home(&world);
+    agent.end("-TERM");
+    world.answered_with(FALLBACK_TTL);
+    let output = world.node.namespace().output(Command::new(env!("CARGO_BIN_EXE_waypost")).arg("cleanup"))?;
+    assert!(output.status.success(), "{output:?}");
+    let left = world.node.namespace().output(Command::new("nft").args(["list", "tables"]))?;
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "no table is left");
+    let addresses = world.node.namespace().output(Command::new("ip").args(["-o", "address", "show", "lo"]))?;
+    let addresses = String::from_utf8_lossy(&addresses.stdout).into_owned();
+    assert!(
+        addresses.contains("192.0.2.10") && !addresses.contains("10.96.0.10") && !addresses.contains("169.254"),
+        "{addresses}"
+    );
+    Ok(())
+}
