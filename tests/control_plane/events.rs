@@ -3,7 +3,7 @@
 use super::agent::{Agent, WAYPOST, run_command};
 use super::chart;
 use super::cluster::{Cluster, NODE_NAME};
-use super::first_start;
+use super::kube_proxy;
 use super::processes::{eventually, output};
 use super::stage::Stage;
 use serde_json::Value;
@@ -64,7 +64,7 @@ pub fn arrive_and_repeat(cluster: &Cluster) {
 /// The stock kube-proxy in nftables mode: running beside the agent, then stopped with its tables left, then cleaned up after.
 pub fn kube_proxy_left_over(cluster: &Cluster) {
     let stage = Stage::new(cluster, "leftover");
-    let mut kube_proxy = first_start::run_kube_proxy(&stage, "leftover-kube-proxy");
+    let mut kube_proxy = kube_proxy::start_on(&stage, "leftover-kube-proxy");
     let mut agent = Agent::start_command(&stage, run_command(&cluster.kubeconfig()).args(OTHER_PORTS));
     await_event(&stage, "default", "KubeProxyFound", "it runs here", 1);
     for family in ["ip", "ip6"] {

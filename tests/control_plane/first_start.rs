@@ -2,12 +2,12 @@
 //! own, with the same API server. Run by `make bench`.
 
 use super::agent::{Agent, http_get, run_command};
-use super::cluster::{Cluster, NODE_NAME, POD_CIDRS, tool};
+use super::cluster::Cluster;
+use super::kube_proxy;
 use super::processes::Process;
 use super::scale::{self, ENDPOINTS};
 use super::stage::Stage;
 use super::table;
-use std::fs;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -64,44 +64,13 @@ fn start_waypost(cluster: &Cluster, name: &str, size: u32) -> Start {
 fn start_kube_proxy(cluster: &Cluster, name: &str, size: u32) -> Start {
     let stage = Stage::new(cluster, name);
     let began = Instant::now();
-    let process = run_kube_proxy(&stage, name);
+    let process = kube_proxy::start_on(&stage, name);
     let seconds = began.elapsed().as_secs_f64();
     let start = Start { seconds, megabytes: megabytes(&process) };
     let mut nft = Command::new("nft");
     let listing = super::processes::output(stage.node.namespace(), nft.args(["list", "map", "ip", "kube-proxy", "service-ips"]));
     assert!(listing.matches(" : goto ").count() >= size as usize, "not everything is programmed");
     start
-}
-
-/// Starts kube-proxy with the smallest configuration with which it serves such a node, and waits until it has programmed everything. Its
-/// conntrack limits are sysctls that only the host may set.
-pub fn run_kube_proxy(stage: &Stage, name: &str) -> Process {
-    let cluster = stage.cluster;
-    let path = cluster.directory().join("kube-proxy.yaml");
-    let config = format!(
-        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\n\
-         kind: KubeProxyConfiguration\n\
-         mode: nftables\n\
-         hostnameOverride: {NODE_NAME}\n\
-         clusterCIDR: {POD_CIDRS}\n\
-         clientConnection: {{kubeconfig: {}}}\n\
-         conntrack: {{maxPerCore: 0, min: 0}}\n",
-        cluster.kubeconfig().display()
-    );
-    fs::write(&path, config).unwrap();
-    let mut command = tool("kube-proxy");
-    command.arg("--config").arg(&path);
-    let process = Process::start(stage.node.namespace(), cluster.directory(), name, &mut command);
-    wait(|| http_get(stage.node.namespace(), "127.0.0.1:10249", "/metrics").is_ok_and(|(_, metrics)| has_synced(&metrics)));
-    process
-}
-
-/// Both families have had their first full sync.
-fn has_synced(metrics: &str) -> bool {
-    ["IPv4", "IPv6"].iter().all(|family| {
-        let line = format!("kubeproxy_sync_full_proxy_rules_duration_seconds_count{{ip_family=\"{family}\"}} ");
-        metrics.lines().any(|text| text.strip_prefix(&line).is_some_and(|count| count != "0"))
-    })
 }
 
 fn wait(mut done: impl FnMut() -> bool) {

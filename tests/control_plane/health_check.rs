@@ -3,7 +3,7 @@
 use super::agent::Agent;
 use super::cluster::{Cluster, NODE_NAME};
 use super::events::await_event;
-use super::first_start;
+use super::kube_proxy;
 use super::processes::eventually;
 use super::stage::Stage;
 use std::io::{Read, Write};
@@ -30,7 +30,7 @@ pub fn as_kube_proxys(cluster: &Cluster) {
     let theirs = Stage::new(cluster, "health-check-theirs");
     stage.apply(BALANCED);
     let _agent = Agent::start(&stage);
-    let _kube_proxy = first_start::run_kube_proxy(&theirs, "health-check-kube-proxy");
+    let _kube_proxy = kube_proxy::start_on(&theirs, "health-check-kube-proxy");
     let port: u16 = stage.service_field("balanced", ".spec.healthCheckNodePort").parse().unwrap();
     compare([&stage, &theirs], port, "there is no endpoint", "503", 0);
     stage.add_pod("balanced", "balanced-1");

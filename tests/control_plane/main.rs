@@ -13,11 +13,15 @@ mod dns_oracle;
 mod events;
 mod eventually;
 mod first_start;
+#[path = "../flows/shared/mod.rs"]
+mod flows;
 mod health_check;
+mod kube_proxy;
 mod metrics;
 mod playground;
 mod processes;
 mod prometheus;
+mod proxy_oracle;
 mod relay;
 mod restarts;
 mod scale;
@@ -37,6 +41,11 @@ use std::sync::Arc;
 type Case = fn(&Cluster);
 
 const CASES: &[(&str, Case)] = &[
+    // First, while the addresses that the table gives to its services are free.
+    (
+        "the_stock_kube_proxy_does_what_the_table_of_flows_says_but_for_the_documented_differences",
+        proxy_oracle::does_what_the_table_says,
+    ),
     ("dns_answers_as_the_stock_coredns_but_for_what_the_documents_list", dns_oracle::as_corednss),
     ("a_service_made_with_kubectl_is_resolved_and_reached", services::made_with_kubectl),
     ("connections_follow_a_service_that_is_scaled", services::scaled),

@@ -2,7 +2,7 @@
 
 use super::agent::{Agent, http_get};
 use super::cluster::Cluster;
-use super::first_start;
+use super::kube_proxy;
 use super::processes::eventually;
 use super::services::await_pods;
 use super::stage::Stage;
@@ -36,7 +36,7 @@ pub fn as_kube_proxys(cluster: &Cluster) {
     let mut stage = Stage::new(cluster, "metrics");
     let theirs = Stage::new(cluster, "metrics-theirs");
     let _agent = Agent::start(&stage);
-    let _kube_proxy = first_start::run_kube_proxy(&theirs, "metrics-kube-proxy");
+    let _kube_proxy = kube_proxy::start_on(&theirs, "metrics-kube-proxy");
     let before = Page::of(&stage);
     stage.apply(FAR);
     stage.add_pod("hello", "hello-1");

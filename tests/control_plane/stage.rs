@@ -162,7 +162,8 @@ pub fn next_addresses() -> [IpAddr; 2] {
     [IpAddr::from([10, 244, high, low]), Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, number).into()]
 }
 
-fn relay_into(cluster: &Cluster, namespace: &Namespace) -> Relay {
+/// A namespace's way to the API server.
+pub fn relay_into(cluster: &Cluster, namespace: &Namespace) -> Relay {
     let listener = namespace.tcp_listener(SocketAddr::from(([127, 0, 0, 1], API_PORT))).unwrap();
     Relay::start(cluster.runtime().handle(), listener, API_PORT)
 }

@@ -33,7 +33,8 @@ impl Worlds {
         let place = self.place(settings);
         let served = place.get_or_init(|| Served::start(settings));
         let outcome = served.world.drive(flow, flow.expect);
-        outcome.map_err(|reason| format!("{reason}\n{}", served.world.output("nft", &["-n", "list", "ruleset"])).into())
+        let rules = || served.world.output("nft", &["-n", "list", "ruleset"]);
+        outcome.map_err(|reason| format!("{reason}\n{}\n{}", flow.says(), rules()).into())
     }
 
     /// Works with the world of these settings.
@@ -93,8 +94,6 @@ fn flags(settings: &Settings) -> Vec<String> {
     if !settings.cluster_cidrs.is_empty() {
         flags.push(format!("--cluster-cidr={}", settings.cluster_cidrs.join(",")));
     }
-    let primary = if settings.nodeport_networks.is_empty() { vec!["primary"] } else { settings.nodeport_networks.to_vec() };
-    let localhost = settings.localhost_nodeports.then_some("localhost");
-    flags.push(format!("--nodeport-addresses={}", primary.into_iter().chain(localhost).collect::<Vec<_>>().join(",")));
+    flags.push(format!("--nodeport-addresses={}", settings.nodeport_addresses.join(",")));
     flags
 }

@@ -14,7 +14,7 @@ use waypost::proxy::Element;
 /// The agent has made what the plan says, and another one in its place finds nothing to do.
 pub fn restart_writes_nothing(worlds: &Worlds) -> Result<(), Failed> {
     // On every address means on link-local ones too, of which only the kernel knows.
-    let known = ALL_SETTINGS.iter().filter(|settings| !settings.nodeport_networks.contains(&"::/0"));
+    let known = ALL_SETTINGS.iter().filter(|settings| !settings.nodeport_networks().contains(&"::/0"));
     known.for_each(|settings| worlds.with(settings, |world| compare(settings, world)));
     Ok(())
 }
@@ -41,7 +41,7 @@ fn compare(settings: &Settings, world: &World) {
 /// What `nft list ruleset` shows can be loaded, and shows the same then.
 pub fn listing_loads_again(worlds: &Worlds) -> Result<(), Failed> {
     // One world for each set of rules; to nft in a user namespace the largest tables are too long a message.
-    let different = ALL_SETTINGS.iter().filter(|settings| settings.nodeport_networks.is_empty());
+    let different = ALL_SETTINGS.iter().filter(|settings| settings.nodeport_networks().is_empty());
     different.copied().try_for_each(|settings| worlds.with(settings, |world| load(settings, world)))
 }
 

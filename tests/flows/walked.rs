@@ -118,7 +118,7 @@ fn updates(settings: &Settings) -> Vec<Update> {
 fn planned_in_order(settings: &Settings, updates: Vec<Update>) -> Delta {
     let store: Store = updates.into_iter().collect();
     let node = store.node().expect("the node is there");
-    let nodeport_networks = networks(settings.nodeport_networks);
+    let nodeport_networks = networks(&settings.nodeport_networks());
     let in_networks =
         |address: &IpAddr| !address.is_loopback() && nodeport_networks.iter().any(|network| network.contains(address));
     let context = Context {

@@ -11,9 +11,3 @@ pub fn documented() -> BTreeSet<String> {
     let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     names.filter(|name| name.starts_with("proxy-")).map(str::to_string).collect()
 }
-
-/// The names that rows of the table refer to.
-pub fn named() -> BTreeSet<String> {
-    let flows = super::groups().flat_map(|group| group.flows);
-    flows.filter_map(|flow| flow.stock.map(|(difference, _)| difference.to_string())).collect()
-}

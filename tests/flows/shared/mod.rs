@@ -96,6 +96,12 @@ impl Flow {
         self.to.parse().unwrap_or_else(|_| panic!("{:?} is no address and port", self.to))
     }
 
+    /// What its rules say.
+    pub fn says(&self) -> String {
+        let shown = Rule::ALL.iter().filter(|(rule, _)| self.rules.contains(rule));
+        shown.map(|(_, text)| *text).collect::<Vec<_>>().join("; ")
+    }
+
     /// The client's address in the destination's family.
     pub fn source(&self) -> IpAddr {
         let to = self.target().ip();

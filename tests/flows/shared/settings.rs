@@ -11,10 +11,9 @@ pub struct Settings {
     pub cluster_cidrs: &'static [&'static str],
     /// Whether all traffic to ClusterIPs is masqueraded.
     pub masquerade_all: bool,
-    /// Where NodePorts answer: networks. None: on the primary addresses.
-    pub nodeport_networks: &'static [&'static str],
-    /// Whether NodePorts also answer on loopback addresses (kube-proxy 1.36 cannot do that in nftables mode).
-    pub localhost_nodeports: bool,
+    /// Where NodePorts answer, as the agent's flag has it. kube-proxy is told the networks only: it has `primary` by default, and no
+    /// `localhost` in nftables mode.
+    pub nodeport_addresses: &'static [&'static str],
     /// The bit of the packet mark.
     pub masquerade_bit: u8,
 }
@@ -27,8 +26,7 @@ pub const USUAL: Settings = Settings {
     node: "node-1",
     cluster_cidrs: PODS,
     masquerade_all: false,
-    nodeport_networks: &[],
-    localhost_nodeports: false,
+    nodeport_addresses: &["primary"],
     masquerade_bit: 14,
 };
 /// Everything to ClusterIPs is masqueraded, and another bit is used for it.
@@ -36,14 +34,21 @@ pub const MASQUERADE_ALL: Settings = Settings { name: "masquerade-all", masquera
 /// Nobody knows who is a pod.
 pub const NO_CLUSTER_CIDR: Settings = Settings { name: "no-cluster-cidr", cluster_cidrs: &[], ..USUAL };
 /// NodePorts answer on every address of the node.
-pub const EVERYWHERE: Settings = Settings { name: "everywhere", nodeport_networks: &["0.0.0.0/0", "::/0"], ..USUAL };
+pub const EVERYWHERE: Settings = Settings { name: "everywhere", nodeport_addresses: &["0.0.0.0/0", "::/0"], ..USUAL };
 /// NodePorts answer in one network, of one family.
-pub const ONE_NETWORK: Settings = Settings { name: "one-network", nodeport_networks: &["198.18.0.0/24"], ..USUAL };
+pub const ONE_NETWORK: Settings = Settings { name: "one-network", nodeport_addresses: &["198.18.0.0/24"], ..USUAL };
 /// NodePorts answer on loopback addresses too.
-pub const LOCALHOST: Settings = Settings { name: "localhost", localhost_nodeports: true, ..USUAL };
+pub const LOCALHOST: Settings = Settings { name: "localhost", nodeport_addresses: &["primary", "localhost"], ..USUAL };
 /// A node with an IPv4 address only, as far as its object says, and in no zone.
 pub const IPV4_NODE: Settings = Settings { name: "ipv4-node", node: "node-4", ..USUAL };
 
 /// All of them.
 pub const ALL_SETTINGS: &[&Settings] =
     &[&USUAL, &MASQUERADE_ALL, &NO_CLUSTER_CIDR, &EVERYWHERE, &ONE_NETWORK, &LOCALHOST, &IPV4_NODE];
+
+impl Settings {
+    /// The networks in which NodePorts answer; none where it is on the primary addresses.
+    pub fn nodeport_networks(&self) -> Vec<&'static str> {
+        self.nodeport_addresses.iter().copied().filter(|address| address.contains('/')).collect()
+    }
+}

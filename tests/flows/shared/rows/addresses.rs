@@ -116,6 +116,7 @@ const ON_LOCALHOST: &[Flow] = &[
 const ON_AN_IPV4_NODE: &[Flow] = &[
     flow(&[NodePortPrimary], Outside, Tcp, "192.0.2.10:30101", Masqueraded(WEB)),
     flow(&[NodePortPrimary], Outside, Udp, "192.0.2.10:30102", Masqueraded(BOTH)),
-    flow(&[NodePortPrimary], Outside, Tcp, "[2001:db8::10]:30101", Untouched),
-    flow(&[NodePortPrimary], Outside, Udp, "[2001:db8:18::10]:30102", Untouched),
+    flow(&[NodePortPrimary], Outside, Tcp, "[2001:db8::10]:30101", Untouched).stock("proxy-nodeport-family", Masqueraded(WEB)),
+    flow(&[NodePortPrimary], Outside, Udp, "[2001:db8:18::10]:30102", Untouched)
+        .stock("proxy-nodeport-family", Masqueraded(BOTH)),
 ];
