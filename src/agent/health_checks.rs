@@ -2,7 +2,7 @@
 
 use crate::admin::{Check, ServiceHealth};
 use crate::model::{Family, ObjectKey, Service, ServiceKind};
-use crate::proxy::local_ready;
+use crate::proxy::{Context, local_ready};
 use crate::store::Store;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,12 +24,14 @@ impl HealthChecks {
         HealthChecks { listeners, planned: Checks::new(), committing: Checks::new() }
     }
 
-    /// Works out what is to be said about a Service.
-    pub fn plan(&mut self, key: &ObjectKey, store: &Store, node_name: &str) {
+    /// Works out what is to be said about a Service. A node that does not expose it says that it has no endpoint, so that load balancers look elsewhere.
+    pub fn plan(&mut self, key: &ObjectKey, store: &Store, context: &Context) {
         let check = store.service(key).filter(|service| has_check(service)).map(|service| {
             let families = Family::BOTH.into_iter().filter(|family| service.cluster_ip(*family).is_some());
             let slices = store.slices(key);
-            let endpoints = families.map(|family| (family, local_ready(family, &slices, node_name))).collect();
+            let exposed = service.is_exposed_on(&context.node_labels);
+            let ready = |family| if exposed { local_ready(family, &slices, &context.node_name) } else { 0 };
+            let endpoints = families.map(|family| (family, ready(family))).collect();
             Check { port: service.health_check_node_port, endpoints }
         });
         self.planned.insert(key.clone(), check);

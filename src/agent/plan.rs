@@ -118,9 +118,9 @@ impl Plan {
 
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
         self.report_affinity(store, key);
-        self.health_checks.plan(key, store, &self.context.node_name);
+        self.health_checks.plan(key, store, &self.context);
         if let Some(ports) = &self.localhost_ports {
-            ports.set(key, store.service(key));
+            ports.set(key, store.service(key).filter(|service| service.is_exposed_on(&self.context.node_labels)));
         }
         let mut keys = vec![key.clone()];
         while let Some(key) = keys.pop() {
@@ -164,12 +164,15 @@ impl Plan {
             node_name: self.context.node_name.clone(),
             dns_addresses: self.context.dns_addresses.clone(),
             without_external_ips: self.context.without_external_ips,
+            node_labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
             zone: node.and_then(|node| node.zone.clone()),
             node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
             nodeport_addresses: nodeport_addresses(&self.config.nodeport_addresses, node, &self.context.dns_addresses),
         };
         if context != self.context {
-            tracing::info!(addresses = ?context.nodeport_addresses, zone = ?context.zone, "NodePorts answer on these addresses, in this zone");
+            if (&context.nodeport_addresses, &context.zone) != (&self.context.nodeport_addresses, &self.context.zone) {
+                tracing::info!(addresses = ?context.nodeport_addresses, zone = ?context.zone, "NodePorts answer on these addresses, in this zone");
+            }
             self.health_checks.set_addresses(&context.nodeport_addresses);
             self.context = context;
             self.planner.services().iter().for_each(|key| self.plan_service(store, key));

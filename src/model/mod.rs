@@ -4,10 +4,12 @@
 
 mod endpoints;
 mod intern;
+mod selector;
 mod service;
 
 pub use endpoints::{Endpoint, Hints, Slice, SliceKey, SlicePort};
 pub use intern::Interner;
+pub use selector::{Labels, Requirement, Selector};
 pub use service::{AddressKind, Balance, Policy, Service, ServiceKind, ServiceOptions, ServicePort};
 
 use ipnet::IpNet;
@@ -123,6 +125,8 @@ pub struct Node {
     pub zone: Option<Name>,
     /// `podCIDRs`: the networks of this node's pods.
     pub pod_cidrs: Box<[IpNet]>,
+    /// All its labels: Services may ask to be exposed on some nodes only.
+    pub labels: Labels,
 }
 
 /// One change of the cluster's objects, in the order in which the source saw them.

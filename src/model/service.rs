@@ -1,6 +1,6 @@
 //! A Service as the agent sees it.
 
-use super::{Family, Name, ObjectKey, Protocol};
+use super::{Family, Labels, Name, ObjectKey, Protocol, Selector};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
@@ -44,6 +44,12 @@ pub struct Service {
 pub struct ServiceOptions {
     /// `waypost.dev/balance`.
     pub balance: Balance,
+    /// `waypost.dev/allowed-sources`: who may connect, to any address; `None` means everybody.
+    pub allowed_sources: Option<Box<[IpNet]>>,
+    /// `waypost.dev/denied-sources`: who may not, whoever else may.
+    pub denied_sources: Box<[IpNet]>,
+    /// `waypost.dev/expose-on-nodes`: the nodes on which NodePorts, load balancer addresses and externalIPs are served; `None` means all.
+    pub exposed_on: Option<Selector>,
 }
 
 /// How new connections are spread over the endpoints.
@@ -67,6 +73,11 @@ impl Service {
             AddressKind::ExternalIp => &self.external_ips,
             AddressKind::NodePort => &[],
         }
+    }
+
+    /// Whether a node with these labels serves other addresses of the Service than its ClusterIPs.
+    pub fn is_exposed_on(&self, labels: &Labels) -> bool {
+        self.options.exposed_on.as_ref().is_none_or(|selector| selector.selects(labels))
     }
 
     /// The ClusterIP of a family.

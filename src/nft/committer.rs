@@ -387,7 +387,14 @@ fn seats(elements: &[Element]) -> Destination {
         })
         .collect();
     let from = |first: u32| -> Vec<Backend> { (first..).map_while(|slot| slots.get(&slot).copied()).collect() };
-    Destination { entry: None, cluster: from(0).into(), local: from(Element::LOCAL_SLOTS).into(), refusal: None, sources: None }
+    Destination {
+        entry: None,
+        cluster: from(0).into(),
+        local: from(Element::LOCAL_SLOTS).into(),
+        refusal: None,
+        sources: None,
+        denied: Vec::new(),
+    }
 }
 
 fn element_change(element: Element, is_there: bool, present: bool) -> Option<Change> {

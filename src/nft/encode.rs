@@ -24,7 +24,7 @@ const REFUSE: &str = "refuse";
 pub fn write_element(writer: &mut Writer, element: &Element, with_data: bool) {
     match element {
         Element::ServiceCidr(network) | Element::PodCidr(network) => write_interval(writer, network),
-        Element::AllowedSource(dest, network) => writer.nest(LIST_ELEMENT, |w| {
+        Element::AllowedSource(dest, network) | Element::DeniedSource(dest, network) => writer.nest(LIST_ELEMENT, |w| {
             let (mut first, mut last) = (dest_key(dest), dest_key(dest));
             push_address(&mut first, network.network());
             push_address(&mut last, network.broadcast());
@@ -130,11 +130,12 @@ pub fn read_element(set: Set, family: Family, element: Attributes<'_>) -> Option
         }
         Set::Unserved => Element::Unserved(key.dest()?, refusal(element)?),
         Set::Guarded => Element::Guarded(key.dest()?),
-        Set::AllowedSources => {
+        Set::AllowedSources | Set::DeniedSources => {
             let (dest, first) = (key.dest()?, key.address()?);
             let mut end = Reader { bytes: element.nested(KEY_END)?.get(VALUE)?, family };
             end.dest()?;
-            Element::AllowedSource(dest, network(first, end.address()?)?)
+            let make = if set == Set::AllowedSources { Element::AllowedSource } else { Element::DeniedSource };
+            make(dest, network(first, end.address()?)?)
         }
         Set::ClusterIps => Element::ClusterIp(key.address()?),
         Set::LocalDns => Element::LocalDns(key.address()?),
@@ -265,6 +266,7 @@ mod tests {
                 Element::Unserved(dest, Refusal::Reject),
                 Element::Guarded(dest),
                 Element::AllowedSource(dest, range),
+                Element::DeniedSource(dest, range),
                 Element::ClusterIp(dest.address),
                 Element::LocalDns(dest.address),
                 Element::Hairpin(dest.address),

@@ -103,7 +103,7 @@ impl Layout {
                 ],
             ),
             plain("balance", self.balance()),
-            plain("guard", vec![self.guard()]),
+            plain("guard", self.guard()),
             plain("unserved-only", vec![self.follow(Set::Unserved)]),
             plain("refusals", self.refusals()),
             hooked("nat-prerouting", "nat", PREROUTING, DSTNAT - 1, vec![vec![go("balance")]]),
@@ -237,14 +237,17 @@ impl Layout {
         ]
     }
 
-    fn guard(&self) -> Vec<Expr> {
-        let mut rule = self.load_dest();
-        rule.push(Expr::Lookup { set: Set::Guarded.name(), key: 0, answer: Answer::Present });
-        rule.extend(self.load_dest());
-        rule.push(self.load_address(true, self.address_words() + 2));
-        rule.push(Expr::Lookup { set: Set::AllowedSources.name(), key: 0, answer: Answer::Absent });
-        rule.push(Expr::Verdict(Verdict::Drop));
-        rule
+    fn guard(&self) -> Vec<Vec<Expr>> {
+        let is_guarded = vec![Expr::Lookup { set: Set::Guarded.name(), key: 0, answer: Answer::Present }];
+        let source_in = |set: Set, answer| {
+            let source = self.load_address(true, self.address_words() + 2);
+            [self.load_dest(), vec![source, Expr::Lookup { set: set.name(), key: 0, answer }]].concat()
+        };
+        let drop = vec![Expr::Verdict(Verdict::Drop)];
+        vec![
+            [source_in(Set::DeniedSources, Answer::Present), drop.clone()].concat(),
+            [self.load_dest(), is_guarded, source_in(Set::AllowedSources, Answer::Absent), drop].concat(),
+        ]
     }
 
     fn refusals(&self) -> Vec<Vec<Expr>> {

@@ -143,7 +143,10 @@ impl Table {
 
 fn network(element: &Element) -> Option<IpNet> {
     match element {
-        Element::AllowedSource(_, network) | Element::ServiceCidr(network) | Element::PodCidr(network) => Some(*network),
+        Element::AllowedSource(_, network)
+        | Element::DeniedSource(_, network)
+        | Element::ServiceCidr(network)
+        | Element::PodCidr(network) => Some(*network),
         _ => None,
     }
 }

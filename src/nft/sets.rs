@@ -68,7 +68,7 @@ fn is_map(set: Set) -> bool {
 
 fn flags(set: Set) -> u32 {
     match set {
-        Set::AllowedSources => INTERVAL | CONCATENATION,
+        Set::AllowedSources | Set::DeniedSources => INTERVAL | CONCATENATION,
         Set::ServiceCidrs | Set::PodCidrs => INTERVAL,
         _ if is_map(set) => MAP,
         _ => 0,
@@ -80,7 +80,7 @@ fn key_parts(set: Set) -> Vec<Part> {
     match set {
         Set::Services | Set::ClusterLists | Set::LocalLists | Set::Unserved | Set::Guarded => dest.to_vec(),
         Set::Endpoints => [&dest[..], &[Part::Slot]].concat(),
-        Set::AllowedSources => [&dest[..], &[Part::Source]].concat(),
+        Set::AllowedSources | Set::DeniedSources => [&dest[..], &[Part::Source]].concat(),
         Set::ClusterIps | Set::ServiceCidrs | Set::PodCidrs | Set::LocalDns => vec![Part::Destination],
         Set::Hairpins => vec![Part::Source, Part::Destination],
     }

@@ -56,8 +56,10 @@ pub struct Destination {
     pub local: Arc<[Backend]>,
     /// What becomes of connections that find no endpoint.
     pub refusal: Option<Refusal>,
-    /// Who may connect (`loadBalancerSourceRanges`), merged so that no two overlap; `None` means everybody.
+    /// Who may connect (`loadBalancerSourceRanges`, `waypost.dev/allowed-sources`), merged so that no two overlap; `None` means everybody.
     pub sources: Option<Vec<IpNet>>,
+    /// Who may not, whoever else may (`waypost.dev/denied-sources`), merged.
+    pub denied: Vec<IpNet>,
 }
 
 /// How an endpoint is chosen.

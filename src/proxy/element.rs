@@ -22,6 +22,8 @@ pub enum Set {
     Guarded,
     /// Destination and source network that may connect.
     AllowedSources,
+    /// Destination and source network that may not connect.
+    DeniedSources,
     /// All ClusterIPs.
     ClusterIps,
     /// The networks of ClusterIPs.
@@ -36,7 +38,7 @@ pub enum Set {
 
 impl Set {
     /// All sets, in the order in which the table declares them.
-    pub const ALL: [Set; 12] = [
+    pub const ALL: [Set; 13] = [
         Set::Services,
         Set::Endpoints,
         Set::ClusterLists,
@@ -44,6 +46,7 @@ impl Set {
         Set::Unserved,
         Set::Guarded,
         Set::AllowedSources,
+        Set::DeniedSources,
         Set::ClusterIps,
         Set::ServiceCidrs,
         Set::PodCidrs,
@@ -61,6 +64,7 @@ impl Set {
             Set::Unserved => "unserved",
             Set::Guarded => "guarded",
             Set::AllowedSources => "allowed-sources",
+            Set::DeniedSources => "denied-sources",
             Set::ClusterIps => "cluster-ips",
             Set::ServiceCidrs => "service-cidrs",
             Set::PodCidrs => "pod-cidrs",
@@ -126,6 +130,8 @@ pub enum Element {
     Guarded(Dest),
     /// See [`Set::AllowedSources`].
     AllowedSource(Dest, IpNet),
+    /// See [`Set::DeniedSources`].
+    DeniedSource(Dest, IpNet),
     /// See [`Set::ClusterIps`].
     ClusterIp(IpAddr),
     /// See [`Set::ServiceCidrs`].
@@ -152,6 +158,7 @@ impl Element {
             Element::Unserved(..) => Set::Unserved,
             Element::Guarded(..) => Set::Guarded,
             Element::AllowedSource(..) => Set::AllowedSources,
+            Element::DeniedSource(..) => Set::DeniedSources,
             Element::ClusterIp(..) => Set::ClusterIps,
             Element::ServiceCidr(..) => Set::ServiceCidrs,
             Element::PodCidr(..) => Set::PodCidrs,
@@ -169,7 +176,8 @@ impl Element {
             | Element::LocalList(dest, _)
             | Element::Unserved(dest, _)
             | Element::Guarded(dest)
-            | Element::AllowedSource(dest, _) => Some(*dest),
+            | Element::AllowedSource(dest, _)
+            | Element::DeniedSource(dest, _) => Some(*dest),
             _ => None,
         }
     }
@@ -203,6 +211,7 @@ impl Destination {
             elements.push(Element::Guarded(dest));
             elements.extend(sources.iter().map(|network| Element::AllowedSource(dest, *network)));
         }
+        elements.extend(self.denied.iter().map(|network| Element::DeniedSource(dest, *network)));
         elements
     }
 

@@ -10,6 +10,7 @@ mod element;
 mod planner;
 mod select;
 mod slots;
+mod sources;
 mod walk;
 
 pub use destination::{Backend, Dest, Destination, Entry, Refusal};

@@ -1,8 +1,7 @@
 //! Plans one service at a time and decides who wins where two claim the same destination.
 
-use super::{Backend, Dest, Destination, Element, Entry, Place, Refusal, choose};
-use crate::model::{AddressKind, Family, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice};
-use ipnet::IpNet;
+use super::{Backend, Dest, Destination, Element, Entry, Place, Refusal, choose, sources};
+use crate::model::{AddressKind, Family, Labels, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +22,8 @@ pub struct Context {
     pub dns_addresses: Vec<IpAddr>,
     /// Whether externalIPs are left alone: they are as if the Service had none.
     pub without_external_ips: bool,
+    /// The Node object's labels: Services may ask to be exposed on some nodes only.
+    pub node_labels: Labels,
 }
 
 /// Changes of the wanted state, gathered until the next commit. Later changes replace earlier ones.
@@ -273,9 +274,8 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
     plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
     for (kind, address, number) in addresses {
         let mut destination = destination(service, kind, &cluster, &local);
-        if kind == AddressKind::LoadBalancer {
-            destination.sources = allowed_sources(service, family, context);
-        }
+        destination.sources = sources::allowed(service, kind, family, context);
+        destination.denied = sources::denied(service, family);
         let dest = Dest { address, protocol: port.protocol, port: number };
         plan.destinations.entry(dest).or_insert(Wanted { kind, destination, serving: serving.clone() });
     }
@@ -288,14 +288,16 @@ fn frontends<'a>(
     port: &'a ServicePort,
     context: &'a Context,
 ) -> impl Iterator<Item = (AddressKind, IpAddr, u16)> + 'a {
+    let exposed = service.is_exposed_on(&context.node_labels);
     let own = [AddressKind::ClusterIp, AddressKind::LoadBalancer, AddressKind::ExternalIp]
         .into_iter()
+        .filter(move |kind| exposed || *kind == AddressKind::ClusterIp)
         .filter(|kind| *kind != AddressKind::ExternalIp || !context.without_external_ips)
         .flat_map(move |kind| service.addresses(kind).iter().map(move |address| (kind, *address, port.port)));
     let is_dns = service.cluster_ips.iter().any(|address| context.dns_addresses.contains(address));
     let dns = context.dns_addresses.iter().filter(move |address| is_dns && !service.cluster_ips.contains(address));
     let own = own.chain(dns.map(|address| (AddressKind::ClusterIp, *address, port.port)));
-    let node = context.nodeport_addresses.iter().filter(|_| port.node_port != 0);
+    let node = context.nodeport_addresses.iter().filter(move |_| exposed && port.node_port != 0);
     let all = own.chain(node.map(|address| (AddressKind::NodePort, *address, port.node_port)));
     all.filter(move |(kind, address, _)| *kind == AddressKind::ClusterIp || service.cluster_ip(Family::of(*address)).is_some())
 }
@@ -310,6 +312,7 @@ fn destination(service: &Service, kind: AddressKind, cluster: &Arc<[Backend]>, l
             local: nobody,
             refusal: Some(Refusal::Reject),
             sources: None,
+            denied: Vec::new(),
         };
     }
     let (entry, cluster, local) = match (kind, policy) {
@@ -319,24 +322,5 @@ fn destination(service: &Service, kind: AddressKind, cluster: &Arc<[Backend]>, l
         (_, Policy::Local) => (Some(Entry::OutsideLocal), cluster.clone(), local.clone()),
     };
     let refusal = (policy == Policy::Local && local.is_empty()).then_some(Refusal::Drop);
-    Destination { entry, cluster, local, refusal, sources: None }
-}
-
-/// Who may connect to a load balancer address. A range of /0 lifts every restriction of its family, and none other. A family that has no range
-/// of its own while the other has is closed (kube-proxy leaves it open), but not by a /0, which is no restriction.
-fn allowed_sources(service: &Service, family: Family, context: &Context) -> Option<Vec<IpNet>> {
-    let is_open = |range: &IpNet| range.prefix_len() == 0;
-    let of_family = |range: &&IpNet| Family::of(range.addr()) == family;
-    let mut allowed: Vec<IpNet> = service.source_ranges.iter().filter(of_family).map(IpNet::trunc).collect();
-    let deciding = if allowed.is_empty() { &service.source_ranges } else { &allowed };
-    if deciding.is_empty() || deciding.iter().any(is_open) {
-        return None;
-    }
-    // A node that owns the load balancer's address uses it as its source when it connects to itself.
-    let from_node = context.node_addresses.iter().any(|address| allowed.iter().any(|range| range.contains(address)));
-    if from_node {
-        let own = service.load_balancer_ips.iter().filter(|address| Family::of(**address) == family);
-        allowed.extend(own.map(|address| IpNet::from(*address)));
-    }
-    Some(IpNet::aggregate(&allowed))
+    Destination { entry, cluster, local, refusal, sources: None, denied: Vec::new() }
 }

@@ -51,6 +51,8 @@ pub enum Says {
     Admitted,
     /// The destination has source ranges, and the source is in none: dropped.
     Barred,
+    /// The source is in a network that may not connect to the destination: dropped.
+    Denied,
     /// Masqueraded on its way out.
     Mark(Marked),
     /// The source is kept, as far as this rule is concerned.
@@ -173,6 +175,12 @@ impl Walk {
 
     /// The chain `guard`.
     fn is_guarded_from(&self, packet: &Packet, steps: &mut Steps) -> bool {
+        let denies = |element: &Element| matches!(element, Element::DeniedSource(dest, network) if *dest == packet.to && network.contains(&packet.source));
+        let denied = self.find(denies);
+        if denied.is_some() {
+            steps.note("guard", Some(Set::DeniedSources), denied, Says::Denied);
+            return true;
+        }
         if !self.has(Element::Guarded(packet.to)) {
             return false;
         }

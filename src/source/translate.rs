@@ -70,7 +70,7 @@ impl Translator {
         let name = name_of(object);
         let known = self.doubts.remove(&name).unwrap_or_default();
         for new in found.iter().filter(|complaint| !known.contains(complaint)) {
-            let note = format!("{name}: {new}; the default applies until it is corrected");
+            let note = format!("{name}: {new}; {} until it is corrected", new.meanwhile);
             match name.split_once(' ').and_then(|(kind, object)| subject(kind, object)) {
                 Some(subject) => self.notices.tell(&INVALID_ANNOTATION, subject, note),
                 None => warn!("{note}"),

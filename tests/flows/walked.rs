@@ -131,6 +131,7 @@ fn planned_in_order(settings: &Settings, updates: Vec<Update>) -> Delta {
         },
         dns_addresses: vec![],
         without_external_ips: false,
+        node_labels: node.labels.clone(),
     };
     let mut delta = Delta::default();
     delta.elements.extend(networks(settings.cluster_cidrs).into_iter().map(|network| (Element::PodCidr(network), true)));

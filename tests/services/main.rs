@@ -3,6 +3,7 @@
 mod conntrack;
 mod external_ips;
 mod masquerade;
+mod sources;
 #[path = "../world/mod.rs"]
 mod world;
 
@@ -79,13 +80,22 @@ fn main() {
     }
     libtest_mimic::run(
         &arguments,
-        [masquerade::tests(), external_ips::tests(), conntrack::tests()].into_iter().flatten().collect(),
+        [masquerade::tests(), external_ips::tests(), conntrack::tests(), sources::tests()].into_iter().flatten().collect(),
     )
     .exit();
 }
 
 fn world(name: &str, flags: &[&str]) -> World {
     World::prepared(name, CLUSTER).started(flags)
+}
+
+/// The example of `docs/services.md` that makes the Service of this name.
+fn documented(name: &str) -> String {
+    let document =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/services.md")).expect("the document is there");
+    let examples = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let names = format!("\n  name: {name}\n");
+    examples.into_iter().find(|example| example.contains(&names)).unwrap_or_else(|| panic!("no example makes {name}")).into()
 }
 
 /// The address that the server sees, once it is reached.

@@ -5,6 +5,7 @@
 
 mod annotations;
 mod node;
+mod selector;
 mod service;
 mod slice;
 #[cfg(test)]
@@ -42,11 +43,13 @@ pub struct Complaint {
     pub value: String,
     /// What the value must be.
     pub expected: &'static str,
+    /// What applies to an object that is in use all the same.
+    pub meanwhile: &'static str,
 }
 
 impl Complaint {
     fn new(field: impl Into<String>, value: impl fmt::Display, expected: &'static str) -> Complaint {
-        Complaint { field: field.into(), value: value.to_string(), expected }
+        Complaint { field: field.into(), value: value.to_string(), expected, meanwhile: "the default applies" }
     }
 }
 

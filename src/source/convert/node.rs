@@ -1,7 +1,7 @@
 //! Nodes, Namespaces and ServiceCIDRs.
 
 use super::{Complaint, Malformed, address, malformed, network};
-use crate::model::{Family, Interner, Name, Node};
+use crate::model::{Family, Interner, Labels, Name, Node};
 use crate::source::objects;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// Where the node stands, for topology hints.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// A Node: its primary addresses, its zone, the networks of its pods, and whether load balancers should send traffic to it.
+/// A Node: its primary addresses, its zone, its labels, the networks of its pods, and whether load balancers should send traffic to it.
 ///
 /// # Errors
 /// [`Malformed`] names an InternalIP or ExternalIP that is no address, or a network of pods that is none.
@@ -27,8 +27,14 @@ pub fn node(object: &objects::Node) -> Result<Node, Malformed> {
         addresses: Family::BOTH.into_iter().filter_map(first_of).collect(),
         eligible: object.metadata.deletion_timestamp.is_none() && !to_be_deleted,
         zone: zone.map(|zone| zone.as_str().into()),
+        labels: labels(object),
         pod_cidrs: pod_cidrs(object).map_err(malformed("Node", &object.metadata))?,
     })
+}
+
+fn labels(object: &objects::Node) -> Labels {
+    let labels = object.metadata.labels.iter().flatten();
+    labels.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
 }
 
 /// `podCIDRs`, or where only the older `podCIDR` is set, that.

@@ -85,7 +85,7 @@ status:
         health_check_node_port: 32000,
         proxied: true,
         created: 1_767_323_045,
-        options: model::ServiceOptions { balance: model::Balance::RoundRobin },
+        options: model::ServiceOptions { balance: model::Balance::RoundRobin, ..model::ServiceOptions::default() },
     };
     assert_eq!(service(&object, &mut Interner::default()).unwrap(), expected);
 }
