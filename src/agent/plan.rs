@@ -35,8 +35,6 @@ pub struct Plan {
     layouts: (Vec<Layout>, bool),
     /// Gathered since the last commit was handed over.
     gathered: Delta,
-    /// Services whose session affinity was reported as not honoured.
-    without_affinity: BTreeSet<ObjectKey>,
     pub data_path: DataPath,
     pub health_checks: HealthChecks,
     notices: Notices,
@@ -84,7 +82,6 @@ impl Plan {
             health_checks: HealthChecks::new(service_health),
             notices,
             localhost_ports,
-            without_affinity: BTreeSet::new(),
             started: false,
             committed: false,
             expects_node: !matches!(config.cluster, ClusterSource::Manifests(_)),
@@ -117,7 +114,6 @@ impl Plan {
     }
 
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
-        self.report_affinity(store, key);
         self.health_checks.plan(key, store, &self.context);
         if let Some(ports) = &self.localhost_ports {
             ports.set(key, store.service(key).filter(|service| service.is_exposed_on(&self.context.node_labels)));
@@ -132,15 +128,6 @@ impl Plan {
                 self.notices.tell(&ADDRESS_CONFLICT, Subject::Service(loser), note);
             }
             keys.extend(outcome.promoted);
-        }
-    }
-
-    /// Says once for each service that its connections are spread although it asks for session affinity: nobody shall have to find out.
-    fn report_affinity(&mut self, store: &Store, key: &ObjectKey) {
-        if store.service(key).is_none_or(|service| !service.proxied || service.affinity_seconds.is_none()) {
-            self.without_affinity.remove(key);
-        } else if self.without_affinity.insert(key.clone()) {
-            tracing::warn!(service = %key, "sessionAffinity ClientIP is not supported yet: its connections go to any endpoint");
         }
     }
 

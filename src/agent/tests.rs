@@ -13,7 +13,7 @@ use crate::model::{
     Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
     SlicePort, Update,
 };
-use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading};
+use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading, Usable};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notice, Notices, Subject};
 use crate::proxy::{Chain, DetectLocal, Element};
 use std::net::IpAddr;
@@ -45,6 +45,10 @@ impl Kernel for Watched {
             return Err(NftError::Rejected(vec!["the test says so".into()]));
         }
         self.memory.lock().unwrap().commit(layout, batch)
+    }
+
+    fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
+        self.memory.lock().unwrap().forget(layout, usable)
     }
 
     fn batch_limit(&self) -> usize {

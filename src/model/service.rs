@@ -53,7 +53,7 @@ pub struct ServiceOptions {
 }
 
 /// How new connections are spread over the endpoints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Balance {
     /// Each goes anywhere.
     #[default]

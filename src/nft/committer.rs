@@ -4,10 +4,11 @@
 //! own. One bad destination never stops the rest: a batch that the kernel rejects is first compared with the kernel's real table again,
 //! then halved until the culprit is found; that one is set aside and reported.
 
-use super::kernel::{Batch, Kernel, NftError, Reading};
-use super::layout::{Layout, pick_block};
+use super::kernel::{Batch, Kernel, NftError, Reading, Usable};
+use super::layout::Layout;
+use super::made::{Made, Uses};
 use crate::model::Family;
-use crate::proxy::{Backend, Chain, Delta, Dest, Destination, Difference, Element, difference};
+use crate::proxy::{AffinityMap, Backend, Delta, Dest, Destination, Difference, Element, List, difference};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -70,7 +71,7 @@ struct Table {
     in_step: bool,
     destinations: HashMap<Dest, Destination>,
     elements: HashSet<Element>,
-    picks: BTreeSet<Chain>,
+    uses: Uses,
     wanted: Delta,
     /// What the kernel refused and why. It is left alone until its object changes or the whole table is compared again.
     rejected: BTreeMap<Part, String>,
@@ -148,7 +149,7 @@ impl Table {
             in_step: false,
             destinations: HashMap::new(),
             elements: HashSet::new(),
-            picks: BTreeSet::new(),
+            uses: Uses::default(),
             wanted: Delta::default(),
             rejected: BTreeMap::new(),
         }
@@ -208,16 +209,24 @@ impl Table {
             Reading::Other(why) => (Default::default(), Some(why)),
         };
         let wanted = self.everything_wanted();
-        self.picks = contents.picks;
+        self.uses = Uses::found(contents.made, &contents.elements);
         let known = std::mem::take(&mut self.rejected);
         let changes = self.adopt(contents.elements, wanted);
         self.commit_changes(kernel, changes, rebuild, true, outcome)?;
+        outcome.batches += self.forget_gone_endpoints(kernel)?;
         self.in_step = true;
         for rejected in &outcome.rejected {
             self.rejected.insert(rejected.what, rejected.reason.clone());
         }
         outcome.rejected.retain(|rejected| known.get(&rejected.what) != Some(&rejected.reason));
         Ok(())
+    }
+
+    /// Looks at all that maps remember: what a client was told while its endpoint went away may have been missed.
+    fn forget_gone_endpoints(&self, kernel: &mut impl Kernel) -> Result<usize, NftError> {
+        let all = self.destinations.iter().flat_map(usable_of).filter(|usable| self.uses.maps().contains(&usable.map));
+        let by_map: BTreeMap<AffinityMap, Usable> = all.map(|usable| (usable.map, usable)).collect();
+        kernel.forget(&self.layout, &by_map.into_values().collect::<Vec<_>>())
     }
 
     /// What was committed, overlaid with what is wanted since. It stays wanted until a commit succeeds.
@@ -279,7 +288,7 @@ impl Table {
         let (idle, busy): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| change.difference.is_empty());
         idle.into_iter().for_each(|change| self.done(change));
         let mut rest = busy;
-        while rebuild.is_some() || !rest.is_empty() {
+        while rebuild.is_some() || !rest.is_empty() || self.uses.has_orphans() {
             let next = rest.split_off(batch_end(&rest, kernel.batch_limit()));
             let batch = std::mem::replace(&mut rest, next);
             let why = rebuild.take();
@@ -303,8 +312,9 @@ impl Table {
             Ok(()) => {
                 outcome.batches += 1;
                 outcome.elements += batch.elements.len();
-                self.picks.extend(batch.picks);
+                self.uses.changed(&batch.elements, batch.made, &batch.gone, rebuild);
                 changes.into_iter().for_each(|change| self.done(change));
+                outcome.batches += kernel.forget(&self.layout, &batch.usable)?;
                 Ok(())
             }
             Err(NftError::Rejected(reasons)) if set_culprits_aside && !changes.is_empty() => {
@@ -328,26 +338,33 @@ impl Table {
 
     fn batch(&self, changes: &[Change], rebuild: bool) -> Batch {
         let mut elements = Difference::default();
-        let mut picks = BTreeSet::new();
-        if rebuild {
-            picks.extend(pick_block(Chain::Pick(1)));
-            picks.extend(pick_block(Chain::PickLocal(1)));
-        }
         for change in changes {
             elements.remove.extend(&change.difference.remove);
             elements.add.extend(&change.difference.add);
         }
-        for element in &elements.add {
-            if let Element::Service(_, chain) | Element::ClusterList(_, chain) | Element::LocalList(_, chain) = element
-                && (rebuild || !self.picks.contains(chain))
-            {
-                picks.extend(pick_block(*chain));
-            }
+        let (made, gone) = self.uses.change(&elements, rebuild);
+        let usable = if rebuild { Vec::new() } else { self.usable(changes, &gone) };
+        Batch { rebuild, made, elements, usable, gone }
+    }
+
+    /// Where clients may be sent again, for each map that stays and from whose list these changes take something away.
+    fn usable(&self, changes: &[Change], gone: &Made) -> Vec<Usable> {
+        let mut maps: BTreeSet<AffinityMap> = changes.iter().flat_map(bereft_maps).collect();
+        maps.retain(|map| self.uses.maps().contains(map) && !gone.maps.contains(map));
+        if maps.is_empty() {
+            return Vec::new();
         }
-        if !rebuild {
-            picks.retain(|chain| !self.picks.contains(chain));
-        }
-        Batch { rebuild, picks: picks.into_iter().collect(), elements }
+        let changed: HashMap<Dest, Option<&Destination>> = changes
+            .iter()
+            .filter_map(|change| match change.part {
+                Part::Dest(dest) => Some((dest, change.becomes.as_ref())),
+                Part::Element(_) => None,
+            })
+            .collect();
+        let others = self.destinations.iter().filter(|(dest, _)| !changed.contains_key(dest));
+        let after = changed.iter().filter_map(|(dest, becomes)| Some((dest, (*becomes)?))).chain(others);
+        // All destinations of a service port have the same lists.
+        after.flat_map(usable_of).filter(|usable| maps.remove(&usable.map)).collect()
     }
 
     fn done(&mut self, change: Change) {
@@ -387,14 +404,25 @@ fn seats(elements: &[Element]) -> Destination {
         })
         .collect();
     let from = |first: u32| -> Vec<Backend> { (first..).map_while(|slot| slots.get(&slot).copied()).collect() };
-    Destination {
-        entry: None,
-        cluster: from(0).into(),
-        local: from(Element::LOCAL_SLOTS).into(),
-        refusal: None,
-        sources: None,
-        denied: Vec::new(),
-    }
+    Destination { cluster: from(0).into(), local: from(Element::LOCAL_SLOTS).into(), ..Destination::default() }
+}
+
+/// The maps that remember clients of a destination whose list loses a slot by this change.
+fn bereft_maps(change: &Change) -> Vec<AffinityMap> {
+    let Part::Dest(dest) = change.part else { return Vec::new() };
+    let removed = &change.difference.remove;
+    let before = removed.iter().filter_map(Element::chain).flat_map(|chain| chain.affinities());
+    let after = change.becomes.iter().flat_map(|becomes| usable_of((&dest, becomes))).map(|usable| usable.map);
+    let loses = |list: List| removed.iter().any(|one| matches!(one, Element::Endpoint(_, slot, _) if list.holds(*slot)));
+    let (cluster, local) = (loses(List::Cluster), loses(List::Local));
+    before.chain(after).filter(|map| if map.list == List::Local { local } else { cluster }).collect()
+}
+
+/// Where the clients of a destination may be sent again, for each map that remembers them; nothing without session affinity.
+fn usable_of((dest, destination): (&Dest, &Destination)) -> Vec<Usable> {
+    let maps = destination.remember(dest.protocol).map(|remember| remember.maps()).unwrap_or_default();
+    let of = |map: AffinityMap| Usable { map, endpoints: destination.list(map.list).iter().copied().collect() };
+    maps.into_iter().map(of).collect()
 }
 
 fn element_change(element: Element, is_there: bool, present: bool) -> Option<Change> {

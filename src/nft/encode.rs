@@ -59,7 +59,10 @@ fn plain_key(element: &Element) -> Vec<u8> {
 
 fn write_data(writer: &mut Writer, element: &Element) {
     match element {
-        Element::Service(_, chain) | Element::ClusterList(_, chain) | Element::LocalList(_, chain) => {
+        Element::Service(_, chain)
+        | Element::ClusterList(_, chain)
+        | Element::LocalList(_, chain)
+        | Element::Sticky(_, chain) => {
             writer.nest(DATA, |w| Verdict::Goto(chain.to_string()).write(w));
         }
         Element::Unserved(_, Refusal::Reject) => writer.nest(DATA, |w| Verdict::Goto(REFUSE.into()).write(w)),
@@ -123,6 +126,7 @@ pub fn read_element(set: Set, family: Family, element: Attributes<'_>) -> Option
         Set::Services => Element::Service(key.dest()?, chain()?),
         Set::ClusterLists => Element::ClusterList(key.dest()?, chain()?),
         Set::LocalLists => Element::LocalList(key.dest()?, chain()?),
+        Set::Sticky => Element::Sticky(key.dest()?, chain()?),
         Set::Endpoints => {
             let (dest, slot) = (key.dest()?, key.slot()?);
             let mut data = Reader { bytes: element.nested(DATA)?.get(VALUE)?, family };
@@ -146,6 +150,20 @@ pub fn read_element(set: Set, family: Family, element: Attributes<'_>) -> Option
         Set::ServiceCidrs | Set::PodCidrs => return None,
     };
     key.bytes.is_empty().then_some(read)
+}
+
+/// An element of a map that remembers clients: the client, to be removed by.
+pub fn write_client(writer: &mut Writer, client: IpAddr) {
+    let mut key = Vec::with_capacity(16);
+    push_address(&mut key, client);
+    writer.nest(LIST_ELEMENT, |w| w.nest(KEY, |nested| nested.bytes(VALUE, &key)));
+}
+
+/// An element of a map that remembers clients, as the kernel dumps it: the client and where it went.
+pub fn read_client(family: Family, element: Attributes<'_>) -> Option<(IpAddr, Backend)> {
+    let client = Reader { bytes: element.nested(KEY)?.get(VALUE)?, family }.address()?;
+    let mut data = Reader { bytes: element.nested(DATA)?.get(VALUE)?, family };
+    Some((client, Backend { address: data.address()?, port: data.port()? }))
 }
 
 /// One bound of an interval set: the address, and whether it ends an interval.
@@ -245,9 +263,21 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Balance;
+    use crate::proxy::{Draw, List, PortId, Remember, Remembered};
 
     fn dest(address: &str) -> Dest {
         Dest { address: address.parse().unwrap(), protocol: Protocol::Udp, port: 53 }
+    }
+
+    fn longest_draw() -> Chain {
+        let (protocol, list, method) = (Protocol::Sctp, List::Local, Balance::Random);
+        Chain::Own(Draw { port: PortId::default(), protocol, list, method, slots: 65521, sticky: true })
+    }
+
+    fn longest_remember() -> Chain {
+        let (protocol, entry) = (Protocol::Sctp, Remembered::ByClient);
+        Chain::Remember(Remember { port: PortId::default(), protocol, entry, seconds: 86400 })
     }
 
     #[test]
@@ -262,6 +292,8 @@ mod tests {
                 Element::Endpoint(dest, Element::LOCAL_SLOTS + 7, backend),
                 Element::ClusterList(dest, Chain::Pick(1)),
                 Element::LocalList(dest, Chain::PickLocal(12)),
+                Element::Service(dest, longest_draw()),
+                Element::Sticky(dest, longest_remember()),
                 Element::Unserved(dest, Refusal::Drop),
                 Element::Unserved(dest, Refusal::Reject),
                 Element::Guarded(dest),

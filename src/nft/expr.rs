@@ -63,6 +63,57 @@ pub enum Expr {
         /// What to do with the answer.
         answer: Answer,
     },
+    /// Looks a client up in a map that remembers clients, and goes on if it is there.
+    LookupClient {
+        /// Name of the map.
+        map: String,
+        /// First register of the client's address.
+        key: u32,
+        /// Registers from this one on are filled with the endpoint.
+        data: u32,
+    },
+    /// Puts a client into a map; where it is there, its time counts anew, and the endpoint stays.
+    Update {
+        /// Name of the map.
+        map: String,
+        /// First register of the client's address.
+        key: u32,
+        /// First register of the endpoint.
+        data: u32,
+        /// Until it is forgotten.
+        seconds: u32,
+    },
+    /// Loads a field of the connection's original direction.
+    CtOriginal {
+        /// `NFT_CT_*`.
+        key: u32,
+        /// Register to fill.
+        to: u32,
+    },
+    /// The number after the last one, below `modulus`, plus `offset`. Each rule counts for itself.
+    Next {
+        /// Register to fill.
+        to: u32,
+        /// Upper bound, exclusive.
+        modulus: u32,
+        /// Added to the number.
+        offset: u32,
+    },
+    /// A hash of registers below `modulus`, plus `offset`.
+    Hash {
+        /// First register to read.
+        from: u32,
+        /// How many bytes.
+        length: u32,
+        /// Register to fill.
+        to: u32,
+        /// Upper bound, exclusive.
+        modulus: u32,
+        /// The hash's seed.
+        seed: u32,
+        /// Added to the number.
+        offset: u32,
+    },
     /// A random number below `modulus`, plus `offset`.
     Random {
         /// Register to fill.
@@ -143,6 +194,12 @@ pub const META_L4PROTO: u32 = 16;
 pub const CT_STATE: u32 = 0;
 /// `NFT_CT_STATUS`.
 pub const CT_STATUS: u32 = 2;
+/// `NFT_CT_PROTO_DST`.
+pub const CT_DESTINATION_PORT: u32 = 12;
+/// `NFT_CT_DST_IP`.
+pub const CT_DESTINATION_V4: u32 = 20;
+/// `NFT_CT_DST_IP6`.
+pub const CT_DESTINATION_V6: u32 = 22;
 
 const DROP: u32 = 0;
 const GOTO: u32 = -4i32 as u32;
@@ -153,6 +210,16 @@ const VERDICT: u16 = 2;
 const VERDICT_REGISTER: u32 = 0;
 /// `NFT_REG32_00`: the first of sixteen registers of one word.
 const FIRST_REGISTER: u32 = 8;
+
+/// `NFT_DYNSET_OP_UPDATE`.
+const DYNSET_UPDATE: u32 = 1;
+/// `IP_CT_DIR_ORIGINAL`.
+const ORIGINAL: u8 = 0;
+/// `NFT_NG_INCREMENTAL` and `NFT_NG_RANDOM`.
+const INCREMENTAL: u32 = 0;
+const RANDOM: u32 = 1;
+/// `NFT_HASH_JENKINS`.
+const JENKINS: u32 = 0;
 
 impl Expr {
     /// Writes the expression as one element of a rule's list.
@@ -199,11 +266,33 @@ impl Expr {
                     Answer::Data(word) => w.u32(3, register(*word)),
                 }
             }),
-            Expr::Random { to, modulus, offset } => element(writer, "numgen", |w| {
+            Expr::LookupClient { map, key, data } => element(writer, "lookup", |w| {
+                w.string(1, map);
+                w.u32(2, register(*key));
+                w.u32(3, register(*data));
+            }),
+            Expr::Update { map, key, data, seconds } => element(writer, "dynset", |w| {
+                w.string(1, map);
+                w.u32(3, DYNSET_UPDATE);
+                w.u32(4, register(*key));
+                w.u32(5, register(*data));
+                w.bytes(6, &(u64::from(*seconds) * 1000).to_be_bytes());
+            }),
+            Expr::CtOriginal { key, to } => element(writer, "ct", |w| {
                 w.u32(1, register(*to));
-                w.u32(2, *modulus);
-                w.u32(3, 1);
-                w.u32(4, *offset);
+                w.u32(2, *key);
+                w.bytes(3, &[ORIGINAL]);
+            }),
+            Expr::Random { to, modulus, offset } => number_generator(writer, RANDOM, register(*to), *modulus, *offset),
+            Expr::Next { to, modulus, offset } => number_generator(writer, INCREMENTAL, register(*to), *modulus, *offset),
+            Expr::Hash { from, length, to, modulus, seed, offset } => element(writer, "hash", |w| {
+                w.u32(1, register(*from));
+                w.u32(2, register(*to));
+                w.u32(3, *length);
+                w.u32(4, *modulus);
+                w.u32(5, *seed);
+                w.u32(6, *offset);
+                w.u32(7, JENKINS);
             }),
             Expr::FibType { source, to } => element(writer, "fib", |w| {
                 w.u32(1, register(*to));
@@ -257,6 +346,15 @@ impl Verdict {
             _ => None,
         }
     }
+}
+
+fn number_generator(writer: &mut Writer, kind: u32, register: u32, modulus: u32, offset: u32) {
+    element(writer, "numgen", |w| {
+        w.u32(1, register);
+        w.u32(2, modulus);
+        w.u32(3, kind);
+        w.u32(4, offset);
+    });
 }
 
 fn element(writer: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {

@@ -1,7 +1,8 @@
 //! What the committer needs of a kernel.
 
 use super::layout::Layout;
-use crate::proxy::{Chain, Difference, Element};
+use super::made::Made;
+use crate::proxy::{AffinityMap, Backend, Difference, Element};
 use std::collections::BTreeSet;
 use std::io;
 
@@ -12,6 +13,10 @@ pub trait Kernel {
 
     /// Commits a batch: all of it or nothing.
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError>;
+
+    /// Makes maps forget clients once more: one that was on its way while a batch was committed may have been remembered after it. Returns in how
+    /// many batches.
+    fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError>;
 
     /// How many elements fit into one batch.
     fn batch_limit(&self) -> usize;
@@ -27,16 +32,29 @@ pub trait Kernel {
 pub struct Batch {
     /// Remove the table, if there is one, and make its skeleton anew.
     pub rebuild: bool,
-    /// `pick` chains to make.
-    pub picks: Vec<Chain>,
+    /// What the elements need and is not there yet.
+    pub made: Made,
     /// Elements to remove, then elements to add.
     pub elements: Difference,
+    /// Clients to forget.
+    pub usable: Vec<Usable>,
+    /// What nobody needs any more.
+    pub gone: Made,
+}
+
+/// The endpoints of a map that remembers clients: entries that lead to others are to be removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usable {
+    /// The map.
+    pub map: AffinityMap,
+    /// Where its entries may lead.
+    pub endpoints: BTreeSet<Backend>,
 }
 
 impl Batch {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        !self.rebuild && self.picks.is_empty() && self.elements.is_empty()
+        !self.rebuild && self.made.is_empty() && self.elements.is_empty() && self.usable.is_empty() && self.gone.is_empty()
     }
 }
 
@@ -54,8 +72,8 @@ pub enum Reading {
 /// What our table holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// The `pick` chains that exist.
-    pub picks: BTreeSet<Chain>,
+    /// The chains and maps that exist besides the skeleton.
+    pub made: Made,
     /// All elements of all sets.
     pub elements: Vec<Element>,
 }

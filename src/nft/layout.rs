@@ -1,15 +1,22 @@
-//! The table's skeleton: sets, chains and rules. They never change with the number of services; only the `pick` chains follow
-//! the endpoint counts that occur, and once made they are kept.
+//! The table's skeleton: sets, chains and rules. They never change with the number of services. The `pick` chains follow the endpoint counts
+//! that occur, and once made they are kept; service ports with a session affinity or a way of balancing have chains of their own.
 
-use super::expr::{Answer, Base, CT_STATE, CT_STATUS, Expr, META_IIFNAME, META_L4PROTO, META_MARK, Verdict};
-use crate::model::Family;
-use crate::proxy::{Chain, DetectLocal, Element, Set};
+use super::expr::{
+    Answer, Base, CT_DESTINATION_PORT, CT_DESTINATION_V4, CT_DESTINATION_V6, CT_STATE, CT_STATUS, Expr, META_IIFNAME,
+    META_L4PROTO, META_MARK, Verdict,
+};
+use crate::model::{Balance, Family, Protocol};
+use crate::proxy::{AffinityMap, Chain, DetectLocal, List, Remember, Remembered, Set};
+use std::ops::Range;
 
 /// The name of the table, in both families.
 pub const TABLE: &str = "waypost";
 
 /// `pick` chains are made in blocks of this many counts, so that the common change adds no rule.
 pub const PICK_BLOCK: u32 = 16;
+
+/// One seed, so that every node, and every reload, hashes alike.
+pub const HASH_SEED: u32 = 0x7761_7970;
 
 /// What the rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +67,6 @@ const SRCNAT: i32 = 100;
 /// `IFNAMSIZ`: names are compared with the zeros behind them.
 const INTERFACE_NAME: usize = 16;
 
-const TCP: u8 = 6;
 const RTN_LOCAL: u32 = 2;
 /// `IPS_DST_NAT`.
 const STATUS_DNAT: u32 = 0x20;
@@ -71,7 +77,7 @@ impl Layout {
     /// The comment that marks the table: whatever changes the rules must change it, because a table with the same comment is kept.
     pub fn comment(&self) -> String {
         let all = if self.masquerade_all { ", masquerade-all" } else { "" };
-        format!("waypost layout 1, mark {:#x}, {}{all}", self.masquerade_mark, self.detect_local)
+        format!("waypost layout 2, mark {:#x}, {}{all}", self.masquerade_mark, self.detect_local)
     }
 
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
@@ -95,7 +101,7 @@ impl Layout {
             plain(
                 "refuse",
                 vec![
-                    vec![Expr::Meta { key: META_L4PROTO, to: 0 }, equals(0, &[TCP]), Expr::RejectReset],
+                    [is_protocol(Protocol::Tcp), vec![Expr::RejectReset]].concat(),
                     vec![Expr::RejectUnreachable(match self.family {
                         Family::V4 => 3,
                         Family::V6 => 4,
@@ -104,6 +110,7 @@ impl Layout {
             ),
             plain("balance", self.balance()),
             plain("guard", self.guard()),
+            plain("remember", self.remember()),
             plain("unserved-only", vec![self.follow(Set::Unserved)]),
             plain("refusals", self.refusals()),
             hooked("nat-prerouting", "nat", PREROUTING, DSTNAT - 1, vec![vec![go("balance")]]),
@@ -111,24 +118,102 @@ impl Layout {
             hooked("nat-postrouting", "nat", POSTROUTING, SRCNAT, self.postrouting()),
             hooked("guard-prerouting", "filter", PREROUTING, DSTNAT - 10, for_new("guard")),
             hooked("guard-output", "filter", OUTPUT, DSTNAT - 10, for_new("guard")),
+            hooked("remember-prerouting", "filter", PREROUTING, DSTNAT + 10, for_new("remember")),
+            hooked("remember-output", "filter", OUTPUT, DSTNAT + 10, for_new("remember")),
             hooked("filter-input", "filter", INPUT, 0, for_new("unserved-only")),
             hooked("filter-forward", "filter", FORWARD, 0, for_new("refusals")),
             hooked("filter-output", "filter", OUTPUT, 0, for_new("refusals")),
         ]
     }
 
-    /// A chain that draws one of `count` slots.
-    pub fn pick(&self, chain: Chain) -> Option<ChainSpec> {
-        let (modulus, offset) = match chain {
-            Chain::Pick(count) => (count, 0),
-            Chain::PickLocal(count) => (count, Element::LOCAL_SLOTS),
+    /// A chain that is made when elements lead to it; `None` for those of the skeleton.
+    pub fn made(&self, chain: Chain) -> Option<ChainSpec> {
+        let rules = match chain {
+            Chain::Pick(_) | Chain::PickLocal(_) => vec![self.draw(chain.slots()?, Balance::Random)],
+            Chain::Own(own) => {
+                let known = own.affinity().map(|map| self.where_it_went(own.protocol, map));
+                let new = self.draw(chain.slots()?, own.method);
+                known.into_iter().chain([new]).collect()
+            }
+            Chain::Remember(remember) => self.remember_client(&remember),
             Chain::Outside | Chain::OutsideLocal => return None,
         };
+        Some(ChainSpec { name: chain.to_string(), hook: None, rules })
+    }
+
+    /// Chooses one of the slots of the destination.
+    fn draw(&self, slots: Range<u32>, method: Balance) -> Vec<Expr> {
+        let (to, modulus, offset) = (self.address_words() + 2, slots.len() as u32, slots.start);
         let mut rule = self.load_dest();
-        rule.push(Expr::Random { to: self.address_words() + 2, modulus, offset });
+        match method {
+            Balance::Random => rule.push(Expr::Random { to, modulus, offset }),
+            Balance::RoundRobin => rule.push(Expr::Next { to, modulus, offset }),
+            Balance::SourceHash => {
+                rule.push(self.load_address(true, to + 1));
+                let length = self.address_words() * 4;
+                rule.push(Expr::Hash { from: to + 1, length, to, modulus, seed: HASH_SEED, offset });
+            }
+        }
         rule.push(Expr::Lookup { set: Set::Endpoints.name(), key: 0, answer: Answer::Data(0) });
-        rule.push(Expr::Dnat { protocol: self.protocol(), address: 0, port: self.address_words() });
-        Some(ChainSpec { name: chain.to_string(), hook: None, rules: vec![rule] })
+        rule.push(self.dnat());
+        rule
+    }
+
+    fn dnat(&self) -> Expr {
+        Expr::Dnat { protocol: self.protocol(), address: 0, port: self.address_words() }
+    }
+
+    /// Sends a client that the map knows where it went before. `nft` loads this only with the protocol in front.
+    fn where_it_went(&self, protocol: Protocol, map: AffinityMap) -> Vec<Expr> {
+        let mut rule = is_protocol(protocol);
+        rule.push(self.load_address(true, 0));
+        rule.push(Expr::LookupClient { map: map.to_string(), key: 0, data: 0 });
+        rule.push(self.dnat());
+        rule
+    }
+
+    /// Notes where the client's connection went, or counts the time anew where it is known.
+    fn remember_client(&self, remember: &Remember) -> Vec<Vec<Expr>> {
+        let port = remember.port;
+        let note = |list: List| {
+            let (key, data) = (0, self.address_words());
+            let mut rule = is_protocol(remember.protocol);
+            rule.push(self.load_address(true, key));
+            rule.push(self.load_address(false, data));
+            rule.push(load_port(data + self.address_words()));
+            let map = AffinityMap { port, list }.to_string();
+            rule.push(Expr::Update { map, key, data, seconds: remember.seconds });
+            rule
+        };
+        match remember.entry {
+            Remembered::From(list) => vec![note(list)],
+            // As in `outside-local`: pods and the node itself may have been sent anywhere.
+            Remembered::ByClient => {
+                let inside = self.source_is_pod(true).into_iter().chain([self.is_from_node()]);
+                let done = vec![Expr::Verdict(Verdict::Return)];
+                let rules = inside.flat_map(|test| [[test.clone(), note(List::Cluster)].concat(), [test, done.clone()].concat()]);
+                rules.chain([note(List::Local)]).collect()
+            }
+        }
+    }
+
+    /// New connections whose destination was translated, by their original destination. The key can be read only where the protocol is known
+    /// before (`nft` says so), hence a rule for each.
+    fn remember(&self) -> Vec<Vec<Expr>> {
+        let words = self.address_words();
+        let destination = match self.family {
+            Family::V4 => CT_DESTINATION_V4,
+            Family::V6 => CT_DESTINATION_V6,
+        };
+        let of = |protocol: Protocol| {
+            let mut rule = [self.is_translated(), is_protocol(protocol)].concat();
+            rule.push(Expr::CtOriginal { key: destination, to: 0 });
+            rule.push(Expr::Meta { key: META_L4PROTO, to: words });
+            rule.push(Expr::CtOriginal { key: CT_DESTINATION_PORT, to: words + 1 });
+            rule.push(Expr::Lookup { set: Set::Sticky.name(), key: 0, answer: Answer::Verdict });
+            rule
+        };
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(of).into()
     }
 
     fn address_words(&self) -> u32 {
@@ -149,11 +234,7 @@ impl Layout {
     /// `ip daddr . meta l4proto . th dport`, from register 0 on.
     fn load_dest(&self) -> Vec<Expr> {
         let words = self.address_words();
-        vec![
-            self.load_address(false, 0),
-            Expr::Meta { key: META_L4PROTO, to: words },
-            Expr::Payload { base: Base::Transport, offset: 2, length: 2, to: words + 1 },
-        ]
+        vec![self.load_address(false, 0), Expr::Meta { key: META_L4PROTO, to: words }, load_port(words + 1)]
     }
 
     fn follow(&self, set: Set) -> Vec<Expr> {
@@ -177,8 +258,7 @@ impl Layout {
 
     fn outside_local(&self) -> Vec<Vec<Expr>> {
         let from_pod = self.source_is_pod(true).map(|from_pod| [from_pod, self.follow(Set::ClusterLists)].concat());
-        let from_node = vec![Expr::FibType { source: true, to: 0 }, equals(0, &RTN_LOCAL.to_ne_bytes())];
-        let others = [[from_node, self.mark(), self.follow(Set::ClusterLists)].concat(), self.follow(Set::LocalLists)];
+        let others = [[self.is_from_node(), self.mark(), self.follow(Set::ClusterLists)].concat(), self.follow(Set::LocalLists)];
         from_pod.into_iter().chain(others).collect()
     }
 
@@ -202,6 +282,14 @@ impl Layout {
         }
     }
 
+    fn is_from_node(&self) -> Vec<Expr> {
+        vec![Expr::FibType { source: true, to: 0 }, equals(0, &RTN_LOCAL.to_ne_bytes())]
+    }
+
+    fn is_translated(&self) -> Vec<Expr> {
+        has_bits(Expr::Ct { key: CT_STATUS, to: 0 }, STATUS_DNAT)
+    }
+
     fn balance(&self) -> Vec<Vec<Expr>> {
         let to_cluster_ip = self.address_in(false, Set::ClusterIps, Answer::Present);
         let mut rules = vec![];
@@ -223,7 +311,6 @@ impl Layout {
             Expr::Bitwise { register: 0, mask: u32::MAX, xor: bit },
             Expr::SetMark { from: 0 },
         ];
-        let rewritten = has_bits(Expr::Ct { key: CT_STATUS, to: 0 }, STATUS_DNAT);
         let to_itself = vec![
             self.load_address(true, 0),
             self.load_address(false, self.address_words()),
@@ -232,8 +319,8 @@ impl Layout {
         let from_local_dns = self.address_in(true, Set::LocalDns, Answer::Present);
         vec![
             [marked, clear, vec![Expr::Masquerade]].concat(),
-            [rewritten.clone(), to_itself, vec![Expr::Masquerade]].concat(),
-            [rewritten, from_local_dns, vec![Expr::Masquerade]].concat(),
+            [self.is_translated(), to_itself, vec![Expr::Masquerade]].concat(),
+            [self.is_translated(), from_local_dns, vec![Expr::Masquerade]].concat(),
         ]
     }
 
@@ -280,8 +367,16 @@ pub fn pick_block(chain: Chain) -> Vec<Chain> {
     match chain {
         Chain::Pick(count) => block(count).map(Chain::Pick).collect(),
         Chain::PickLocal(count) => block(count).map(Chain::PickLocal).collect(),
-        Chain::Outside | Chain::OutsideLocal => vec![],
+        Chain::Outside | Chain::OutsideLocal | Chain::Own(_) | Chain::Remember(_) => vec![],
     }
+}
+
+fn load_port(to: u32) -> Expr {
+    Expr::Payload { base: Base::Transport, offset: 2, length: 2, to }
+}
+
+fn is_protocol(protocol: Protocol) -> Vec<Expr> {
+    vec![Expr::Meta { key: META_L4PROTO, to: 0 }, equals(0, &[protocol.number()])]
 }
 
 fn equals(register: u32, value: &[u8]) -> Expr {

@@ -1,12 +1,14 @@
 //! An in-memory kernel with the rules that matter: a batch is all or nothing, a key is there once, a missing one can't be removed, a
-//! verdict needs its chain, intervals may not overlap.
+//! verdict needs its chain, a chain its maps, what is in use stays, intervals may not overlap.
 
-use super::kernel::{Batch, Contents, Kernel, NftError, Reading};
+use super::kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 use super::layout::Layout;
+use super::made::Made;
 use crate::model::Family;
-use crate::proxy::{Backend, Chain, Dest, Element, Refusal};
+use crate::proxy::{AffinityMap, Backend, Chain, Dest, Element, Refusal};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// The in-memory kernel.
 #[derive(Clone, Debug, Default)]
@@ -22,8 +24,9 @@ pub struct Memory {
 #[derive(Clone, Debug, Default)]
 struct Table {
     comment: String,
-    picks: BTreeSet<Chain>,
+    made: Made,
     elements: BTreeMap<Element, Element>,
+    clients: BTreeMap<(AffinityMap, IpAddr), Backend>,
 }
 
 impl Memory {
@@ -45,32 +48,41 @@ impl Memory {
         elements
     }
 
+    /// What a new connection of a client does: its endpoint is remembered. True when the map is there.
+    pub fn remember(&mut self, family: Family, map: AffinityMap, client: IpAddr, endpoint: Backend) -> bool {
+        let Some(table) = self.tables.get_mut(&family).filter(|table| table.made.maps.contains(&map)) else { return false };
+        table.clients.insert((map, client), endpoint);
+        true
+    }
+
+    /// Which clients are remembered, and where they went.
+    pub fn clients(&self, family: Family) -> BTreeMap<(AffinityMap, IpAddr), Backend> {
+        self.tables.get(&family).map(|table| table.clients.clone()).unwrap_or_default()
+    }
+
+    /// The chains and maps of a family's table besides its skeleton.
+    pub fn made(&self, family: Family) -> Made {
+        self.tables.get(&family).map(|table| table.made.clone()).unwrap_or_default()
+    }
+
     /// Removes a table behind the committer's back.
     pub fn flush(&mut self, family: Family) {
         self.tables.remove(&family);
     }
 
-    /// Whether every verdict leads to a chain whose slots are all filled; else what is wrong.
+    /// Whether every verdict leads to a chain whose slots are all filled, and every client to an endpoint of its list; else what is wrong.
     pub fn check(&self) -> Result<(), String> {
         for table in self.tables.values() {
             for element in table.elements.values() {
-                let (dest, chain) = match element {
-                    Element::Service(dest, chain) | Element::ClusterList(dest, chain) | Element::LocalList(dest, chain) => {
-                        (dest, chain)
-                    }
-                    _ => continue,
-                };
-                let slots = match chain {
-                    Chain::Pick(count) => 0..*count,
-                    Chain::PickLocal(count) => Element::LOCAL_SLOTS..Element::LOCAL_SLOTS + count,
-                    Chain::Outside | Chain::OutsideLocal => continue,
-                };
+                let (Some(dest), Some(chain)) = (element.dest(), element.chain()) else { continue };
+                let Some(slots) = chain.slots() else { continue };
                 let needed = slots.len();
-                let filled = slots.filter(|slot| table.elements.contains_key(&slot_key(*dest, *slot))).count();
+                let filled = slots.filter(|slot| table.elements.contains_key(&slot_key(dest, *slot))).count();
                 if needed == 0 || filled != needed {
                     return Err(format!("{dest} goes to {chain}, but {filled} of {needed} slots are filled"));
                 }
             }
+            table.check_clients()?;
         }
         Ok(())
     }
@@ -82,7 +94,7 @@ impl Kernel for Memory {
             None => Reading::Absent,
             Some(table) if table.comment != layout.comment() => Reading::Other(format!("its comment is {:?}", table.comment)),
             Some(table) => {
-                Reading::Ours(Contents { picks: table.picks.clone(), elements: table.elements.values().copied().collect() })
+                Reading::Ours(Contents { made: table.made.clone(), elements: table.elements.values().copied().collect() })
             }
         })
     }
@@ -93,7 +105,7 @@ impl Kernel for Memory {
         } else {
             self.tables.get(&layout.family).cloned().ok_or_else(|| rejected("no such table".into()))?
         };
-        table.picks.extend(&batch.picks);
+        table.make(&batch.made).map_err(rejected)?;
         for element in &batch.elements.remove {
             if table.elements.remove(&key(element)).is_none() {
                 return Err(rejected(format!("{element:?} is not there")));
@@ -105,9 +117,16 @@ impl Kernel for Memory {
             }
             table.add(*element).map_err(rejected)?;
         }
+        table.forget(&batch.usable);
+        table.unmake(&batch.gone).map_err(rejected)?;
         self.tables.insert(layout.family, table);
         self.commits.push(batch.clone());
         Ok(())
+    }
+
+    fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
+        let table = self.tables.entry(layout.family).or_default();
+        Ok(usize::from(table.forget(usable)))
     }
 
     fn batch_limit(&self) -> usize {
@@ -116,10 +135,69 @@ impl Kernel for Memory {
 }
 
 impl Table {
+    fn make(&mut self, made: &Made) -> Result<(), String> {
+        for map in &made.maps {
+            if !self.made.maps.insert(*map) {
+                return Err(format!("{map} exists"));
+            }
+        }
+        for chain in &made.chains {
+            if let Some(missing) = chain.affinities().iter().find(|map| !self.made.maps.contains(map)) {
+                return Err(format!("{chain} uses {missing}, which does not exist"));
+            }
+            if !self.made.chains.insert(*chain) {
+                return Err(format!("{chain} exists"));
+            }
+        }
+        Ok(())
+    }
+
+    fn unmake(&mut self, gone: &Made) -> Result<(), String> {
+        for chain in &gone.chains {
+            if self.elements.values().any(|element| element.chain() == Some(*chain)) || !self.made.chains.remove(chain) {
+                return Err(format!("{chain} is in use, or does not exist"));
+            }
+        }
+        for map in &gone.maps {
+            if self.made.chains.iter().any(|chain| chain.affinities().contains(map)) || !self.made.maps.remove(map) {
+                return Err(format!("{map} is in use, or does not exist"));
+            }
+            self.clients.retain(|(of, _), _| of != map);
+        }
+        Ok(())
+    }
+
+    /// Whether there was something to forget.
+    fn forget(&mut self, usable: &[Usable]) -> bool {
+        let before = self.clients.len();
+        for usable in usable {
+            self.clients.retain(|(map, _), backend| *map != usable.map || usable.endpoints.contains(backend));
+        }
+        before != self.clients.len()
+    }
+
+    fn check_clients(&self) -> Result<(), String> {
+        for ((map, client), backend) in &self.clients {
+            let leads_there = |element: &Element| match element {
+                Element::Endpoint(dest, slot, to) if to == backend && map.list.holds(*slot) => self.is_sticky(*dest, *map),
+                _ => false,
+            };
+            if !self.elements.values().any(leads_there) {
+                return Err(format!("{client} is remembered in {map} for {backend}, which is not in the list"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_sticky(&self, dest: Dest, map: AffinityMap) -> bool {
+        let remembers = self.elements.get(&Element::Sticky(dest, Chain::Outside)).and_then(Element::chain);
+        remembers.is_some_and(|chain| chain.affinities().contains(&map))
+    }
+
     fn add(&mut self, element: Element) -> Result<(), String> {
-        if let Element::Service(_, chain) | Element::ClusterList(_, chain) | Element::LocalList(_, chain) = element
-            && matches!(chain, Chain::Pick(_) | Chain::PickLocal(_))
-            && !self.picks.contains(&chain)
+        if let Some(chain) = element.chain()
+            && !matches!(chain, Chain::Outside | Chain::OutsideLocal)
+            && !self.made.chains.contains(&chain)
         {
             return Err(format!("{element:?} goes to a chain that does not exist"));
         }
@@ -157,6 +235,7 @@ fn key(element: &Element) -> Element {
         Element::Service(dest, _) => Element::Service(dest, Chain::Outside),
         Element::ClusterList(dest, _) => Element::ClusterList(dest, Chain::Outside),
         Element::LocalList(dest, _) => Element::LocalList(dest, Chain::Outside),
+        Element::Sticky(dest, _) => Element::Sticky(dest, Chain::Outside),
         Element::Endpoint(dest, slot, _) => slot_key(dest, slot),
         Element::Unserved(dest, _) => Element::Unserved(dest, Refusal::Drop),
         other => other,

@@ -9,6 +9,7 @@ mod expr;
 mod foreign;
 mod kernel;
 mod layout;
+mod made;
 mod memory;
 mod monitor;
 mod netlink;
@@ -19,8 +20,9 @@ pub(crate) mod wire;
 
 pub use committer::{Committed, Committer, FamilyOutcome, Part, Rejected};
 pub use foreign::{ForeignChain, ForeignHook, ForeignTable, remove_table, tables_and_chains};
-pub use kernel::{Batch, Contents, Kernel, NftError, Reading};
+pub use kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 pub use layout::{Layout, PICK_BLOCK, TABLE, pick_block};
+pub use made::Made;
 pub use memory::Memory;
 pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};

@@ -1,16 +1,18 @@
 //! The real kernel, spoken to over netlink.
 
-use super::encode::{MAX_ELEMENT, read_bound, read_element, read_networks, write_element};
-use super::kernel::{Batch, Contents, Kernel, NftError, Reading};
+use super::encode::{MAX_ELEMENT, read_bound, read_client, read_element, read_networks, write_client, write_element};
+use super::kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 use super::layout::{ChainSpec, Layout, TABLE, protocol};
+use super::made::Made;
 use super::monitor::{Membership, Monitor};
-use super::sets::write_set;
+use super::sets::{write_affinity_map, write_set};
 use super::socket::NfSocket;
 use super::wire::{APPEND, Attributes, CREATE, Message, Writer};
 use crate::model::Family;
-use crate::proxy::{Chain, Element, Set};
+use crate::proxy::{AffinityMap, Backend, Chain, Element, Set};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 /// `NFT_MSG_NEWTABLE`.
 pub(super) const NEW_TABLE: u16 = 0;
@@ -18,10 +20,12 @@ pub(super) const GET_TABLE: u16 = 1;
 pub(super) const DEL_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 pub(super) const GET_CHAIN: u16 = 4;
+const DEL_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
 const NEW_SET: u16 = 9;
 const GET_SET: u16 = 10;
+const DEL_SET: u16 = 11;
 const NEW_ELEMENT: u16 = 12;
 const GET_ELEMENT: u16 = 13;
 const DEL_ELEMENT: u16 = 14;
@@ -32,6 +36,11 @@ const GET_GENERATION: u16 = 16;
 const LIST_LIMIT: usize = 60_000;
 /// Room in a batch for the skeleton and a block of `pick` chains in each direction.
 const SKELETON: usize = 64 << 10;
+
+/// Sets have numbers within a batch; those of the skeleton are below.
+const FIRST_MAP_ID: u32 = 1000;
+/// Clients that are forgotten by themselves while they are being removed spoil a batch. It is tried again so often.
+const FORGET_ATTEMPTS: usize = 16;
 
 /// nf_tables in the network namespace of the thread that made this.
 pub struct Netlink {
@@ -71,8 +80,8 @@ impl Kernel for Netlink {
         if comment != layout.comment() {
             return Ok(Reading::Other(format!("its comment is {comment:?}, ours would be {:?}", layout.comment())));
         }
-        let picks = match self.read_skeleton(layout)? {
-            Ok(picks) => picks,
+        let made = match self.read_skeleton(layout)? {
+            Ok(made) => made,
             Err(strange) => return Ok(Reading::Other(strange)),
         };
         let mut elements = Vec::new();
@@ -82,27 +91,40 @@ impl Kernel for Netlink {
                 None => return Ok(Reading::Other(format!("the set {} holds elements that are not ours", set.name()))),
             }
         }
-        Ok(Reading::Ours(Contents { picks, elements }))
+        Ok(Reading::Ours(Contents { made, elements }))
     }
 
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
         if batch.rebuild {
             self.rules.remove(&layout.protocol());
         }
-        self.socket.batch(|socket, writer| {
-            let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
-                writer.begin(kind, flags, socket.next_sequence(), layout.protocol());
-                fill(writer);
-                writer.end();
-            };
-            if batch.rebuild {
-                write_skeleton(writer, layout, &mut message);
+        let room = self.batch_limit().saturating_sub(batch.elements.len());
+        for _ in 0..FORGET_ATTEMPTS {
+            let stale = self.stale_clients(layout, &batch.usable, room)?;
+            match self.send(layout, batch, &stale) {
+                // One of the clients may have been forgotten by itself meanwhile.
+                Err(NftError::Rejected(_)) if !stale.is_empty() => {}
+                result => return result,
             }
-            let picks: Vec<ChainSpec> = batch.picks.iter().filter_map(|chain| layout.pick(*chain)).collect();
-            write_chains(writer, TABLE, &picks, &mut message);
-            write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &mut message);
-            write_elements(writer, NEW_ELEMENT, &batch.elements.add, &mut message);
-        })
+        }
+        // They must not hold up the rest; a moment later they are looked at again.
+        self.send(layout, batch, &[])
+    }
+
+    fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
+        let mut batches = 0;
+        for _ in 0..FORGET_ATTEMPTS {
+            let stale = self.stale_clients(layout, usable, self.batch_limit())?;
+            if stale.is_empty() {
+                break;
+            }
+            match self.send(layout, &Batch::default(), &stale) {
+                Ok(()) => batches += 1,
+                Err(NftError::Rejected(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(batches)
     }
 
     fn batch_limit(&self) -> usize {
@@ -112,6 +134,56 @@ impl Kernel for Netlink {
     fn generation(&mut self) -> Option<u32> {
         let generation = |message: &Message<'_>| message.attributes().u32(1);
         self.socket.get(GET_GENERATION, generation).ok().flatten()
+    }
+}
+
+/// A client that is remembered, and in which map.
+type Client = (AffinityMap, IpAddr);
+
+impl Netlink {
+    /// The clients, at most `limit`, that would be sent where nobody is to be sent any more.
+    fn stale_clients(&mut self, layout: &Layout, usable: &[Usable], limit: usize) -> Result<Vec<Client>, NftError> {
+        let mut stale = BTreeSet::new();
+        for Usable { map, endpoints } in usable {
+            let found = self.clients(layout.family, *map)?;
+            stale.extend(found.into_iter().filter(|(_, to)| !endpoints.contains(to)).map(|(client, _)| (*map, client)));
+        }
+        Ok(stale.into_iter().take(limit).collect())
+    }
+
+    /// Whom a map remembers, and where each went.
+    fn clients(&mut self, family: Family, map: AffinityMap) -> Result<Vec<(IpAddr, Backend)>, NftError> {
+        self.socket.dump(
+            GET_ELEMENT,
+            protocol(family),
+            |w| {
+                w.string(1, TABLE);
+                w.string(2, &map.to_string());
+            },
+            |clients: &mut Vec<_>, message| {
+                let elements = message.attributes().nested(3).into_iter().flatten();
+                clients.extend(elements.filter_map(|(_, element)| read_client(family, Attributes(element))));
+            },
+            Vec::new,
+        )
+    }
+
+    fn send(&mut self, layout: &Layout, batch: &Batch, stale: &[Client]) -> Result<(), NftError> {
+        self.socket.batch(|socket, writer| {
+            let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
+                writer.begin(kind, flags, socket.next_sequence(), layout.protocol());
+                fill(writer);
+                writer.end();
+            };
+            if batch.rebuild {
+                write_skeleton(writer, layout, &mut message);
+            }
+            write_made(writer, layout, &batch.made, &mut message);
+            write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &mut message);
+            write_elements(writer, NEW_ELEMENT, &batch.elements.add, &mut message);
+            write_forgotten(writer, stale, &mut message);
+            write_gone(writer, &batch.gone, &mut message);
+        })
     }
 }
 
@@ -133,6 +205,43 @@ fn write_skeleton(writer: &mut Writer, layout: &Layout, message: &mut WriteMessa
         message(writer, NEW_SET, CREATE, &|w| write_set(w, TABLE, set, layout.family, id));
     }
     write_chains(writer, TABLE, &layout.chains(), message);
+}
+
+/// Maps first, because rules name them.
+fn write_made(writer: &mut Writer, layout: &Layout, made: &Made, message: &mut WriteMessage<'_>) {
+    for (map, id) in made.maps.iter().zip(FIRST_MAP_ID..) {
+        message(writer, NEW_SET, CREATE, &|w| write_affinity_map(w, TABLE, *map, layout.family, id));
+    }
+    let chains: Vec<ChainSpec> = made.chains.iter().filter_map(|chain| layout.made(*chain)).collect();
+    write_chains(writer, TABLE, &chains, message);
+}
+
+/// Chains go with their rules, and then the maps that those named.
+fn write_gone(writer: &mut Writer, gone: &Made, message: &mut WriteMessage<'_>) {
+    for chain in &gone.chains {
+        message(writer, DEL_CHAIN, 0, &|w| {
+            w.string(1, TABLE);
+            w.string(3, &chain.to_string());
+        });
+    }
+    for map in &gone.maps {
+        message(writer, DEL_SET, 0, &|w| {
+            w.string(1, TABLE);
+            w.string(2, &map.to_string());
+        });
+    }
+}
+
+fn write_forgotten(writer: &mut Writer, clients: &[Client], message: &mut WriteMessage<'_>) {
+    for of_map in clients.chunk_by(|(first, _), (second, _)| first == second) {
+        for chunk in of_map.chunks(LIST_LIMIT / MAX_ELEMENT) {
+            message(writer, DEL_ELEMENT, 0, &|w| {
+                w.string(1, TABLE);
+                w.string(2, &chunk[0].0.to_string());
+                w.nest(3, |list| chunk.iter().for_each(|(_, client)| write_client(list, *client)));
+            });
+        }
+    }
 }
 
 /// All chains first, then their rules, so that any order of chains will do.
@@ -202,28 +311,34 @@ fn comment(user_data: &[u8]) -> Option<String> {
 
 impl Netlink {
     /// Compares chains, rules and sets with what we would make. The outer error is the socket's, the inner one says what is strange.
-    fn read_skeleton(&mut self, layout: &Layout) -> Result<Result<BTreeSet<Chain>, String>, NftError> {
+    fn read_skeleton(&mut self, layout: &Layout) -> Result<Result<Made, String>, NftError> {
         let chains = self.names(GET_CHAIN, layout.family, 3)?;
         let rules = self.rules(layout.family)?;
         let sets = self.names(GET_SET, layout.family, 2)?;
         let mut expected: BTreeMap<String, usize> =
             layout.chains().into_iter().map(|chain| (chain.name, chain.rules.len())).collect();
-        let mut picks = BTreeSet::new();
+        let mut made = Made::default();
         for name in chains.keys().filter(|name| !expected.contains_key(*name)).cloned().collect::<Vec<_>>() {
-            match Chain::parse(&name) {
-                Some(chain @ (Chain::Pick(_) | Chain::PickLocal(_))) => picks.insert(chain),
-                _ => return Ok(Err(format!("it has a chain {name} that is not ours"))),
+            let Some((chain, spec)) = Chain::parse(&name).and_then(|chain| Some((chain, layout.made(chain)?))) else {
+                return Ok(Err(format!("it has a chain {name} that is not ours")));
             };
-            expected.insert(name, 1);
+            made.chains.insert(chain);
+            expected.insert(name, spec.rules.len());
         }
         for (name, count) in &expected {
             if !chains.contains_key(name) || rules.get(name).map_or(0, |rules| rules.count) != *count {
                 return Ok(Err(format!("its chain {name} is not as we made it")));
             }
         }
-        let ours: BTreeSet<&str> = Set::ALL.into_iter().map(Set::name).collect();
-        if sets.keys().map(String::as_str).collect::<BTreeSet<_>>() != ours {
-            return Ok(Err("its sets are not ours".into()));
+        let mut missing: BTreeSet<&str> = Set::ALL.into_iter().map(Set::name).collect();
+        for name in sets.keys().filter(|name| !missing.remove(name.as_str())) {
+            match AffinityMap::parse(name) {
+                Some(map) => drop(made.maps.insert(map)),
+                None => return Ok(Err(format!("it has a set {name} that is not ours"))),
+            }
+        }
+        if let Some(name) = missing.first() {
+            return Ok(Err(format!("it has no set {name}")));
         }
         let known = self.rules.entry(layout.protocol()).or_default();
         for (chain, rules) in rules {
@@ -231,7 +346,7 @@ impl Netlink {
                 return Ok(Err(format!("the rules of its chain {chain} were changed")));
             }
         }
-        Ok(Ok(picks))
+        Ok(Ok(made))
     }
 
     /// The rules of each chain of the table: how many, and a digest of what they say.

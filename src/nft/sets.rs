@@ -5,11 +5,17 @@
 
 use super::wire::Writer;
 use crate::model::Family;
-use crate::proxy::Set;
+use crate::proxy::{AffinityMap, Set};
 
 const MAP: u32 = 0x8;
 const INTERVAL: u32 = 0x4;
+const TIMEOUT: u32 = 0x10;
+/// `NFT_SET_EVAL`: rules add to it.
+const DYNAMIC: u32 = 0x20;
 const CONCATENATION: u32 = 0x80;
+
+/// So many clients a map remembers; those who come when it is full are balanced anew each time.
+const CLIENTS: u32 = 65536;
 
 /// `nft`'s data types, six bits each in a concatenation.
 const INTEGER: u32 = 4;
@@ -62,8 +68,24 @@ pub fn write_set(writer: &mut Writer, table: &str, set: Set, family: Family, id:
     }
 }
 
+/// Writes the attributes of the `NFT_MSG_NEWSET` message for a map that remembers clients. Each entry has a time-out of its own, which the rule
+/// that makes it knows.
+pub fn write_affinity_map(writer: &mut Writer, table: &str, map: AffinityMap, family: Family, id: u32) {
+    let (key, data) = ([Part::Source], [Part::Destination, Part::Port]);
+    writer.string(1, table);
+    writer.string(2, &map.to_string());
+    writer.u32(3, MAP | TIMEOUT | DYNAMIC);
+    writer.u32(4, type_number(&key, family));
+    writer.u32(5, length(&key, family));
+    writer.u32(6, type_number(&data, family));
+    writer.u32(7, length(&data, family));
+    writer.u32(10, id);
+    writer.nest(9, |description| description.u32(1, CLIENTS));
+    writer.bytes(13, &affinity_user_data(family));
+}
+
 fn is_map(set: Set) -> bool {
-    matches!(set, Set::Services | Set::Endpoints | Set::ClusterLists | Set::LocalLists | Set::Unserved)
+    matches!(set, Set::Services | Set::Endpoints | Set::ClusterLists | Set::LocalLists | Set::Sticky | Set::Unserved)
 }
 
 fn flags(set: Set) -> u32 {
@@ -78,7 +100,7 @@ fn flags(set: Set) -> u32 {
 fn key_parts(set: Set) -> Vec<Part> {
     let dest = [Part::Destination, Part::Protocol, Part::Port];
     match set {
-        Set::Services | Set::ClusterLists | Set::LocalLists | Set::Unserved | Set::Guarded => dest.to_vec(),
+        Set::Services | Set::ClusterLists | Set::LocalLists | Set::Sticky | Set::Unserved | Set::Guarded => dest.to_vec(),
         Set::Endpoints => [&dest[..], &[Part::Slot]].concat(),
         Set::AllowedSources | Set::DeniedSources => [&dest[..], &[Part::Source]].concat(),
         Set::ClusterIps | Set::ServiceCidrs | Set::PodCidrs | Set::LocalDns => vec![Part::Destination],
@@ -160,6 +182,16 @@ fn user_data(set: Set, key: &[Part], data: Option<&[Part]>, family: Family) -> V
         nest(&mut bytes, DATA_TYPEOF, &verdict);
         number(&mut bytes, DATA_INTERVAL, 0);
     }
+    bytes
+}
+
+fn affinity_user_data(family: Family) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    number(&mut bytes, KEY_BYTE_ORDER, BIG_ENDIAN);
+    number(&mut bytes, DATA_BYTE_ORDER, MIXED);
+    nest(&mut bytes, KEY_TYPEOF, &Part::Source.expression(family));
+    nest(&mut bytes, DATA_TYPEOF, &concatenation(&[Part::Destination, Part::Port], family));
+    number(&mut bytes, DATA_INTERVAL, 0);
     bytes
 }
 
@@ -264,6 +296,24 @@ mod tests {
             "000400000000033400040d000000012c0014000407000000010c00040d0000000104080000000114000407000000010c00040d000000010409000000"
         );
         assert_eq!(described(Set::PodCidrs, Family::V4), "000402000000");
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_map_of_clients_is_described_as_nft_itself_does() {
+        assert_eq!(
+            hex(&affinity_user_data(Family::V4)),
+            "0004020000000104000000000314000407000000010c00040c00000001040b000000043400040d000000012c0014000407000000010c00040c00000001\
+             040c0000000114000407000000010c00040b000000010402000000060400000000"
+        );
+        assert_eq!(
+            hex(&affinity_user_data(Family::V6)),
+            "0004020000000104000000000314000407000000010c00040d000000010408000000043400040d000000012c0014000407000000010c00040d00000001\
+             04090000000114000407000000010c00040b000000010402000000060400000000"
+        );
+        let data = [Part::Destination, Part::Port];
+        assert_eq!((type_number(&data, Family::V4), length(&data, Family::V4)), (0x1cd, 8));
+        assert_eq!((type_number(&data, Family::V6), length(&data, Family::V6)), (0x20d, 20));
     }
 
     #[test]

@@ -5,7 +5,10 @@ use crate::model::{
     AddressKind, Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
     SlicePort,
 };
-use crate::proxy::{Backend, Chain, Context, Delta, Dest, DetectLocal, Element, Planner, Refusal};
+use crate::proxy::{
+    AffinityMap, Backend, Chain, Context, Delta, Dest, DetectLocal, Element, Fate, List, Packet, Planner, Refusal, Says, Set,
+    Walk,
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,6 +36,7 @@ struct Shape {
     local_outside: bool,
     local_inside: bool,
     ranges: bool,
+    affinity: Option<u32>,
     endpoints: Vec<(u8, bool, bool)>,
 }
 
@@ -58,7 +62,7 @@ impl Shape {
             }],
             internal_policy: policy(self.local_inside),
             external_policy: policy(self.local_outside),
-            affinity_seconds: None,
+            affinity_seconds: self.affinity,
             health_check_node_port: 0,
             proxied: true,
             created: i64::from(self.number),
@@ -142,10 +146,37 @@ impl Agent {
         committed
     }
 
+    /// A client connects to a NodePort, or from inside to a ClusterIP: where it goes, and what is remembered, as the packet's way says.
+    fn connect(&mut self, number: u8, inside: bool, client: u8) -> Option<Backend> {
+        let (source, to) = match inside {
+            true => ([10, 244, 9, client], dest(&format!("10.96.0.{number}"), 80)),
+            false => ([203, 0, 113, client], dest("192.0.2.10", 30000 + u16::from(number))),
+        };
+        let packet = Packet { source: source.into(), from_node: false, from_pod_interface: false, to, to_node: !inside };
+        let kernel = self.committer.kernel();
+        let walk = Walk::new(kernel.elements(Family::V4), false, DetectLocal::Networks).remembering(kernel.clients(Family::V4));
+        let trace = walk.trace(&packet);
+        let Fate::Balanced(targets) = trace.fate else { return None };
+        let backend = targets[usize::from(client) % targets.len()].backend;
+        for step in trace.steps {
+            if let Says::Remembers(map) | Says::Remembered(map) = step.says {
+                assert!(kernel.remember(Family::V4, map, packet.source, backend), "{map} is there");
+            }
+        }
+        kernel.check().unwrap();
+        Some(backend)
+    }
+
     fn holds(&mut self) -> Vec<Element> {
         let kernel = self.committer.kernel();
         Family::BOTH.iter().flat_map(|family| kernel.elements(*family)).collect()
     }
+}
+
+/// Chains and maps of service ports; which `pick` chains there are is a matter of history.
+fn own_chains(made: &Made) -> (Vec<Chain>, Vec<AffinityMap>) {
+    let own = made.chains.iter().filter(|chain| !matches!(chain, Chain::Pick(_) | Chain::PickLocal(_)));
+    (own.copied().collect(), made.maps.iter().copied().collect())
 }
 
 fn statics() -> Delta {
@@ -178,6 +209,7 @@ fn shape(number: u8, endpoints: &[u8]) -> Shape {
         local_outside: false,
         local_inside: false,
         ranges: false,
+        affinity: None,
         endpoints: endpoints.iter().map(|number| (*number, true, true)).collect(),
     }
 }
@@ -333,13 +365,94 @@ fn policies_refuse_or_drop_where_no_endpoint_can_be_used() {
     assert!(held.contains(&Element::Unserved(nodeport, Refusal::Reject)));
 }
 
+fn sticky(number: u8, endpoints: &[u8]) -> Shape {
+    Shape { affinity: Some(60), ..shape(number, endpoints) }
+}
+
+#[test]
+fn a_client_goes_where_it_went_before_whichever_address_it_uses() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, sticky(1, &[1, 2, 3]))]));
+    let clients: Vec<_> = (1..4).map(|client| agent.connect(1, false, client).unwrap()).collect();
+    assert_ne!(clients[0], clients[1]);
+    for again in 0..3u8 {
+        // Two services have no clients in common, and endpoints that come do not disturb.
+        agent.set(sticky(2, &[again]));
+        agent.set(sticky(1, &[1, 2, 3, 4 + again]));
+        assert_eq!((1..4).map(|client| agent.connect(1, false, client).unwrap()).collect::<Vec<_>>(), clients);
+    }
+    let held = agent.holds();
+    let leads =
+        |to| held.iter().find(|element| element.dest() == Some(to) && element.set() == Set::Sticky).and_then(Element::chain);
+    let (inside, outside) = (leads(dest("10.96.0.1", 80)).unwrap(), leads(dest("192.0.2.10", 30001)).unwrap());
+    assert_eq!(inside, outside, "ClusterIP and NodePort are remembered in the same place");
+}
+
+#[test]
+fn an_endpoints_clients_are_forgotten_in_the_batch_that_removes_it() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, sticky(1, &[1, 2, 3]))]));
+    let before: Vec<_> = (1..4).map(|client| agent.connect(1, false, client).unwrap()).collect();
+    let batches = agent.committer.kernel().commits.len();
+    let gone = before[0].address;
+    let IpAddr::V4(address) = gone else { panic!("it is IPv4") };
+    let rest: Vec<u8> = [1, 2, 3].into_iter().filter(|number| *number != address.octets()[3]).collect();
+    agent.set(sticky(1, &rest));
+    let usable = &agent.committer.kernel().commits[batches].usable;
+    assert_eq!(usable.len(), 1, "{usable:?}");
+    assert!(usable[0].endpoints.iter().all(|backend| backend.address != gone));
+    let after = agent.committer.kernel().clients(Family::V4);
+    let expected: Vec<_> = before.iter().copied().filter(|backend| backend.address != gone).collect();
+    assert_eq!(after.values().copied().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_client_that_was_remembered_while_its_endpoint_went_is_forgotten_at_the_next_look() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, sticky(1, &[1, 2]))]));
+    agent.connect(1, false, 1).unwrap();
+    let kernel = agent.committer.kernel();
+    let ((map, client), _) = kernel.clients(Family::V4).pop_first().unwrap();
+    kernel.remember(Family::V4, map, client, Backend { address: [10, 244, 0, 77].into(), port: 8080 });
+    agent.committer.distrust();
+    agent.commit(Delta::default());
+    assert!(agent.committer.kernel().clients(Family::V4).is_empty());
+}
+
+#[test]
+fn clients_from_inside_and_from_outside_are_remembered_apart_under_a_policy_local() {
+    let endpoints = vec![(1, true, true), (2, true, false)];
+    let shape = Shape { local_outside: true, endpoints, ..sticky(1, &[]) };
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape)]));
+    agent.connect(1, false, 1).unwrap();
+    agent.connect(1, true, 1).unwrap();
+    let lists: Vec<List> = agent.committer.kernel().clients(Family::V4).keys().map(|(map, _)| map.list).collect();
+    assert_eq!(lists, [List::Cluster, List::Local]);
+    agent.committer.distrust();
+    agent.commit(Delta::default());
+    assert_eq!(agent.committer.kernel().clients(Family::V4).len(), 2, "a comparison forgets nobody");
+}
+
+#[test]
+fn a_restart_forgets_no_client_and_what_belongs_to_a_service_port_goes_with_it() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, sticky(1, &[1, 2, 3]))]));
+    let clients: Vec<_> = (1..4).map(|client| agent.connect(1, false, client).unwrap()).collect();
+    let mut kernel = agent.committer.kernel().clone();
+    kernel.commits.clear();
+    let mut again = Agent::start(kernel, agent.shapes);
+    assert_eq!(again.committer.kernel().commits, vec![]);
+    assert_eq!((1..4).map(|client| again.connect(1, false, client).unwrap()).collect::<Vec<_>>(), clients);
+    let (chains, maps) = own_chains(&again.committer.kernel().made(Family::V4));
+    assert_eq!((chains.len(), maps.len()), (2, 1), "{chains:?}");
+    again.set(shape(1, &[1, 2, 3]));
+    assert_eq!(own_chains(&again.committer.kernel().made(Family::V4)), (vec![], vec![]));
+}
+
 fn any_shape() -> impl Strategy<Value = Shape> {
     let endpoints = proptest::collection::vec((0u8..12, any::<bool>(), any::<bool>()), 0..8);
-    (0u8..4, any::<(bool, bool, bool, bool)>(), 0u8..4, endpoints).prop_map(
-        |(number, (node_port, local_outside, local_inside, ranges), external, mut endpoints)| {
+    let affinity = proptest::option::of(1u32..3);
+    (0u8..4, any::<(bool, bool, bool, bool)>(), 0u8..4, affinity, endpoints).prop_map(
+        |(number, (node_port, local_outside, local_inside, ranges), external, affinity, mut endpoints)| {
             endpoints.sort();
             endpoints.dedup_by_key(|endpoint| endpoint.0);
-            Shape { number, node_port, external, local_outside, local_inside, ranges, endpoints }
+            Shape { number, node_port, external, local_outside, local_inside, ranges, affinity, endpoints }
         },
     )
 }
@@ -347,6 +460,7 @@ fn any_shape() -> impl Strategy<Value = Shape> {
 #[derive(Clone, Debug)]
 enum Step {
     Set(Shape),
+    Connect { number: u8, inside: bool, client: u8 },
     Delete(u8),
     Restart,
     Flush,
@@ -355,6 +469,7 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => any_shape().prop_map(Step::Set),
+        6 => (0u8..4, any::<bool>(), 1u8..4).prop_map(|(number, inside, client)| Step::Connect { number, inside, client }),
         2 => (0u8..4).prop_map(Step::Delete),
         1 => Just(Step::Restart),
         1 => Just(Step::Flush),
@@ -371,6 +486,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Set(shape) => agent.set(shape),
+                Step::Connect { number, inside, client } => drop(agent.connect(number, inside, client)),
                 Step::Delete(number) => {
                     agent.shapes.remove(&number);
                     agent.replan(number);
@@ -385,6 +501,10 @@ proptest! {
         }
         let mut fresh = Agent::start(Memory::default(), agent.shapes.clone());
         prop_assert_eq!(without_slots(agent.holds()), without_slots(fresh.holds()));
+        for family in Family::BOTH {
+            let own = |agent: &mut Agent| own_chains(&agent.committer.kernel().made(family));
+            prop_assert_eq!(own(&mut agent), own(&mut fresh));
+        }
         prop_assert!(!agent.committer.is_behind());
     }
 }

@@ -1,5 +1,6 @@
 //! One destination: an address, protocol and port that clients connect to, and what becomes of their packets.
 
+use super::Balancing;
 use crate::model::{Family, Protocol};
 use ipnet::IpNet;
 use std::fmt;
@@ -46,14 +47,16 @@ impl fmt::Display for Backend {
 }
 
 /// What should become of new connections to a destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Destination {
     /// How an endpoint is chosen; `None` when the destination is only refused.
     pub entry: Option<Entry>,
-    /// Endpoints anywhere. Wanted lists are sorted; programmed ones are in slot order.
+    /// Endpoints anywhere. Programmed lists are in slot order.
     pub cluster: Arc<[Backend]>,
     /// Endpoints on this node, for destinations with a policy Local.
     pub local: Arc<[Backend]>,
+    /// How one of a list is chosen.
+    pub balancing: Balancing,
     /// What becomes of connections that find no endpoint.
     pub refusal: Option<Refusal>,
     /// Who may connect (`loadBalancerSourceRanges`, `waypost.dev/allowed-sources`), merged so that no two overlap; `None` means everybody.

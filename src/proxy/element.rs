@@ -1,9 +1,11 @@
 //! What the table's sets hold: the elements that a destination expands into.
 
-use super::{Backend, Dest, Destination, Entry, Refusal};
+use super::{AffinityMap, Backend, Balancing, Dest, Destination, Draw, Entry, List, Refusal, Remember, Remembered};
+use crate::model::{Balance, Protocol};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 
 /// The sets and maps of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +18,8 @@ pub enum Set {
     ClusterLists,
     /// Destination → how many endpoints it has on this node.
     LocalLists,
+    /// Destination → where its new connections are remembered.
+    Sticky,
     /// Destination → refuse or drop.
     Unserved,
     /// Destinations with source ranges.
@@ -38,11 +42,12 @@ pub enum Set {
 
 impl Set {
     /// All sets, in the order in which the table declares them.
-    pub const ALL: [Set; 13] = [
+    pub const ALL: [Set; 14] = [
         Set::Services,
         Set::Endpoints,
         Set::ClusterLists,
         Set::LocalLists,
+        Set::Sticky,
         Set::Unserved,
         Set::Guarded,
         Set::AllowedSources,
@@ -61,6 +66,7 @@ impl Set {
             Set::Endpoints => "endpoints",
             Set::ClusterLists => "cluster-lists",
             Set::LocalLists => "local-lists",
+            Set::Sticky => "sticky",
             Set::Unserved => "unserved",
             Set::Guarded => "guarded",
             Set::AllowedSources => "allowed-sources",
@@ -85,6 +91,10 @@ pub enum Chain {
     Outside,
     /// Endpoints of this node; any endpoint for pods and the node itself.
     OutsideLocal,
+    /// A service port's own way of choosing.
+    Own(Draw),
+    /// Notes where a connection to a service port went.
+    Remember(Remember),
 }
 
 impl fmt::Display for Chain {
@@ -95,6 +105,8 @@ impl fmt::Display for Chain {
             Chain::PickLocal(count) => write!(f, "pick-local-{count}"),
             Chain::Outside => f.write_str("outside"),
             Chain::OutsideLocal => f.write_str("outside-local"),
+            Chain::Own(draw) => draw.fmt(f),
+            Chain::Remember(remember) => remember.fmt(f),
         }
     }
 }
@@ -105,10 +117,36 @@ impl Chain {
         match name {
             "outside" => Some(Chain::Outside),
             "outside-local" => Some(Chain::OutsideLocal),
-            _ => match name.strip_prefix("pick-local-") {
-                Some(count) => count.parse().ok().map(Chain::PickLocal),
-                None => name.strip_prefix("pick-")?.parse().ok().map(Chain::Pick),
-            },
+            _ => Chain::parse_pick(name)
+                .or_else(|| Draw::parse(name).map(Chain::Own))
+                .or_else(|| Remember::parse(name).map(Chain::Remember)),
+        }
+    }
+
+    fn parse_pick(name: &str) -> Option<Chain> {
+        match name.strip_prefix("pick-local-") {
+            Some(count) => count.parse().ok().map(Chain::PickLocal),
+            None => name.strip_prefix("pick-")?.parse().ok().map(Chain::Pick),
+        }
+    }
+
+    /// The slots that it draws from; `None` for chains that do not draw.
+    pub fn slots(&self) -> Option<Range<u32>> {
+        let (list, count) = match self {
+            Chain::Pick(count) => (List::Cluster, *count),
+            Chain::PickLocal(count) => (List::Local, *count),
+            Chain::Own(draw) => (draw.list, draw.slots),
+            Chain::Outside | Chain::OutsideLocal | Chain::Remember(_) => return None,
+        };
+        Some(list.first_slot()..list.first_slot() + count)
+    }
+
+    /// The maps of clients that its rules look into or write to.
+    pub fn affinities(&self) -> Vec<AffinityMap> {
+        match self {
+            Chain::Own(draw) => draw.affinity().into_iter().collect(),
+            Chain::Remember(remember) => remember.maps(),
+            _ => Vec::new(),
         }
     }
 }
@@ -124,6 +162,8 @@ pub enum Element {
     ClusterList(Dest, Chain),
     /// See [`Set::LocalLists`].
     LocalList(Dest, Chain),
+    /// See [`Set::Sticky`].
+    Sticky(Dest, Chain),
     /// See [`Set::Unserved`].
     Unserved(Dest, Refusal),
     /// See [`Set::Guarded`].
@@ -155,6 +195,7 @@ impl Element {
             Element::Endpoint(..) => Set::Endpoints,
             Element::ClusterList(..) => Set::ClusterLists,
             Element::LocalList(..) => Set::LocalLists,
+            Element::Sticky(..) => Set::Sticky,
             Element::Unserved(..) => Set::Unserved,
             Element::Guarded(..) => Set::Guarded,
             Element::AllowedSource(..) => Set::AllowedSources,
@@ -174,10 +215,22 @@ impl Element {
             | Element::Endpoint(dest, ..)
             | Element::ClusterList(dest, _)
             | Element::LocalList(dest, _)
+            | Element::Sticky(dest, _)
             | Element::Unserved(dest, _)
             | Element::Guarded(dest)
             | Element::AllowedSource(dest, _)
             | Element::DeniedSource(dest, _) => Some(*dest),
+            _ => None,
+        }
+    }
+
+    /// The chain that the element leads to.
+    pub fn chain(&self) -> Option<Chain> {
+        match self {
+            Element::Service(_, chain)
+            | Element::ClusterList(_, chain)
+            | Element::LocalList(_, chain)
+            | Element::Sticky(_, chain) => Some(*chain),
             _ => None,
         }
     }
@@ -186,23 +239,24 @@ impl Element {
 impl Destination {
     /// The elements that this destination is made of, its lists taken in slot order.
     pub fn elements(&self, dest: Dest) -> Vec<Element> {
-        let (cluster, local) = (self.cluster.len() as u32, self.local.len() as u32);
+        let draw = |list| self.draw(dest, list);
         let mut elements = Vec::with_capacity(self.cluster.len() + self.local.len() + 4);
         match self.entry {
-            Some(Entry::Cluster) => elements.push(Element::Service(dest, Chain::Pick(cluster))),
-            Some(Entry::Local) => elements.push(Element::Service(dest, Chain::PickLocal(local))),
+            Some(Entry::Cluster) => elements.push(Element::Service(dest, draw(List::Cluster))),
+            Some(Entry::Local) => elements.push(Element::Service(dest, draw(List::Local))),
             Some(Entry::Outside) => elements.push(Element::Service(dest, Chain::Outside)),
             Some(Entry::OutsideLocal) => elements.push(Element::Service(dest, Chain::OutsideLocal)),
             None => {}
         }
         if matches!(self.entry, Some(Entry::Outside | Entry::OutsideLocal)) {
-            if cluster > 0 {
-                elements.push(Element::ClusterList(dest, Chain::Pick(cluster)));
+            if !self.cluster.is_empty() {
+                elements.push(Element::ClusterList(dest, draw(List::Cluster)));
             }
-            if local > 0 {
-                elements.push(Element::LocalList(dest, Chain::PickLocal(local)));
+            if !self.local.is_empty() {
+                elements.push(Element::LocalList(dest, draw(List::Local)));
             }
         }
+        elements.extend(self.remember(dest.protocol).map(|chain| Element::Sticky(dest, Chain::Remember(chain))));
         elements.extend(self.cluster.iter().zip(0..).map(|(backend, slot)| Element::Endpoint(dest, slot, *backend)));
         let local_slots = self.local.iter().zip(Element::LOCAL_SLOTS..);
         elements.extend(local_slots.map(|(backend, slot)| Element::Endpoint(dest, slot, *backend)));
@@ -215,9 +269,40 @@ impl Destination {
         elements
     }
 
-    /// This destination with its lists put into slots so that as few of `previous`'s slots as possible change.
+    /// The chain that chooses from a list.
+    fn draw(&self, dest: Dest, list: List) -> Chain {
+        let slots = self.list(list).len() as u32;
+        let Balancing { port, method, affinity_seconds } = self.balancing;
+        match (method, affinity_seconds, list) {
+            (Balance::Random, None, List::Cluster) => Chain::Pick(slots),
+            (Balance::Random, None, List::Local) => Chain::PickLocal(slots),
+            _ => Chain::Own(Draw { port, protocol: dest.protocol, list, method, slots, sticky: affinity_seconds.is_some() }),
+        }
+    }
+
+    /// The chain that remembers clients, with session affinity.
+    pub fn remember(&self, protocol: Protocol) -> Option<Remember> {
+        let entry = match self.entry? {
+            Entry::Cluster | Entry::Outside => Remembered::From(List::Cluster),
+            Entry::Local => Remembered::From(List::Local),
+            Entry::OutsideLocal => Remembered::ByClient,
+        };
+        let seconds = self.balancing.affinity_seconds?;
+        Some(Remember { port: self.balancing.port, protocol, entry, seconds })
+    }
+
+    /// One of the two lists.
+    pub fn list(&self, list: List) -> &[Backend] {
+        match list {
+            List::Cluster => &self.cluster,
+            List::Local => &self.local,
+        }
+    }
+
+    /// This destination with its lists put into slots so that as few of `previous`'s slots as possible change. In a hash table each slot has
+    /// its own clients: there nobody may move.
     pub fn seated(mut self, previous: Option<&Destination>) -> Destination {
-        if let Some(previous) = previous {
+        if let Some(previous) = previous.filter(|_| self.balancing.method != Balance::SourceHash) {
             self.cluster = super::fill_slots(&previous.cluster, &self.cluster).into();
             self.local = super::fill_slots(&previous.local, &self.local).into();
         }

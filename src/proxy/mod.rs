@@ -4,6 +4,7 @@
 //! address and port. A destination expands into [`Element`]s of the table's sets; a change is the difference between two
 //! such expansions, and nothing else is ever sent.
 
+mod balancing;
 mod destination;
 mod detect_local;
 mod element;
@@ -13,6 +14,7 @@ mod slots;
 mod sources;
 mod walk;
 
+pub use balancing::{AffinityMap, Balancing, Draw, List, PortId, Remember, Remembered};
 pub use destination::{Backend, Dest, Destination, Entry, Refusal};
 pub use detect_local::DetectLocal;
 pub use element::{Chain, Difference, Element, Set, difference};

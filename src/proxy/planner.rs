@@ -1,7 +1,9 @@
 //! Plans one service at a time and decides who wins where two claim the same destination.
 
-use super::{Backend, Dest, Destination, Element, Entry, Place, Refusal, choose, sources};
-use crate::model::{AddressKind, Family, Labels, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice};
+use super::{Backend, Balancing, Dest, Destination, Element, Entry, Place, PortId, Refusal, choose, sources};
+use crate::model::{
+    AddressKind, Balance, Family, Labels, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -271,9 +273,11 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
     }
     let (cluster, local): (Arc<[Backend]>, Arc<[Backend]>) = (choice.cluster.into(), choice.local.into());
     let serving: Arc<[Backend]> = choice.serving.into();
+    let balancing =
+        Balancing { port: PortId::of(&service.key, port), method: Balance::Random, affinity_seconds: service.affinity_seconds };
     plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
     for (kind, address, number) in addresses {
-        let mut destination = destination(service, kind, &cluster, &local);
+        let mut destination = destination(service, kind, &cluster, &local, balancing);
         destination.sources = sources::allowed(service, kind, family, context);
         destination.denied = sources::denied(service, family);
         let dest = Dest { address, protocol: port.protocol, port: number };
@@ -302,18 +306,17 @@ fn frontends<'a>(
     all.filter(move |(kind, address, _)| *kind == AddressKind::ClusterIp || service.cluster_ip(Family::of(*address)).is_some())
 }
 
-fn destination(service: &Service, kind: AddressKind, cluster: &Arc<[Backend]>, local: &Arc<[Backend]>) -> Destination {
+fn destination(
+    service: &Service,
+    kind: AddressKind,
+    cluster: &Arc<[Backend]>,
+    local: &Arc<[Backend]>,
+    balancing: Balancing,
+) -> Destination {
     let policy = if kind == AddressKind::ClusterIp { service.internal_policy } else { service.external_policy };
     let nobody: Arc<[Backend]> = Arc::new([]);
     if cluster.is_empty() && local.is_empty() {
-        return Destination {
-            entry: None,
-            cluster: nobody.clone(),
-            local: nobody,
-            refusal: Some(Refusal::Reject),
-            sources: None,
-            denied: Vec::new(),
-        };
+        return Destination { refusal: Some(Refusal::Reject), ..Destination::default() };
     }
     let (entry, cluster, local) = match (kind, policy) {
         (AddressKind::ClusterIp, Policy::Cluster) => (Some(Entry::Cluster), cluster.clone(), nobody),
@@ -322,5 +325,5 @@ fn destination(service: &Service, kind: AddressKind, cluster: &Arc<[Backend]>, l
         (_, Policy::Local) => (Some(Entry::OutsideLocal), cluster.clone(), local.clone()),
     };
     let refusal = (policy == Policy::Local && local.is_empty()).then_some(Refusal::Drop);
-    Destination { entry, cluster, local, refusal, sources: None, denied: Vec::new() }
+    Destination { entry, cluster, local, refusal, balancing, ..Destination::default() }
 }

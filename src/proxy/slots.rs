@@ -1,23 +1,27 @@
 //! Which endpoint stands in which slot.
 
 use super::Backend;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// Puts the wanted endpoints into slots `0..wanted.len()` so that as few slots as possible change: who has a slot keeps it, newcomers
-/// take the holes, and what is left over at the end moves into holes. One endpoint more or less touches one slot, or two.
+/// take the holes, and what is left over at the end moves into holes. One endpoint more or less touches one slot, or two. An endpoint that is
+/// wanted several times gets as many slots.
 pub fn fill_slots(previous: &[Backend], wanted: &[Backend]) -> Vec<Backend> {
     if previous == wanted {
         return wanted.to_vec();
     }
-    let still_wanted: HashSet<Backend> = wanted.iter().copied().collect();
-    let mut seated = HashSet::with_capacity(wanted.len());
-    let mut slots: Vec<Option<Backend>> = vec![None; wanted.len()];
-    for (slot, backend) in previous.iter().take(wanted.len()).enumerate() {
-        if still_wanted.contains(backend) && seated.insert(*backend) {
-            slots[slot] = Some(*backend);
+    let mut unseated: HashMap<Backend, usize> = HashMap::with_capacity(wanted.len());
+    wanted.iter().for_each(|backend| *unseated.entry(*backend).or_default() += 1);
+    let mut seat = |backend: &Backend| match unseated.get_mut(backend) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            Some(*backend)
         }
-    }
-    let mut waiting = wanted.iter().copied().filter(|backend| !seated.contains(backend));
+        _ => None,
+    };
+    let mut slots: Vec<Option<Backend>> = previous.iter().take(wanted.len()).map(&mut seat).collect();
+    slots.resize(wanted.len(), None);
+    let mut waiting = wanted.iter().filter_map(seat);
     slots.into_iter().filter_map(|slot| slot.or_else(|| waiting.next())).collect()
 }
 
@@ -42,6 +46,12 @@ mod tests {
     #[test]
     fn a_replaced_endpoint_touches_one_slot() {
         assert_eq!(fill_slots(&backends(&[1, 2, 3]), &backends(&[1, 3, 9])), backends(&[1, 9, 3]));
+    }
+
+    #[test]
+    fn an_endpoint_of_more_weight_has_several_slots_and_keeps_them() {
+        assert_eq!(fill_slots(&backends(&[1, 2, 1]), &backends(&[1, 1, 1, 3])), backends(&[1, 1, 1, 3]));
+        assert_eq!(fill_slots(&backends(&[1, 1, 2, 1]), &backends(&[1, 1, 2])), backends(&[1, 1, 2]));
     }
 
     proptest! {

@@ -3,9 +3,10 @@
 //! It follows the chains of the table step by step and notes which element decided, so that tests have a second opinion that needs no
 //! kernel, and people an account of what happens to their connections.
 
-use super::{Backend, Chain, Dest, DetectLocal, Element, Refusal, Set};
-use std::collections::HashSet;
+use super::{AffinityMap, Backend, Chain, Dest, DetectLocal, Element, Refusal, Set};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::Range;
 
 /// The first packet of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,10 @@ pub enum Says {
     Keep(Kept),
     /// The destination leads to this chain.
     Goto(Chain),
+    /// The client is remembered there: it is sent where it went before.
+    Remembered(AffinityMap),
+    /// The client is not known to be remembered there, and will be: from now on it is sent to the endpoint that is drawn.
+    Remembers(AffinityMap),
     /// The set knows nothing of the destination.
     Unknown,
     /// The endpoint connects to itself and would drop the answer to its own address: masqueraded.
@@ -133,6 +138,7 @@ pub struct Target {
 pub struct Walk {
     elements: HashSet<Element>,
     all: Vec<Element>,
+    clients: HashMap<(AffinityMap, IpAddr), Backend>,
     masquerade_all: bool,
     detect_local: DetectLocal,
 }
@@ -140,7 +146,18 @@ pub struct Walk {
 impl Walk {
     /// A walk through these elements. The options are those of the table's layout.
     pub fn new(elements: Vec<Element>, masquerade_all: bool, detect_local: DetectLocal) -> Walk {
-        Walk { elements: elements.iter().copied().collect(), all: elements, masquerade_all, detect_local }
+        Walk {
+            elements: elements.iter().copied().collect(),
+            all: elements,
+            clients: HashMap::new(),
+            masquerade_all,
+            detect_local,
+        }
+    }
+
+    /// The same walk, with these clients remembered.
+    pub fn remembering(self, clients: impl IntoIterator<Item = ((AffinityMap, IpAddr), Backend)>) -> Walk {
+        Walk { clients: clients.into_iter().collect(), ..self }
     }
 
     /// What becomes of the packet.
@@ -235,14 +252,31 @@ impl Walk {
     /// Follows a chain to the slots that are drawn from.
     fn enter(&self, chain: Chain, packet: &Packet, marked: bool, steps: &mut Steps) -> Option<Draw> {
         match chain {
-            Chain::Pick(count) => Some(Draw { slots: self.slots(packet.to, 0, count), marked }),
-            Chain::PickLocal(count) => Some(Draw { slots: self.slots(packet.to, Element::LOCAL_SLOTS, count), marked }),
+            Chain::Pick(_) | Chain::PickLocal(_) => Some(Draw { slots: self.slots(packet.to, chain.slots()?), marked }),
+            Chain::Own(own) => {
+                let known = own.affinity().and_then(|map| self.known(packet, chain, map, steps));
+                let slots = match known {
+                    Some(backend) => vec![backend],
+                    None => self.slots(packet.to, chain.slots()?),
+                };
+                Some(Draw { slots, marked })
+            }
             Chain::Outside => {
                 steps.note("outside", None, None, Says::Mark(Marked::Outside));
                 self.list("outside", Set::ClusterLists, packet, true, steps)
             }
             Chain::OutsideLocal => self.outside_local(packet, marked, steps),
+            // No element that leads a packet to an endpoint leads there.
+            Chain::Remember(_) => None,
         }
+    }
+
+    /// Where a client of a service port with session affinity went before.
+    fn known(&self, packet: &Packet, chain: Chain, map: AffinityMap, steps: &mut Steps) -> Option<Backend> {
+        let known = self.clients.get(&(map, packet.source)).copied();
+        let says = if known.is_some() { Says::Remembered(map) } else { Says::Remembers(map) };
+        steps.note(&chain.to_string(), None, None, says);
+        known
     }
 
     fn outside_local(&self, packet: &Packet, marked: bool, steps: &mut Steps) -> Option<Draw> {
@@ -276,9 +310,9 @@ impl Walk {
         next
     }
 
-    fn slots(&self, dest: Dest, first: u32, count: u32) -> Vec<Backend> {
+    fn slots(&self, dest: Dest, slots: Range<u32>) -> Vec<Backend> {
         let in_range = |element: &Element| match element {
-            Element::Endpoint(of, slot, backend) if *of == dest && (first..first + count).contains(slot) => Some(*backend),
+            Element::Endpoint(of, slot, backend) if *of == dest && slots.contains(slot) => Some(*backend),
             _ => None,
         };
         self.all.iter().filter_map(in_range).collect()

@@ -1,0 +1,33 @@
+//! How connections are spread, with real packets through real nf_tables.
+
+mod affinity;
+mod world;
+
+use libtest_mimic::{Arguments, Trial};
+use waypost::lab;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    if let Err(error) = lab::enter() {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+    let trials = vec![
+        Trial::test("affinity_one_endpoint_whichever_address_is_used", affinity::one_endpoint_whichever_address_is_used),
+        Trial::test(
+            "affinity_the_clients_of_an_endpoint_that_goes_are_sent_elsewhere_and_stay_there",
+            affinity::the_clients_of_an_endpoint_that_goes_are_sent_elsewhere_and_stay_there,
+        ),
+        Trial::test(
+            "affinity_a_client_is_forgotten_after_its_time_and_new_connections_renew_it",
+            affinity::a_client_is_forgotten_after_its_time_and_new_connections_renew_it,
+        ),
+        Trial::test("affinity_never_leads_past_a_policy_local", affinity::affinity_never_leads_past_a_policy_local),
+        Trial::test(
+            "affinity_a_restart_writes_nothing_and_forgets_nobody",
+            affinity::a_restart_writes_nothing_and_forgets_nobody,
+        ),
+        Trial::test("affinity_nft_lists_it_and_loads_what_it_lists", affinity::nft_lists_it_and_loads_what_it_lists),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
