@@ -3,7 +3,7 @@
 
 use super::cluster::Cluster;
 use super::flows::world::World;
-use super::flows::{self, ALL_SETTINGS, Flow, Settings, differences};
+use super::flows::{self, ALL_SETTINGS, Flow, Pods, Settings, differences};
 use super::kube_proxy;
 use super::processes::Process;
 use super::relay::Relay;
@@ -116,8 +116,17 @@ fn configuration(settings: &Settings) -> String {
         "hostnameOverride: {}\nnftables: {{masqueradeAll: {}, masqueradeBit: {}}}\n",
         settings.node, settings.masquerade_all, settings.masquerade_bit
     );
-    if !settings.cluster_cidrs.is_empty() {
-        text += &format!("clusterCIDR: \"{}\"\n", settings.cluster_cidrs.join(","));
+    text += &match settings.pods {
+        Pods::ClusterCidrs(&[]) => String::new(),
+        Pods::ClusterCidrs(networks) => format!("clusterCIDR: \"{}\"\n", networks.join(",")),
+        Pods::NodeCidrs => "detectLocalMode: NodeCIDR\n".to_string(),
+        Pods::Bridge(name) => format!("detectLocalMode: BridgeInterface\ndetectLocal: {{bridgeInterface: {name}}}\n"),
+        Pods::InterfacePrefix(prefix) => {
+            format!("detectLocalMode: InterfaceNamePrefix\ndetectLocal: {{interfaceNamePrefix: {prefix}}}\n")
+        }
+    };
+    if !settings.external_ips {
+        text += "featureGates: {AllowServiceExternalIPs: false}\n";
     }
     if !settings.nodeport_networks().is_empty() {
         text += &format!("nodePortAddresses: {:?}\n", settings.nodeport_networks());

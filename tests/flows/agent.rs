@@ -1,7 +1,7 @@
 //! The worlds with the agent in them: the real program on the folder of manifests, with the flags that the settings come to.
 
 use super::shared::world::World;
-use super::shared::{Flow, Settings};
+use super::shared::{Flow, Pods, Settings};
 use super::walked::{SERVICE_CIDRS, folder};
 use libtest_mimic::Failed;
 use std::collections::BTreeMap;
@@ -90,9 +90,18 @@ fn flags(settings: &Settings) -> Vec<String> {
         format!("--service-cidr={}", SERVICE_CIDRS.join(",")),
         format!("--masquerade-all={}", settings.masquerade_all),
         format!("--masquerade-bit={}", settings.masquerade_bit),
+        format!("--external-ips={}", settings.external_ips),
     ];
-    if !settings.cluster_cidrs.is_empty() {
-        flags.push(format!("--cluster-cidr={}", settings.cluster_cidrs.join(",")));
+    match settings.pods {
+        Pods::ClusterCidrs(&[]) => {}
+        Pods::ClusterCidrs(networks) => flags.push(format!("--cluster-cidr={}", networks.join(","))),
+        Pods::NodeCidrs => flags.push("--detect-local-mode=NodeCIDR".into()),
+        Pods::Bridge(name) => {
+            flags.extend(["--detect-local-mode=BridgeInterface".into(), format!("--pod-bridge-interface={name}")]);
+        }
+        Pods::InterfacePrefix(prefix) => {
+            flags.extend(["--detect-local-mode=InterfaceNamePrefix".into(), format!("--pod-interface-name-prefix={prefix}")]);
+        }
     }
     flags.push(format!("--nodeport-addresses={}", settings.nodeport_addresses.join(",")));
     flags

@@ -1,7 +1,7 @@
 //! The pure packet walk through the plan of the whole cluster.
 
 use super::shared::world::{node_addresses, pod_of};
-use super::shared::{ALL_SETTINGS, Client, Expect, Flow, Settings};
+use super::shared::{ALL_SETTINGS, Client, Expect, Flow, Pods, Settings};
 use ipnet::IpNet;
 use libtest_mimic::Failed;
 use std::collections::BTreeMap;
@@ -28,7 +28,10 @@ pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
     let packet = Packet {
         source: flow.source(),
         from_node: flow.from == Client::Node,
-        from_pod_interface: false,
+        from_pod_interface: match settings.pods {
+            Pods::Bridge(_) => flow.from == Client::Pod,
+            _ => matches!(flow.from, Client::Pod | Client::FarPod),
+        },
         to: Dest { address: to.ip(), protocol: flow.protocol, port: to.port() },
         to_node: is_local(to.ip()),
     };
@@ -50,6 +53,7 @@ pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
     let right = match flow.expect {
         Expect::Kept(pods) | Expect::Shares(pods) => balanced(pods, |_, masqueraded| !masqueraded),
         Expect::Masqueraded(pods) => balanced(pods, |packet, masqueraded| masqueraded || packet.from_node),
+        Expect::Either(_) => return Err("nothing is chance in our tables".into()),
         Expect::Refused => fate == Fate::Refused,
         Expect::Dropped => fate == Fate::Dropped,
         Expect::Untouched | Expect::HandedOn(_) => fate == Fate::Untouched,
@@ -92,9 +96,11 @@ pub fn layouts(settings: &Settings) -> [Layout; 2] {
         family,
         masquerade_mark: 1 << settings.masquerade_bit,
         masquerade_all: settings.masquerade_all,
-        detect_local: match settings.cluster_cidrs.is_empty() {
-            true => DetectLocal::Nothing,
-            false => DetectLocal::Networks,
+        detect_local: match settings.pods {
+            Pods::ClusterCidrs(&[]) => DetectLocal::Nothing,
+            Pods::ClusterCidrs(_) | Pods::NodeCidrs => DetectLocal::Networks,
+            Pods::Bridge(name) => DetectLocal::Interface(name.into()),
+            Pods::InterfacePrefix(prefix) => DetectLocal::InterfacePrefix(prefix.into()),
         },
     })
 }
@@ -130,11 +136,16 @@ fn planned_in_order(settings: &Settings, updates: Vec<Update>) -> Delta {
             false => node_addresses().filter(in_networks).collect(),
         },
         dns_addresses: vec![],
-        without_external_ips: false,
+        without_external_ips: !settings.external_ips,
         node_labels: node.labels.clone(),
     };
     let mut delta = Delta::default();
-    delta.elements.extend(networks(settings.cluster_cidrs).into_iter().map(|network| (Element::PodCidr(network), true)));
+    let pod_networks = match settings.pods {
+        Pods::ClusterCidrs(texts) => networks(texts),
+        Pods::NodeCidrs => node.pod_cidrs.to_vec(),
+        Pods::Bridge(_) | Pods::InterfacePrefix(_) => vec![],
+    };
+    delta.elements.extend(pod_networks.into_iter().map(|network| (Element::PodCidr(network), true)));
     delta.elements.extend(networks(&SERVICE_CIDRS).into_iter().map(|network| (Element::ServiceCidr(network), true)));
     let mut planner = Planner::default();
     for key in store.service_keys() {

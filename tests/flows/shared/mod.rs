@@ -10,7 +10,7 @@ mod settings;
 pub mod world;
 
 pub use rules::Rule;
-pub use settings::{ALL_SETTINGS, Settings};
+pub use settings::{ALL_SETTINGS, Pods, Settings};
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -40,6 +40,8 @@ pub enum Expect {
     Masqueraded(&'static [&'static str]),
     /// As `Kept`, and each pod gets its share of many connections: as often as it is named here.
     Shares(&'static [&'static str]),
+    /// One of these pods answers; which one, and whom it sees, is chance.
+    Either(&'static [&'static str]),
     /// Not by the kernel's tables, but by a listener of the agent on the node: one of these pods answers, and sees the node.
     HandedOn(&'static [&'static str]),
     /// Refused at once.

@@ -73,5 +73,11 @@ rules! {
     Hairpin: "an endpoint that reaches itself through a service is masqueraded",
     HostNetwork: "an endpoint with the node's own address is reached in place, and sees who connects",
     MasqueradeAll: "masquerade-all masquerades everything to ClusterIPs",
+    NodeCidrs: "pods are known by the networks of the Node object",
+    BridgeInterface: "pods are known by the bridge by which they come",
+    InterfacePrefix: "pods are known by how the names of their interfaces begin",
+    NoExternalIps: "externalIPs can be switched off",
+    Conflict: "of two Services with one address and port the ClusterIP wins, then the load balancer's address, the externalIP, the NodePort, the older",
+    MergedRanges: "source ranges may overlap",
     NoDetection: "where nobody knows who is a pod nothing to ClusterIPs is masqueraded, and no pod is short-circuited",
 }

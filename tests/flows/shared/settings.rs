@@ -7,8 +7,10 @@ pub struct Settings {
     pub name: &'static str,
     /// The name of the Node object that the node goes by.
     pub node: &'static str,
-    /// Pod networks.
-    pub cluster_cidrs: &'static [&'static str],
+    /// By what pods are known.
+    pub pods: Pods,
+    /// Whether externalIPs are served.
+    pub external_ips: bool,
     /// Whether all traffic to ClusterIPs is masqueraded.
     pub masquerade_all: bool,
     /// Where NodePorts answer, as the agent's flag has it. kube-proxy is told the networks only: it has `primary` by default, and no
@@ -18,13 +20,25 @@ pub struct Settings {
     pub masquerade_bit: u8,
 }
 
-const PODS: &[&str] = &["10.244.0.0/16", "fd00:244::/64"];
+/// By what pods are known: the modes of both programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// Their networks in the whole cluster; none: by nothing.
+    ClusterCidrs(&'static [&'static str]),
+    /// The networks of the Node object.
+    NodeCidrs,
+    /// The interface by which they come.
+    Bridge(&'static str),
+    /// How the names of their interfaces begin.
+    InterfacePrefix(&'static str),
+}
 
 /// Most rows.
 pub const USUAL: Settings = Settings {
     name: "usual",
     node: "node-1",
-    cluster_cidrs: PODS,
+    pods: Pods::ClusterCidrs(&["10.244.0.0/16", "fd00:244::/64"]),
+    external_ips: true,
     masquerade_all: false,
     nodeport_addresses: &["primary"],
     masquerade_bit: 14,
@@ -32,7 +46,7 @@ pub const USUAL: Settings = Settings {
 /// Everything to ClusterIPs is masqueraded, and another bit is used for it.
 pub const MASQUERADE_ALL: Settings = Settings { name: "masquerade-all", masquerade_all: true, masquerade_bit: 20, ..USUAL };
 /// Nobody knows who is a pod.
-pub const NO_CLUSTER_CIDR: Settings = Settings { name: "no-cluster-cidr", cluster_cidrs: &[], ..USUAL };
+pub const NO_CLUSTER_CIDR: Settings = Settings { name: "no-cluster-cidr", pods: Pods::ClusterCidrs(&[]), ..USUAL };
 /// NodePorts answer on every address of the node.
 pub const EVERYWHERE: Settings = Settings { name: "everywhere", nodeport_addresses: &["0.0.0.0/0", "::/0"], ..USUAL };
 /// NodePorts answer in one network, of one family.
@@ -42,9 +56,29 @@ pub const LOCALHOST: Settings = Settings { name: "localhost", nodeport_addresses
 /// A node with an IPv4 address only, as far as its object says, and in no zone.
 pub const IPV4_NODE: Settings = Settings { name: "ipv4-node", node: "node-4", ..USUAL };
 
+/// Pods are known by the networks of the Node.
+pub const NODE_CIDRS: Settings = Settings { name: "node-cidrs", node: "node-4", pods: Pods::NodeCidrs, ..USUAL };
+/// Pods are known by a bridge. Here it is the link of the pod `client`, which the lab makes first.
+pub const BRIDGE: Settings = Settings { name: "bridge", pods: Pods::Bridge("veth1"), ..USUAL };
+/// Pods are known by the names of their links.
+pub const INTERFACE_PREFIX: Settings = Settings { name: "interface-prefix", pods: Pods::InterfacePrefix("vet"), ..USUAL };
+/// externalIPs are switched off.
+pub const NO_EXTERNAL_IPS: Settings = Settings { name: "no-external-ips", external_ips: false, ..USUAL };
+
 /// All of them.
-pub const ALL_SETTINGS: &[&Settings] =
-    &[&USUAL, &MASQUERADE_ALL, &NO_CLUSTER_CIDR, &EVERYWHERE, &ONE_NETWORK, &LOCALHOST, &IPV4_NODE];
+pub const ALL_SETTINGS: &[&Settings] = &[
+    &USUAL,
+    &MASQUERADE_ALL,
+    &NO_CLUSTER_CIDR,
+    &NODE_CIDRS,
+    &BRIDGE,
+    &INTERFACE_PREFIX,
+    &EVERYWHERE,
+    &ONE_NETWORK,
+    &LOCALHOST,
+    &IPV4_NODE,
+    &NO_EXTERNAL_IPS,
+];
 
 impl Settings {
     /// The networks in which NodePorts answer; none where it is on the primary addresses.

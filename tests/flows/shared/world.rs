@@ -99,8 +99,8 @@ impl World {
             pod.serve(Serve::Udp, 7007)?;
             pods.push(pod);
         }
-        let outside = node.pod("outside", &parse(&OUTSIDE))?;
-        let stranger = node.pod("stranger", &parse(&STRANGER))?;
+        let outside = node.host("outside", &parse(&OUTSIDE))?;
+        let stranger = node.host("stranger", &parse(&STRANGER))?;
         node.set_gateway(&outside)?;
         Ok(World { node, pods, outside, stranger })
     }
@@ -119,6 +119,7 @@ impl World {
         };
         match expect {
             Expect::Kept(pods) => spread(client, flow.protocol, to, pods, is_kept),
+            Expect::Either(pods) => answered(lab::connect(client, flow.protocol, to, PATIENCE), pods, &|_, _| true).map(drop),
             Expect::Shares(pods) => shares(client, flow.protocol, to, pods, is_kept),
             Expect::Masqueraded(pods) | Expect::HandedOn(pods) => {
                 spread(client, flow.protocol, to, pods, |_, seen| is_node(seen))

@@ -1,11 +1,11 @@
 //! Under which addresses a Service is reached: `addresses.yaml`.
 
 use super::super::Client::{FarPod, Node, Outside, Pod, Stranger};
-use super::super::Expect::{HandedOn, Kept, Masqueraded, Refused, Untouched};
+use super::super::Expect::{Either, HandedOn, Kept, Masqueraded, Refused, Untouched};
 use super::super::Rule::*;
-use super::super::settings::{EVERYWHERE, IPV4_NODE, LOCALHOST, ONE_NETWORK, USUAL};
+use super::super::settings::{EVERYWHERE, IPV4_NODE, LOCALHOST, NO_EXTERNAL_IPS, ONE_NETWORK, USUAL};
 use super::super::{Flow, Group, flow};
-use super::{BOTH, NEAR};
+use super::{BOTH, FAR, NEAR};
 use waypost::model::Protocol::{Tcp, Udp};
 
 const WEB: &[&str] = &["near", "far", "other"];
@@ -16,6 +16,7 @@ pub const GROUPS: &[Group] = &[
     Group { settings: &ONE_NETWORK, flows: IN_ONE_NETWORK },
     Group { settings: &LOCALHOST, flows: ON_LOCALHOST },
     Group { settings: &IPV4_NODE, flows: ON_AN_IPV4_NODE },
+    Group { settings: &NO_EXTERNAL_IPS, flows: WITHOUT_EXTERNAL_IPS },
 ];
 
 const FLOWS: &[Flow] = &[
@@ -74,6 +75,25 @@ const FLOWS: &[Flow] = &[
     flow(&[LoadBalancer], Node, Tcp, "[2001:db8:51:4::50]:80", Masqueraded(BOTH)),
     flow(&[VipPort], Outside, Tcp, "198.51.104.50:81", Untouched),
     flow(&[NodePortPrimary], Outside, Tcp, "198.51.104.50:30101", Untouched),
+    // Two Services with one address and port.
+    flow(&[Conflict], Outside, Tcp, "198.51.104.70:80", Masqueraded(NEAR)).stock("proxy-conflict", Either(BOTH)),
+    flow(&[Conflict], Pod, Tcp, "[2001:db8:51:4::70]:80", Masqueraded(NEAR)).stock("proxy-conflict", Either(BOTH)),
+    flow(&[Conflict], Outside, Tcp, "198.51.104.71:80", Masqueraded(FAR)).stock("proxy-conflict", Either(BOTH)),
+    flow(&[Conflict], Pod, Tcp, "10.96.4.5:80", Kept(NEAR)).stock("proxy-conflict", Either(BOTH)),
+    flow(&[Conflict, NodePort], Outside, Tcp, "192.0.2.10:30405", Masqueraded(FAR)),
+    flow(&[Conflict, NodePort], Outside, Tcp, "[2001:db8::10]:30405", Masqueraded(FAR)),
+    // The loser's other addresses are not touched by that.
+    flow(&[Conflict], Pod, Tcp, "10.96.4.6:80", Kept(FAR)),
+    flow(&[Conflict], Pod, Tcp, "[fd00:96::406]:80", Kept(FAR)),
+];
+
+const WITHOUT_EXTERNAL_IPS: &[Flow] = &[
+    flow(&[NoExternalIps], Outside, Tcp, "198.51.101.1:80", Untouched),
+    flow(&[NoExternalIps], Pod, Udp, "198.51.101.1:7", Untouched),
+    flow(&[NoExternalIps], Outside, Tcp, "[2001:db8:51:1::1]:80", Untouched),
+    flow(&[NoExternalIps, Reject], Outside, Tcp, "198.51.102.106:80", Untouched),
+    flow(&[NoExternalIps, ClusterIp], Pod, Tcp, "10.96.1.1:80", Kept(WEB)),
+    flow(&[NoExternalIps, NodePort], Outside, Tcp, "[2001:db8::10]:30101", Masqueraded(WEB)),
 ];
 
 const ON_EVERY_ADDRESS: &[Flow] = &[

@@ -60,6 +60,10 @@ const FLOWS: &[Flow] = &[
     flow(&[RangesOnVips, ExternalLocal], Stranger, Tcp, "192.0.2.10:30507", Kept(NEAR)),
     flow(&[SourceRanges, ExternalLocal], Outside, Tcp, "[2001:db8:51:5::7]:80", Kept(NEAR)),
     flow(&[SourceRanges, ShortCircuitPod], Pod, Tcp, "[2001:db8:51:5::7]:80", Dropped),
+    flow(&[MergedRanges], Outside, Tcp, "198.51.105.9:80", Masqueraded(BOTH)),
+    flow(&[MergedRanges], Stranger, Tcp, "198.51.105.9:80", Dropped),
+    flow(&[MergedRanges], Outside, Tcp, "[2001:db8:51:5::9]:80", Masqueraded(BOTH)),
+    flow(&[MergedRanges], Stranger, Tcp, "[2001:db8:51:5::9]:80", Dropped),
     // Before the refusals.
     flow(&[RangesFirst, Reject], Outside, Tcp, "198.51.105.8:80", Refused),
     flow(&[RangesFirst, Reject], Stranger, Tcp, "198.51.105.8:80", Dropped),
