@@ -5,6 +5,7 @@ use crate::admin::Status;
 use crate::config::{Config, Role};
 use crate::dns::forward::Forwarder;
 use crate::dns::metrics::Metrics;
+use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
 use crate::dns::server::{self, DnsError, Serving};
 use crate::handover::Sockets;
@@ -24,8 +25,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct DnsServer {
     /// The names that it serves.
     pub records: Arc<Records>,
-    /// Whether it serves.
-    pub serving: watch::Receiver<bool>,
+    /// Signs of life, once it serves.
+    pub serving: watch::Receiver<Option<Pulses>>,
     leave: mpsc::Sender<oneshot::Sender<()>>,
     stop: watch::Sender<()>,
     task: JoinHandle<Option<Serving>>,
@@ -76,7 +77,7 @@ impl DnsServer {
             Some(Err(error)) if config.role == Role::Dns => return Err(error.into()),
             first => first,
         };
-        let (sender, serving) = watch::channel(false);
+        let (sender, serving) = watch::channel(None);
         let (stop, stopped) = watch::channel(());
         let (leave, leaves) = mpsc::channel(1);
         let orders = Orders { leave: leaves, stopped };
@@ -114,7 +115,7 @@ impl Parts {
         self,
         first: Option<Result<Serving, DnsError>>,
         status: Status,
-        serving: watch::Sender<bool>,
+        serving: watch::Sender<Option<Pulses>>,
         mut orders: Orders,
     ) -> Option<Serving> {
         let mut outcome = match first {
@@ -130,7 +131,7 @@ impl Parts {
                 Ok(mut server) => {
                     tracing::info!(addresses = ?server.local_addrs(), "serving DNS");
                     status.dns_serving(true);
-                    serving.send_replace(true);
+                    serving.send_replace(Some(server.pulses()));
                     tokio::select! {
                         Some(left) = orders.leave.recv() => {
                             server.leave().await;

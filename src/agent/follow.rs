@@ -7,6 +7,7 @@ use super::plan::Plan;
 use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::Config;
+use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
 use crate::model::{Kind, Update};
 use crate::nft::Disturbance;
@@ -55,11 +56,11 @@ pub struct Reports {
 }
 
 impl Follow {
-    /// A state that knows nothing yet. Without a data path names are published at once. The flag beside the records says whether they are served.
+    /// A state that knows nothing yet. Without a data path names are published at once. What is beside the records says whether they are served.
     pub fn new(
         config: &Config,
         data_path: Option<DataPath>,
-        names: Option<(Arc<Records>, watch::Receiver<bool>)>,
+        names: Option<(Arc<Records>, watch::Receiver<Option<Pulses>>)>,
         reports: Reports,
         addresses: watch::Receiver<()>,
     ) -> Follow {
@@ -112,7 +113,7 @@ impl Follow {
                     self.status.dns_local(dns.is_local());
                 }
             }
-            let serves = |dns: &Dns| *dns.serving.borrow() && (dns.is_local() || !dns.is_to_be_local());
+            let serves = |dns: &Dns| dns.serving.borrow().is_some() && (dns.is_local() || !dns.is_to_be_local());
             if *self.ready.borrow() && self.dns.as_ref().is_none_or(serves) {
                 self.home.send_if_modified(|home| !std::mem::replace(home, true));
             }

@@ -20,6 +20,7 @@ mod stale_flows;
 mod succession;
 #[cfg(test)]
 mod tests;
+mod watchdog;
 
 use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
 use crate::config::{Config, Role};

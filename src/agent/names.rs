@@ -1,10 +1,11 @@
 //! The half of DNS of the agent's task: names are published once their rules are committed.
 
 use super::follow::RETRY_REFUSED;
+use super::watchdog::GuardedSwitch;
 use crate::config::Config;
+use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
 use crate::model::{Kind, Name, ObjectKey};
-use crate::nft::DnsSwitch;
 use crate::store::{Dirty, Store};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,12 +25,12 @@ pub struct Dns {
     /// Names whose rules are being committed.
     pub committing: Names,
     pub synced: bool,
-    /// Whether the sockets are open.
-    pub serving: watch::Receiver<bool>,
+    /// Signs of life of the server, once the sockets are open.
+    pub serving: watch::Receiver<Option<Pulses>>,
     /// Addresses on which the pods of this node are answered here.
     local: Vec<IpAddr>,
     /// While it is there, questions to those addresses come here; without it they go to the servers behind the cluster's DNS service.
-    switch: Option<DnsSwitch>,
+    switch: Option<GuardedSwitch>,
     /// When to try to close the switch again, because the kernel refused it.
     pub retry_switch: Option<Instant>,
 }
@@ -42,8 +43,8 @@ pub struct Names {
 }
 
 impl Dns {
-    /// Names that nobody knows yet. The flag beside the records says whether they are served.
-    pub fn new(config: &Config, records: Arc<Records>, serving: watch::Receiver<bool>) -> Dns {
+    /// Names that nobody knows yet. What is beside the records says whether they are served.
+    pub fn new(config: &Config, records: Arc<Records>, serving: watch::Receiver<Option<Pulses>>) -> Dns {
         Dns {
             records,
             serving,
@@ -107,10 +108,11 @@ impl Dns {
     /// when it fails; meanwhile they are answered elsewhere.
     pub fn close_switch(&mut self) {
         let is_due = self.switch.is_none() && self.retry_switch.is_none();
-        if !self.synced || self.local.is_empty() || !is_due || !*self.serving.borrow() {
+        let Some(pulses) = self.serving.borrow().clone() else { return };
+        if !self.synced || self.local.is_empty() || !is_due {
             return;
         }
-        match DnsSwitch::close(&self.local) {
+        match GuardedSwitch::close(&self.local, &pulses) {
             Ok(switch) => {
                 tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");
                 self.switch = Some(switch);

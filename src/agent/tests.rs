@@ -8,6 +8,7 @@ use crate::admin::{ServiceHealth, Status};
 use crate::config::{Config, RunArgs, Surroundings, load};
 use crate::dns::answer::{Code, Question, Verdict, answer};
 use crate::dns::name::DomainName;
+use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
 use crate::model::{
     Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
@@ -105,7 +106,7 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
     let follow = Follow::new(
         &config,
         Some(data_path),
-        Some((records.clone(), watch::channel(true).1)),
+        Some((records.clone(), watch::channel(Some(Pulses::default())).1)),
         Reports {
             home: watch::channel(false).0,
             status: status.clone(),

@@ -10,12 +10,14 @@
 //! | [`reply`] | encoding, and cutting to what the client can take |
 //! | [`forward`] | everything outside the cluster domain: asked at the host's name servers |
 //! | [`resolv_conf`] | which servers those are |
+//! | [`pulse`] | signs of life of the loops behind the sockets |
 //! | [`metrics`] | CoreDNS's metric names |
 
 pub mod answer;
 pub mod forward;
 pub mod metrics;
 pub mod name;
+pub mod pulse;
 pub mod records;
 pub mod reply;
 pub mod resolv_conf;

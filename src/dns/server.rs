@@ -4,6 +4,7 @@
 
 use super::forward::Forwarder;
 use super::metrics::Metrics;
+use super::pulse::{self, Pulse, Pulses};
 use super::records::Records;
 use super::respond::Responder;
 use super::tcp;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tracing::{debug, warn};
 
 /// What the loops of the sockets are told.
@@ -111,15 +112,21 @@ impl Sockets {
         forwarder.never_ask(&self.addresses);
         records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
         let (stop, _) = watch::channel(Stop::Not);
-        let mut serving = Serving { addresses: self.addresses, stop, udp: Vec::new(), tcp: Vec::new() };
+        let pulses = Pulses::default();
+        let mut serving = Serving { addresses: self.addresses, stop, pulses, udp: Vec::new(), tcp: Vec::new() };
         for ((udp, tcp), address) in self.pairs.into_iter().zip(&serving.addresses) {
             let responder = Responder::new(records.clone(), forwarder.clone(), metrics.clone(), address.port());
             for socket in udp {
                 let udp = tokio::net::UdpSocket::from_std(socket).map_err(|error| explain(*address, "UDP", error))?;
-                serving.udp.push(tokio::spawn(serve_udp(udp, responder.clone(), serving.stop.subscribe())));
+                serving.udp.push(tokio::spawn(serve_udp(
+                    udp,
+                    responder.clone(),
+                    serving.stop.subscribe(),
+                    serving.pulses.join(),
+                )));
             }
             let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| explain(*address, "TCP", error))?;
-            serving.tcp.push(tokio::spawn(tcp::serve(tcp, responder, serving.stop.subscribe())));
+            serving.tcp.push(tokio::spawn(tcp::serve(tcp, responder, serving.stop.subscribe(), serving.pulses.join())));
         }
         Ok(serving)
     }
@@ -129,6 +136,7 @@ impl Sockets {
 pub struct Serving {
     addresses: Vec<SocketAddr>,
     stop: watch::Sender<Stop>,
+    pulses: Pulses,
     udp: Vec<JoinHandle<()>>,
     tcp: Vec<JoinHandle<()>>,
 }
@@ -137,6 +145,11 @@ impl Serving {
     /// The addresses on which questions are answered.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Whether the loops of the sockets come round.
+    pub fn pulses(&self) -> Pulses {
+        self.pulses.clone()
     }
 
     /// Leaves the sockets to another process that reads them as well: what has not been received is its affair. Answers under way are finished;
@@ -177,13 +190,16 @@ pub(super) async fn told(stop: &mut watch::Receiver<Stop>) -> Stop {
 }
 
 /// Receives until told to stop, then, unless another process does, what has already arrived; then waits for the answers under way.
-async fn serve_udp(socket: tokio::net::UdpSocket, responder: Responder, mut stop: watch::Receiver<Stop>) {
+async fn serve_udp(socket: tokio::net::UdpSocket, responder: Responder, mut stop: watch::Receiver<Stop>, pulse: Pulse) {
     let socket = Arc::new(socket);
     let mut answers = JoinSet::new();
     let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut idle = interval(pulse::EVERY);
     loop {
+        pulse.beat();
         let received = tokio::select! {
             received = socket.recv_from(&mut buffer) => received,
+            _ = idle.tick() => continue,
             told = told(&mut stop) => match told {
                 Stop::Leaves => break,
                 Stop::Not | Stop::Ends => match socket.try_recv_from(&mut buffer) {

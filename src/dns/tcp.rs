@@ -3,6 +3,7 @@
 //! Not hickory-server's, which cannot stop accepting without cutting the connections that it has: an agent that hands over to another one does
 //! just that.
 
+use super::pulse::{self, Pulse};
 use super::respond::Responder;
 use super::server::{Stop, told};
 use std::collections::VecDeque;
@@ -15,7 +16,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
 
 /// A connection without a question is closed after this time (CoreDNS's value). One that does not take its answer gets no longer either.
@@ -28,12 +29,15 @@ const MAX_CONNECTIONS: usize = 4096;
 const MAX_QUESTIONS: usize = 32;
 
 /// Accepts until told to stop, and goes on until the last connection has ended: by itself when the server leaves, soon when it ends.
-pub(super) async fn serve(listener: TcpListener, responder: Responder, stop: watch::Receiver<Stop>) {
+pub(super) async fn serve(listener: TcpListener, responder: Responder, stop: watch::Receiver<Stop>, pulse: Pulse) {
+    let mut idle = interval(pulse::EVERY);
     let mut stopping = stop.clone();
     let mut connections = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
+        pulse.beat();
         tokio::select! {
+            _ = idle.tick() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => {
                     if open.len() >= MAX_CONNECTIONS && let Some(oldest) = open.pop_front() {

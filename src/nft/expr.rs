@@ -83,6 +83,13 @@ pub enum Expr {
         /// Until it is forgotten.
         seconds: u32,
     },
+    /// Puts a key into a set, or gives it its full time again.
+    Refresh {
+        /// Name of the set.
+        set: &'static str,
+        /// First register of the key.
+        key: u32,
+    },
     /// Loads a field of the connection's original direction.
     CtOriginal {
         /// `NFT_CT_*`.
@@ -277,6 +284,11 @@ impl Expr {
                 w.u32(4, register(*key));
                 w.u32(5, register(*data));
                 w.bytes(6, &(u64::from(*seconds) * 1000).to_be_bytes());
+            }),
+            Expr::Refresh { set, key } => element(writer, "dynset", |w| {
+                w.string(1, set);
+                w.u32(3, DYNSET_UPDATE);
+                w.u32(4, register(*key));
             }),
             Expr::CtOriginal { key, to } => element(writer, "ct", |w| {
                 w.u32(1, register(*to));

@@ -26,7 +26,7 @@ pub use made::Made;
 pub use memory::Memory;
 pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};
-pub use switch::DnsSwitch;
+pub use switch::{DnsSwitch, Heart, LAPSE, SWITCH_PREFIX};
 
 #[cfg(test)]
 mod tests;

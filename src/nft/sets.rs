@@ -19,8 +19,8 @@ const CLIENTS: u32 = 65536;
 
 /// `nft`'s data types, six bits each in a concatenation.
 const INTEGER: u32 = 4;
-const IPV4: u32 = 7;
-const IPV6: u32 = 8;
+pub(super) const IPV4: u32 = 7;
+pub(super) const IPV6: u32 = 8;
 const PROTOCOL: u32 = 12;
 const SERVICE: u32 = 13;
 /// `NFT_DATA_VERDICT`.

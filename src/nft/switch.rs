@@ -3,15 +3,30 @@
 //! While it stands, questions to the local DNS addresses are left alone and delivered to the agent. It is a table that belongs to our netlink
 //! socket (`flags owner`, Linux 5.12): the kernel removes it the moment the socket closes, `kill -9` included. From the next packet on the
 //! ordinary `services` entries send questions to the servers behind the `kube-dns` Service.
+//!
+//! A process that hangs keeps its socket. So the rules hold only for addresses in a set whose elements lapse after a second, and
+//! the agent keeps them from lapsing with packets ([`Heart`]) that its own rule takes out of the way: 2 µs for a beat, where a batch over netlink
+//! would count up the generation of the whole ruleset and wake everybody who listens to it. One that is stopped
+//! sends none, and needs nobody beside it who notices.
 
-use super::expr::{Base, Expr, META_L4PROTO};
+use super::expr::{Answer, Base, Expr, META_L4PROTO, META_MARK, Verdict};
 use super::kernel::NftError;
 use super::layout::{ChainSpec, Hook, protocol};
-use super::netlink::{NEW_TABLE, write_chains};
+use super::netlink::{NEW_SET, NEW_TABLE, write_chains};
+use super::sets::{IPV4, IPV6};
 use super::socket::NfSocket;
 use super::wire::{CREATE, Writer};
 use crate::model::{Family, Protocol};
-use std::net::IpAddr;
+use nix::sys::socket::{setsockopt, sockopt};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
+
+/// Without a beat questions go elsewhere after this time.
+pub const LAPSE: Duration = Duration::from_secs(1);
+
+/// How the names of the tables begin. Where there is one, an agent runs.
+pub const SWITCH_PREFIX: &str = "waypost-dns-";
 
 /// `NFT_TABLE_F_OWNER`.
 const OWNER: u32 = 2;
@@ -21,22 +36,41 @@ const PREROUTING: u32 = 0;
 const OUTPUT: u32 = 3;
 const DNS: u16 = 53;
 
+/// The addresses to which questions are left alone.
+const ALIVE: &str = "alive";
+/// `NFT_SET_TIMEOUT | NFT_SET_EVAL`: elements come from packets, and lapse.
+const FROM_PACKETS: u32 = 0x10 | 0x20;
+/// One that has lapsed may still be there beside its successor for a moment.
+const ROOM: u32 = 1024;
+/// User data as `nft` stores it: keys are in network order.
+const BIG_ENDIAN_KEYS: [u8; 6] = if cfg!(target_endian = "little") { [0, 4, 2, 0, 0, 0] } else { [0, 4, 0, 0, 0, 2] };
+/// Only processes with CAP_NET_ADMIN can mark their packets ("wayp").
+const BEAT_MARK: u32 = 0x7761_7970;
+/// The port of the discard service, which nobody offers; the packets never get there.
+const BEAT_PORT: u16 = 9;
+
 /// The table, for as long as this value lives.
 pub struct DnsSwitch {
     _owner: NfSocket,
 }
 
+/// Keeps the switch closed: somebody must beat it more often than once in [`LAPSE`].
+pub struct Heart {
+    sockets: Vec<(UdpSocket, IpAddr)>,
+}
+
 impl DnsSwitch {
-    /// Leaves questions to these addresses to the sockets of this host.
+    /// Leaves questions to these addresses to the sockets of this host, once and for as long as the heart beats.
     ///
     /// The table's name carries the number of its socket: a second agent may not touch the first one's, and a process id would not tell them
     /// apart, because in containers every agent is process 1.
     ///
     /// # Errors
-    /// When the kernel refuses the table; nothing is changed then.
-    pub fn close(addresses: &[IpAddr]) -> Result<DnsSwitch, NftError> {
+    /// When the kernel refuses the table or a socket; nothing is changed then.
+    pub fn make(addresses: &[IpAddr]) -> Result<(DnsSwitch, Heart), NftError> {
+        let heart = Heart::new(addresses).map_err(|error| NftError::Socket { action: "making the heartbeat of DNS", error })?;
         let mut socket = NfSocket::open()?;
-        let table = format!("waypost-dns-{}", socket.port_id()?);
+        let table = format!("{SWITCH_PREFIX}{}", socket.port_id()?);
         for family in Family::BOTH {
             let own: Vec<IpAddr> = addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
             if own.is_empty() {
@@ -52,45 +86,126 @@ impl DnsSwitch {
                     w.string(1, &table);
                     w.u32(2, OWNER);
                 });
-                write_chains(writer, &table, &chains(&own), &mut message);
+                message(writer, NEW_SET, CREATE, &|w| write_alive(w, &table, family));
+                write_chains(writer, &table, &chains(family, &own), &mut message);
             })?;
         }
-        Ok(DnsSwitch { _owner: socket })
+        Ok((DnsSwitch { _owner: socket }, heart))
     }
 }
 
-/// Untracked in both directions: no NAT, no conntrack entry, no race between two questions over one socket.
-fn chains(addresses: &[IpAddr]) -> Vec<ChainSpec> {
-    let each = |to: bool| {
-        let protocols = [Protocol::Udp, Protocol::Tcp];
-        addresses.iter().flat_map(move |address| protocols.map(|protocol| untracked(*address, protocol, to)))
+impl Heart {
+    fn new(addresses: &[IpAddr]) -> io::Result<Heart> {
+        let marked = |address: &IpAddr| {
+            let any: IpAddr = match address {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            let socket = UdpSocket::bind((any, 0))?;
+            setsockopt(&socket, sockopt::Mark, &BEAT_MARK)?;
+            Ok((socket, *address))
+        };
+        Ok(Heart { sockets: addresses.iter().map(marked).collect::<io::Result<_>>()? })
+    }
+
+    /// Keeps the switch closed for another [`LAPSE`].
+    pub fn beat(&self) {
+        for (socket, address) in &self.sockets {
+            // EPERM is what the rule answers when it has done its work; without the table the packet goes nowhere.
+            let _ = socket.send_to(&[], (*address, BEAT_PORT));
+        }
+    }
+}
+
+fn write_alive(writer: &mut Writer, table: &str, family: Family) {
+    let (kind, length) = match family {
+        Family::V4 => (IPV4, 4),
+        Family::V6 => (IPV6, 16),
     };
+    writer.string(1, table);
+    writer.string(2, ALIVE);
+    writer.u32(3, FROM_PACKETS);
+    writer.u32(4, kind);
+    writer.u32(5, length);
+    writer.nest(9, |description| description.u32(1, ROOM));
+    writer.u32(10, 1);
+    writer.u64(11, LAPSE.as_millis() as u64);
+    writer.bytes(13, &BIG_ENDIAN_KEYS);
+}
+
+/// Untracked in both directions: no NAT, no conntrack entry, no race between two questions over one socket. Answers are so in any case: one
+/// that was under way when the heart stopped must not be taken for a new connection, and masqueraded.
+fn chains(family: Family, addresses: &[IpAddr]) -> Vec<ChainSpec> {
+    let protocols = [Protocol::Udp, Protocol::Tcp];
+    let questions = || protocols.map(|protocol| question(family, protocol));
+    let answers = addresses.iter().flat_map(|address| protocols.map(|protocol| answer(*address, protocol)));
     let chain = |name: &str, number, rules| ChainSpec {
         name: name.into(),
         hook: Some(Hook { kind: "filter", number, priority: RAW }),
         rules,
     };
     vec![
-        chain("keep-prerouting", PREROUTING, each(true).collect()),
-        chain("keep-output", OUTPUT, each(true).chain(each(false)).collect()),
+        chain("keep-prerouting", PREROUTING, questions().into()),
+        chain("keep-output", OUTPUT, [beat(family)].into_iter().chain(questions()).chain(answers).collect()),
     ]
 }
 
-/// `ip daddr ADDRESS meta l4proto PROTOCOL th dport 53 notrack`, or the same with source address and port.
-fn untracked(address: IpAddr, protocol: Protocol, to: bool) -> Vec<Expr> {
-    let (bytes, source_offset): (Vec<u8>, u32) = match address {
+fn is(value: &[u8]) -> Expr {
+    Expr::Compare { register: 0, differs: false, value: value.to_vec() }
+}
+
+fn port(source: bool) -> Expr {
+    Expr::Payload { base: Base::Transport, offset: if source { 0 } else { 2 }, length: 2, to: 0 }
+}
+
+fn destination(family: Family) -> Expr {
+    let (offset, length) = match family {
+        Family::V4 => (16, 4),
+        Family::V6 => (24, 16),
+    };
+    Expr::Payload { base: Base::Network, offset, length, to: 0 }
+}
+
+/// `meta mark BEAT_MARK meta l4proto udp udp dport 9 update @alive { ip daddr } drop`
+fn beat(family: Family) -> Vec<Expr> {
+    vec![
+        Expr::Meta { key: META_MARK, to: 0 },
+        is(&BEAT_MARK.to_ne_bytes()),
+        Expr::Meta { key: META_L4PROTO, to: 0 },
+        is(&[Protocol::Udp.number()]),
+        port(false),
+        is(&BEAT_PORT.to_be_bytes()),
+        destination(family),
+        Expr::Refresh { set: ALIVE, key: 0 },
+        Expr::Verdict(Verdict::Drop),
+    ]
+}
+
+/// `ip daddr @alive meta l4proto PROTOCOL th dport 53 notrack`
+fn question(family: Family, protocol: Protocol) -> Vec<Expr> {
+    vec![
+        destination(family),
+        Expr::Lookup { set: ALIVE, key: 0, answer: Answer::Present },
+        Expr::Meta { key: META_L4PROTO, to: 0 },
+        is(&[protocol.number()]),
+        port(false),
+        is(&DNS.to_be_bytes()),
+        Expr::NoTrack,
+    ]
+}
+
+/// `ip saddr ADDRESS meta l4proto PROTOCOL th sport 53 notrack`
+fn answer(address: IpAddr, protocol: Protocol) -> Vec<Expr> {
+    let (bytes, offset): (Vec<u8>, u32) = match address {
         IpAddr::V4(address) => (address.octets().into(), 12),
         IpAddr::V6(address) => (address.octets().into(), 8),
     };
-    let length = bytes.len() as u32;
-    let is = |value: &[u8]| Expr::Compare { register: 0, differs: false, value: value.to_vec() };
-    let offset = if to { source_offset + length } else { source_offset };
     vec![
-        Expr::Payload { base: Base::Network, offset, length, to: 0 },
+        Expr::Payload { base: Base::Network, offset, length: bytes.len() as u32, to: 0 },
         is(&bytes),
         Expr::Meta { key: META_L4PROTO, to: 0 },
         is(&[protocol.number()]),
-        Expr::Payload { base: Base::Transport, offset: if to { 2 } else { 0 }, length: 2, to: 0 },
+        port(true),
         is(&DNS.to_be_bytes()),
         Expr::NoTrack,
     ]

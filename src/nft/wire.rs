@@ -96,6 +96,11 @@ impl Writer {
         self.bytes(kind, &value.to_be_bytes());
     }
 
+    /// A 64-bit attribute in network order.
+    pub fn u64(&mut self, kind: u16, value: u64) {
+        self.bytes(kind, &value.to_be_bytes());
+    }
+
     /// An attribute that holds the attributes that `fill` writes.
     pub fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Writer)) {
         let start = self.bytes.len();

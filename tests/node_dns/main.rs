@@ -1,6 +1,7 @@
 //! DNS on the node and its dead man's switch, with the real program: agents on the node, and a server behind `kube-dns`.
 
 mod handover;
+mod watchdog;
 mod world;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -19,6 +20,7 @@ fn main() {
         Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),
     ];
     tests.extend(handover::tests());
+    tests.extend(watchdog::tests());
     libtest_mimic::run(&arguments, tests).exit();
 }
 
@@ -38,9 +40,13 @@ fn stop_and_clean_up() -> Result<(), Failed> {
     let world = World::new("stopped");
     let _server = Agent::behind_kube_dns(&world);
     let mut agent = Agent::at_home(&world);
+    let clean_up = || world.node.namespace().output(Command::new(env!("CARGO_BIN_EXE_waypost")).arg("cleanup"));
+    let refused = clean_up()?;
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("an agent runs here"), "{refused:?}");
+    world.answered_with(AGENT_TTL);
     agent.end("-TERM");
     world.answered_with(FALLBACK_TTL);
-    let output = world.node.namespace().output(Command::new(env!("CARGO_BIN_EXE_waypost")).arg("cleanup"))?;
+    let output = clean_up()?;
     assert!(output.status.success(), "{output:?}");
     let left = world.node.namespace().output(Command::new("nft").args(["list", "tables"]))?;
     assert_eq!(String::from_utf8_lossy(&left.stdout), "", "no table is left");

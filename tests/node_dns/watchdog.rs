@@ -1,0 +1,61 @@
+//! An agent that hangs keeps its sockets, and must not keep the questions.
+
+use crate::world::{AGENT_TTL, Agent, FALLBACK_TTL, World};
+use libtest_mimic::{Failed, Trial};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+use std::fs;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        Trial::test("a_stopped_process_leaves_the_node_with_dns_and_comes_home_when_it_goes_on", stopped),
+        Trial::test("an_agent_whose_dns_threads_alone_hang_leaves_the_node_with_dns", threads_hang),
+    ]
+}
+
+fn stopped() -> Result<(), Failed> {
+    let world = World::new("process-hangs");
+    let _server = Agent::behind_kube_dns(&world);
+    let agent = Agent::at_home(&world);
+    world.answered_with(AGENT_TTL);
+    for _ in 0..2 {
+        agent.signal("-STOP");
+        world.soon_answered_with(FALLBACK_TTL);
+        world.answered_with(FALLBACK_TTL);
+        agent.signal("-CONT");
+        world.soon_answered_with(AGENT_TTL);
+        world.answered_with(AGENT_TTL);
+    }
+    Ok(())
+}
+
+/// Everything but the threads that answer goes on, the watchdog too.
+fn threads_hang() -> Result<(), Failed> {
+    let world = World::new("threads-hang");
+    let _server = Agent::behind_kube_dns(&world);
+    let agent = Agent::at_home(&world);
+    let threads = threads_of(&agent, "tokio-rt");
+    assert!(!threads.is_empty(), "the runtime has threads");
+    for thread in &threads {
+        ptrace::seize(*thread, ptrace::Options::empty())?;
+        ptrace::interrupt(*thread)?;
+        waitpid(*thread, Some(WaitPidFlag::__WALL))?;
+    }
+    world.soon_answered_with(FALLBACK_TTL);
+    world.answered_with(FALLBACK_TTL);
+    agent.says("DNS hangs");
+    for thread in &threads {
+        ptrace::detach(*thread, None)?;
+    }
+    world.soon_answered_with(AGENT_TTL);
+    world.answered_with(AGENT_TTL);
+    agent.says("DNS is alive again");
+    Ok(())
+}
+
+fn threads_of(agent: &Agent, name: &str) -> Vec<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.process.id())).unwrap().flatten();
+    let named = tasks.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.starts_with(name)));
+    named.map(|task| Pid::from_raw(task.file_name().to_string_lossy().parse().unwrap())).collect()
+}
