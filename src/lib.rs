@@ -13,6 +13,7 @@
 //! | [`model`] | services, endpoint slices and nodes, stripped to what the agent needs; no I/O |
 //! | [`source`] | the edge: Kubernetes objects in, model updates out |
 //! | [`store`] | the one state: every object of the cluster that matters here, and what changed |
+//! | [`snapshot`] | the last known state on disk, for a start without an API server |
 //! | [`proxy`] | pure: from a service and its endpoints to the destinations that the kernel should hold |
 //! | [`nft`] | the tables: layout, differences, netlink, the switch of DNS on the node, and an in-memory kernel for tests |
 //! | [`conntrack`] | stale UDP flows: which they are (pure), and their deletion |
@@ -45,5 +46,6 @@ pub mod model;
 pub mod nft;
 pub mod notices;
 pub mod proxy;
+pub mod snapshot;
 pub mod source;
 pub mod store;

@@ -92,6 +92,26 @@ impl Store {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values).map(|listed| &listed.value).collect()
     }
 
+    /// Every slice.
+    pub fn all_slices(&self) -> impl Iterator<Item = &Slice> {
+        self.slices.values().flat_map(BTreeMap::values).map(|listed| &listed.value)
+    }
+
+    /// Every namespace.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Name> {
+        self.namespaces.keys()
+    }
+
+    /// Every ServiceCIDR.
+    pub fn named_service_cidrs(&self) -> impl Iterator<Item = (&Name, &[IpNet])> {
+        self.service_cidrs.iter().map(|(name, listed)| (name, &*listed.value))
+    }
+
+    /// Whether a listing of any kind has ever begun: whether anything was heard of the cluster.
+    pub fn has_heard(&self) -> bool {
+        self.listing.iter().any(|listing| listing.number > 0)
+    }
+
     /// Whether the namespace exists.
     pub fn has_namespace(&self, name: &str) -> bool {
         self.namespaces.contains_key(name)

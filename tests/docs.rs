@@ -24,6 +24,7 @@ const DOCUMENTS: &[&str] = &[
 const NOT_IN_CHART_CONFIG: &[&str] = &[
     "role",
     "node-name",
+    "state-dir",
     "kubeconfig",
     "api-server",
     "manifests",

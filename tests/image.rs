@@ -181,7 +181,7 @@ fn oci_config(pod: &Value, bundle: &Path) -> Value {
     let empty = |volume: &&Value| !volume["emptyDir"].is_null() || !volume["hostPath"].is_null();
     let volumes: Vec<_> = pod["volumes"].as_array().into_iter().flatten().filter(empty).map(|volume| &volume["name"]).collect();
     let mounts = container["volumeMounts"].as_array().into_iter().flatten().filter(|mount| volumes.contains(&&mount["name"]));
-    let writable = mounts.map(|mount| json!({"destination": mount["mountPath"], "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=755"]}));
+    let writable = mounts.map(|mount| json!({"destination": mount["mountPath"], "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=777"]}));
     let fixed = [
         json!({"destination": "/proc", "type": "proc", "source": "proc"}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),

@@ -37,7 +37,7 @@ impl Pages {
         match request.uri().path() {
             "/healthz" if has(Page::Healthz) => self.healthz(),
             "/livez" if has(Page::Healthz) => self.livez(),
-            "/readyz" if has(Page::Healthz) => ready(&self.status.pending()),
+            "/readyz" if has(Page::Healthz) => self.readyz(),
             "/metrics" if has(Page::Metrics) || has(Page::DnsMetrics) => self.metrics(pages),
             "/proxyMode" if has(Page::Metrics) => text(StatusCode::OK, "nftables"),
             "/version" if has(Page::Metrics) => text(StatusCode::OK, concat!("waypost ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -61,6 +61,18 @@ impl Pages {
     fn livez(&self) -> Response<Full<Bytes>> {
         let health = self.status.health();
         answer_health(&health, health.healthy, None, &self.livez)
+    }
+
+    /// An old state is no reason to be taken out of service; that it is old is said all the same.
+    fn readyz(&self) -> Response<Full<Bytes>> {
+        match (self.status.pending(), self.status.last_state_age()) {
+            (pending, Some(age)) if pending.is_empty() => {
+                let body =
+                    format!("ok, with the last known state, {} s old: the API server has not been reached\n", age.as_secs());
+                text(StatusCode::OK, &body)
+            }
+            (pending, _) => ready(&pending),
+        }
     }
 
     fn metrics(&self, pages: &BTreeSet<Page>) -> Response<Full<Bytes>> {

@@ -31,6 +31,10 @@ struct State {
     second: bool,
     /// Another agent serves this node, to which this one has handed over.
     retired: bool,
+    /// When the state that is served was known: while it is one of an earlier agent's.
+    last_state: Option<SystemTime>,
+    /// When the state that was saved last was known; `None` before the first time.
+    saved_state: Option<SystemTime>,
     stopping: bool,
 }
 
@@ -64,6 +68,8 @@ impl Status {
             dns_local: None,
             second: false,
             retired: false,
+            last_state: None,
+            saved_state: None,
             stopping: false,
         };
         Status(Arc::new(Mutex::new(state)))
@@ -120,6 +126,16 @@ impl Status {
         self.state().retired = true;
     }
 
+    /// Whether the state of an earlier agent is served, and when that was known.
+    pub fn serves_last_state(&self, known: Option<SystemTime>) {
+        self.state().last_state = known;
+    }
+
+    /// The state of this moment is on disk.
+    pub fn saved_state(&self, known: SystemTime) {
+        self.state().saved_state = Some(known);
+    }
+
     /// The agent is about to end: it is no longer ready, but still alive.
     pub fn stopping(&self) {
         self.state().stopping = true;
@@ -155,6 +171,15 @@ impl Status {
         let state = self.state();
         let queued = state.families.get(&family)?.queued;
         Some(queued.map_or(Duration::ZERO, |queued| now.saturating_duration_since(queued)))
+    }
+
+    /// The age of the state that is served, while it is one of an earlier agent's.
+    pub fn last_state_age(&self) -> Option<Duration> {
+        self.state().last_state.map(|known| SystemTime::now().duration_since(known).unwrap_or_default())
+    }
+
+    pub(super) fn saved_at(&self) -> Option<SystemTime> {
+        self.state().saved_state
     }
 
     pub(super) fn is_dns_serving(&self) -> Option<bool> {

@@ -1,6 +1,7 @@
 //! The task that owns the state: it takes updates in, plans, has them committed, and publishes names.
 
 use super::data_path::{DataPath, Done, Word};
+use super::last_state::LastState;
 use super::localhost_ports::LocalhostPorts;
 use super::names::Dns;
 use super::plan::Plan;
@@ -33,6 +34,7 @@ pub struct Follow {
     status: Status,
     ready: watch::Sender<bool>,
     home: watch::Sender<bool>,
+    last_state: Option<LastState>,
     /// Told when an address of the host comes or goes.
     addresses: watch::Receiver<()>,
 }
@@ -53,6 +55,8 @@ pub struct Reports {
     pub localhost_ports: Option<LocalhostPorts>,
     /// Stale UDP flows.
     pub stale_flows: StaleFlows,
+    /// What is known, for a start without an API server.
+    pub last_state: Option<LastState>,
 }
 
 impl Follow {
@@ -64,10 +68,10 @@ impl Follow {
         reports: Reports,
         addresses: watch::Receiver<()>,
     ) -> Follow {
-        let Reports { status, ready, home, notices, service_health, localhost_ports, stale_flows } = reports;
+        let Reports { status, ready, home, notices, service_health, localhost_ports, stale_flows, last_state } = reports;
         let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports, stale_flows));
         let dns = names.map(|(records, serving)| Dns::new(config, records, serving));
-        Follow { store: Store::default(), plan, dns, status, ready, home, addresses }
+        Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses }
     }
 
     /// Follows the updates until they end or `stopped` is closed. What is under way in the kernel then is finished by its thread.
@@ -80,6 +84,7 @@ impl Follow {
             let retry = self.plan.as_ref().and_then(|plan| plan.retry);
             let look = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy()).and_then(|plan| plan.drift.due());
             let cidrs_awaited = self.plan.as_ref().filter(|plan| !plan.started).and_then(|plan| plan.cidrs_awaited);
+            let last_state = self.last_state.as_ref().and_then(LastState::next);
             let retry_switch = self.dns.as_ref().and_then(|dns| dns.retry_switch);
             tokio::select! {
                 count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
@@ -97,11 +102,17 @@ impl Follow {
                 () = at(retry) => self.compare(),
                 () = at(look) => self.compare(),
                 () = at(cidrs_awaited) => {}
+                () = at(last_state) => self.look_at_last_state(),
                 () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
                 _ = addresses.tick() => self.look_at_addresses(),
                 Ok(()) = self.addresses.changed() => self.look_at_addresses(),
                 () = dns_serves(&mut self.dns) => {}
-                _ = stopped.changed() => return,
+                _ = stopped.changed() => {
+                    if let Some(last_state) = &mut self.last_state {
+                        last_state.finish(&self.store).await;
+                    }
+                    return;
+                }
             }
             self.act();
             // Before the tables are in place the servers elsewhere give the better answers.
@@ -136,6 +147,9 @@ impl Follow {
         self.store.apply(update);
         if let Some(kind) = listed.filter(|kind| self.store.is_listed(*kind)) {
             self.status.listed(kind);
+            if let Some(last_state) = &mut self.last_state {
+                last_state.listed(kind);
+            }
         }
         if of_node {
             self.status.node(self.store.node().map(|node| node.eligible));
@@ -148,12 +162,13 @@ impl Follow {
     /// Plans and hands over what changed. Nothing is programmed or published before the first full listing: half a cluster is worse than the
     /// state that the last agent left. Namespaces are needed only to say that a name does not exist.
     fn act(&mut self) {
-        let needed: &[Kind] =
-            if self.plan.is_some() { &[Kind::Service, Kind::Slice, Kind::Node] } else { &[Kind::Service, Kind::Slice] };
-        if !needed.iter().all(|kind| self.store.is_listed(*kind)) || !self.has_service_cidrs() {
+        if !self.needed().iter().all(|kind| self.store.is_listed(*kind)) || !self.has_service_cidrs() {
             return;
         }
         let dirty = self.store.take_dirty();
+        if let Some(last_state) = self.last_state.as_mut().filter(|_| !dirty.is_empty()) {
+            last_state.changed();
+        }
         if let Some(plan) = &mut self.plan {
             plan.plan(&self.store, &dirty);
             if plan.is_settled() {
@@ -187,6 +202,20 @@ impl Follow {
             }
         }
         self.announce();
+    }
+
+    fn needed(&self) -> &'static [Kind] {
+        if self.plan.is_some() { &[Kind::Service, Kind::Slice, Kind::Node] } else { &[Kind::Service, Kind::Slice] }
+    }
+
+    /// Serves the last known state if nothing was heard of the cluster, and saves what has changed.
+    fn look_at_last_state(&mut self) {
+        let needed = self.needed();
+        // Taken out, so that it does not take its own updates for the API server's.
+        let Some(mut last_state) = self.last_state.take() else { return };
+        last_state.fall_back(&self.store, needed).into_iter().for_each(|update| self.take_in(update));
+        last_state.save(&self.store);
+        self.last_state = Some(last_state);
     }
 
     /// The first commit waits a moment for the ServiceCIDRs, so that it need not take away what it is about to add. No longer: an API server may

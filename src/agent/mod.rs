@@ -8,6 +8,7 @@ mod dns_server;
 mod drift;
 mod follow;
 mod health_checks;
+mod last_state;
 mod latency;
 pub mod layouts;
 pub mod local_dns;
@@ -35,6 +36,7 @@ use crate::proxy::{Delta, Element};
 use data_path::DataPath;
 use dns_server::DnsServer;
 use follow::{Follow, Reports};
+use last_state::LastState;
 use local_dns::LocalDnsError;
 use localhost_ports::LocalhostPorts;
 use stale_flows::StaleFlows;
@@ -157,6 +159,7 @@ pub async fn start(
             beside.spawn(local_dns::keep_local(local_dns, addresses.clone(), notices.clone(), repairs));
         }
     }
+    let last_state = config.state_dir.as_deref().map(|folder| LastState::open(folder, status.clone(), notices.clone()));
     let successor = config.handover.clone().map(|path| {
         let reached = Milestones { ready: ready.clone(), home, admin: admin_served.clone() };
         tokio::spawn(succession::follow(path, seat, sockets.clone(), reached, status.clone()))
@@ -169,6 +172,7 @@ pub async fn start(
         service_health,
         localhost_ports,
         stale_flows,
+        last_state,
     };
     let follow = Follow::new(&config, data_path, names, reports, addresses);
     let follow = tokio::spawn(follow.run(updates, stopped));

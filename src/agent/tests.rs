@@ -2,6 +2,7 @@
 
 use super::data_path::DataPath;
 use super::follow::{Follow, Reports};
+use super::last_state::LastState;
 use super::metrics::ProxyMetrics;
 use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
@@ -15,11 +16,13 @@ use crate::model::{
     SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading, Usable};
-use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notice, Notices, Subject};
+use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, LAST_STATE_REFUSED, LAST_STATE_SERVED, Notice, Notices, Subject};
 use crate::proxy::{Chain, DetectLocal, Element};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 /// An in-memory kernel that notes, at each commit, which of the watched names were served at that moment.
 struct Watched {
@@ -78,10 +81,15 @@ struct Agent {
     status: Status,
     refused: Arc<Mutex<Option<Element>>>,
     told: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
-    _stop: watch::Sender<()>,
+    task: JoinHandle<()>,
+    stop: watch::Sender<()>,
 }
 
 fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
+    start_with(gate, None)
+}
+
+fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>) -> Agent {
     let surroundings = Surroundings { host_name: Some("node-1".into()), ..Surroundings::default() };
     let (config, _): (Config, _) = load(&RunArgs::default(), &surroundings).unwrap();
     let records = Arc::new(Records::new("cluster.local", 30));
@@ -111,15 +119,16 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
             home: watch::channel(false).0,
             status: status.clone(),
             ready: ready_sender,
-            notices,
             service_health: ServiceHealth::new(),
             localhost_ports: None,
             stale_flows: StaleFlows::default(),
+            last_state: state.map(|folder| LastState::open(folder, status.clone(), notices.clone())),
+            notices,
         },
         watch::channel(()).1,
     );
-    tokio::spawn(follow.run(received, stopped));
-    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), _stop: stop }
+    let task = tokio::spawn(follow.run(received, stopped));
+    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), task, stop }
 }
 
 impl Agent {
@@ -127,6 +136,11 @@ impl Agent {
         for update in updates {
             self.updates.send(update).await.unwrap();
         }
+    }
+
+    async fn end(self) {
+        drop(self.stop);
+        self.task.await.unwrap();
     }
 
     /// Waits for a state of the world that other threads bring about.
@@ -323,4 +337,60 @@ async fn the_loser_of_an_address_is_told_who_has_it() {
     assert_eq!((notice.reason, &notice.about), (&ADDRESS_CONFLICT, &Subject::Service(ObjectKey::new("shop", "thief"))));
     assert!(notice.note.contains("10.96.0.1:80/tcp") && notice.note.contains("shop/web"), "{}", notice.note);
     assert!(agent.holds(routed()));
+}
+
+/// A folder for the last known state, which goes with this value.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("waypost-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_there() {
+    let folder = Folder::new("last-state");
+    let agent = start_with(None, Some(&folder.0));
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert_eq!(agent.status.last_state_age(), None);
+    agent.end().await;
+
+    let agent = start_with(None, Some(&folder.0));
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert!(agent.holds(routed()) && is_served(&agent.records, "web.shop.svc.cluster.local"));
+    assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::NxDomain, "namespaces are remembered too");
+    assert!(agent.status.last_state_age().is_some() && agent.status.pending().iter().all(|pending| pending.contains("DNS")));
+    assert_eq!(agent.told.lock().await.recv().await.unwrap().reason, &LAST_STATE_SERVED);
+
+    for updates in [listing(Kind::Slice, vec![]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    assert!(agent.status.last_state_age().is_some(), "services are still to come");
+    agent.send(listing(Kind::Service, vec![])).await;
+    agent.until("the remembered state is gone", |agent| !agent.holds(routed())).await;
+    assert_eq!(agent.status.last_state_age(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_state_is_reported_and_not_served() {
+    let folder = Folder::new("damaged-state");
+    std::fs::create_dir_all(&folder.0).unwrap();
+    std::fs::write(folder.0.join("snapshot"), "WAYPOST\0 and nonsense").unwrap();
+    let agent = start_with(None, Some(&folder.0));
+    let notice = agent.told.lock().await.recv().await.unwrap();
+    assert_eq!((notice.reason, &notice.about), (&LAST_STATE_REFUSED, &Subject::Node));
+    assert!(notice.note.contains("snapshot") && notice.note.contains("version"), "{}", notice.note);
+    assert!(!*agent.ready.borrow());
 }

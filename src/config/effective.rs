@@ -36,6 +36,7 @@ fn value(config: &Config, key: &str) -> Option<Value> {
     Some(match (key, cluster) {
         ("role", _) => json!(config.role.to_string()),
         ("node-name", _) => json!(config.node_name),
+        ("state-dir", _) => json!(config.state_dir.as_deref().unwrap_or(Path::new(""))),
         ("kubeconfig", ClusterSource::Kubeconfig(path)) => json!(path),
         ("api-server", ClusterSource::ApiServer(url)) => json!(url),
         ("manifests", ClusterSource::Manifests(path)) => json!(path),

@@ -104,6 +104,8 @@ pub struct Config {
     pub role: Role,
     /// The name of this node.
     pub node_name: String,
+    /// Where the last known state is kept.
+    pub state_dir: Option<PathBuf>,
     /// Where the objects come from.
     pub cluster: ClusterSource,
     /// The service proxy.

@@ -53,6 +53,7 @@ impl Values<'_> {
         Ok(Config {
             role,
             node_name: self.node_name()?,
+            state_dir: self.given(&settings::STATE_DIR)?.filter(|folder| !folder.is_empty()).map(PathBuf::from),
             cluster: self.cluster()?,
             proxy: self.proxy()?,
             admin: self.admin(role != Role::Dns, serves_dns)?,

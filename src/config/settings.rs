@@ -42,6 +42,8 @@ settings! {
         "Which half runs: service proxy and DNS (all), only the proxy, or only DNS, which needs no privileges";
     NODE_NAME = AGENT "node-name" "WAYPOST_NODE_NAME" "NAME" false, "NODE_NAME, else the host name",
         "The name of this node's Node object";
+    STATE_DIR = AGENT "state-dir" "WAYPOST_STATE_DIR" "DIR" false, "none",
+        "Where the last known state is kept, to be served when the API server cannot be reached at a start. None: it is not kept";
 
     KUBECONFIG = CLUSTER "kubeconfig" "WAYPOST_KUBECONFIG" "FILE" false, "in-cluster",
         "Reach the API server as this kubeconfig file says";

@@ -1,6 +1,7 @@
 //! EndpointSlices as the agent sees them.
 
 use super::{Family, Name, ObjectKey, Protocol};
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use std::time::SystemTime;
 pub type SliceKey = ObjectKey;
 
 /// One EndpointSlice of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
     /// Namespace and name of the slice.
     pub key: SliceKey,
@@ -29,7 +30,7 @@ pub struct Slice {
 }
 
 /// A port of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlicePort {
     /// The port's name; empty when nil. Joined with the Service's port of the same name and protocol.
     pub name: Name,
@@ -40,7 +41,7 @@ pub struct SlicePort {
 }
 
 /// One address of an endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The address.
     pub address: IpAddr,
@@ -78,7 +79,7 @@ impl Endpoint {
 
 /// Where an endpoint should be used (KEP-2433, KEP-3015). It is the EndpointSlice controller that decides it, from the Service's
 /// `trafficDistribution` or the annotation `service.kubernetes.io/topology-mode`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hints {
     /// `forZones`.
     pub zones: Box<[Name]>,

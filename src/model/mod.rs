@@ -13,6 +13,7 @@ pub use selector::{Labels, Requirement, Selector};
 pub use service::{AddressKind, Balance, Policy, Service, ServiceKind, ServiceOptions, ServicePort};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 pub type Name = Arc<str>;
 
 /// IPv4 or IPv6. Each family has its own table and stands alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -50,7 +51,7 @@ impl fmt::Display for Family {
 }
 
 /// A transport protocol that Services can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -92,7 +93,7 @@ impl fmt::Display for Protocol {
 }
 
 /// Namespace and name of an object; for a slice's service too.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectKey {
     /// The namespace.
     pub namespace: Name,
@@ -114,7 +115,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// What the agent needs to know of the node it runs on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// The node's own addresses: the first InternalIP (else ExternalIP) of each family, as kube-proxy's `primary` means it.
     pub addresses: Vec<IpAddr>,

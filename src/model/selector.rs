@@ -1,16 +1,17 @@
 //! Which nodes are meant: a label selector.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The labels of an object.
 pub type Labels = BTreeMap<Box<str>, Box<str>>;
 
 /// A label selector: all of its requirements must be met. One without requirements selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selector(pub Box<[Requirement]>);
 
 /// What a label must be like (Kubernetes' equality and set forms).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Requirement {
     /// `key`: it is there.
     Exists(Box<str>),

@@ -2,11 +2,12 @@
 
 use super::{Family, Labels, Name, ObjectKey, Protocol, Selector};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 
 /// A Service: where it is reached, and how its traffic is to be treated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Namespace and name.
     pub key: ObjectKey,
@@ -40,7 +41,7 @@ pub struct Service {
 }
 
 /// What the annotations `waypost.dev/…` of a Service ask for; the default where there are none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceOptions {
     /// `waypost.dev/balance`.
     pub balance: Balance,
@@ -53,7 +54,7 @@ pub struct ServiceOptions {
 }
 
 /// How new connections are spread over the endpoints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Balance {
     /// Each goes anywhere.
     #[default]
@@ -87,7 +88,7 @@ impl Service {
 }
 
 /// What kind of Service this is, as far as proxy and DNS are concerned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceKind {
     /// Has (or will get) a ClusterIP; NodePort and LoadBalancer services too.
     ClusterIp,
@@ -98,7 +99,7 @@ pub enum ServiceKind {
 }
 
 /// A port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// The port's name; empty when it has none. Slices are joined by name and protocol, never by `targetPort`.
     pub name: Name,
@@ -111,7 +112,7 @@ pub struct ServicePort {
 }
 
 /// A traffic policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     /// Any endpoint.
     #[default]

@@ -103,6 +103,14 @@ reasons! {
     NODE_LOCAL_DNS_FOUND = "NodeLocalDnsFound" Warning "LookAround" everywhere false, about "Node",
         "NodeLocal DNSCache runs on this node or has left its link behind, which owns the addresses on which the agent is to answer DNS",
         "Remove its DaemonSet and then its link `nodelocaldns`, or set `agent.localDNS` to false in the chart";
+    /// The state of an earlier agent is served.
+    LAST_STATE_SERVED = "LastStateServed" Warning "Start" everywhere false, about "Node",
+        "The agent has started while the API server could not be reached, and has served what an earlier one knew (`state-dir`) until it could. Pods that came or went in between were not known",
+        "Find out why the API server could not be reached; `/readyz` says how old the state is";
+    /// What an earlier agent has left is not used.
+    LAST_STATE_REFUSED = "LastStateRefused" Warning "Start" everywhere false, about "Node",
+        "The last known state on disk (`state-dir`) is damaged or was written by another version, and is not used. Only a start without the API server needs it; the next change writes it anew",
+        "After an upgrade nothing. Otherwise look at the disk: the note says what is wrong";
     /// Somebody translates before us.
     FOREIGN_TRANSLATION = "ForeignTranslation" Warning "LookAround" everywhere false, about "Node",
         "Another program has a chain that translates addresses before the agent's, or at the same priority: what it translates, the agent never sees",

@@ -54,6 +54,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_node_port_answers_on_the_nodes_address", services::node_port),
     ("what_was_deleted_while_the_api_server_was_away_is_noticed", restarts::api_server_restart),
     ("an_agent_that_restarts_notices_what_changed_meanwhile", restarts::agent_restart),
+    ("an_agent_that_starts_without_the_api_server_serves_what_an_earlier_one_knew", restarts::start_without_api_server),
     ("kill_9_and_restart_lose_no_byte_of_a_download_and_write_nothing", restarts::kill_during_download),
     ("without_permission_to_list_the_agent_says_which_right_it_needs", bad_input::no_permission),
     ("a_wrong_kubeconfig_is_named", bad_input::wrong_kubeconfig),

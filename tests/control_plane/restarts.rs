@@ -1,12 +1,14 @@
 //! The API server goes away and comes back; so does the agent.
 
-use super::agent::{Agent, await_answer, await_no_name};
+use super::agent::{Agent, await_answer, await_no_name, http_get, run_command};
 use super::cluster::Cluster;
+use super::processes::{eventually, output};
 use super::services::{WEB, await_everywhere, await_not_in_kernel, await_pods, service_addresses};
 use super::stage::{Stage, next_addresses};
 use super::table::{self, Monitor};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use waypost::lab::Pod;
@@ -62,6 +64,47 @@ pub fn agent_restart(cluster: &Cluster) {
     await_pods(stage.client.namespace(), late, 80, Protocol::Tcp, &["late-1"]);
     await_not_in_kernel(&stage, &doomed);
     await_everywhere(&stage, &web, &["web-1"]);
+}
+
+/// As after a reboot: the tables are gone, and the API server is not there yet.
+pub fn start_without_api_server(cluster: &Cluster) {
+    let mut stage = Stage::new(cluster, "last-state");
+    let state = cluster.directory().join("last-state");
+    let command = || {
+        let mut command = run_command(&cluster.kubeconfig());
+        command.arg("--state-dir").arg(&state);
+        command
+    };
+    let mut agent = Agent::start_command(&stage, &mut command());
+    agent.await_ready();
+    let (web, doomed) = serve_two(&mut stage);
+    eventually("what it knows is on disk", || {
+        let (_, page) = http_get(stage.node.namespace(), "127.0.0.1:10249", "/metrics")?;
+        let saved = page.lines().find_map(|line| line.strip_prefix("waypost_last_state_saved_timestamp_seconds "));
+        match saved.and_then(|value| value.parse::<f64>().ok()) {
+            Some(time) if time > 0.0 => Ok(()),
+            _ => Err(format!("{saved:?}")),
+        }
+    });
+    agent.process().terminate();
+    output(stage.node.namespace(), Command::new("nft").args(["flush", "ruleset"]));
+    stage.relay.cut();
+    stage.kubectl(&["delete", "service", "doomed"]);
+
+    let agent = Agent::start_command(&stage, &mut command());
+    agent.await_ready();
+    await_everywhere(&stage, &web, &["web-1"]);
+    await_pods(stage.client.namespace(), doomed[0], 80, Protocol::Tcp, &["doomed-1"]);
+    let (status, page) = http_get(stage.node.namespace(), "127.0.0.1:10256", "/readyz").unwrap();
+    assert!(status == 200 && page.contains("with the last known state"), "{status} {page}");
+    stage.relay.restore();
+    await_not_in_kernel(&stage, &doomed);
+    await_no_name(stage.client.namespace(), &stage.dns_name("doomed"));
+    await_everywhere(&stage, &web, &["web-1"]);
+    eventually("the state is the API server's", || match http_get(stage.node.namespace(), "127.0.0.1:10256", "/readyz")? {
+        (200, page) if page == "ok\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
 }
 
 pub fn kill_during_download(cluster: &Cluster) {

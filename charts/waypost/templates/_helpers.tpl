@@ -29,6 +29,7 @@ log-level: {{ .Values.log.level | quote }}
 {{- $config := include "waypost.commonConfig" . | fromYaml }}
 {{- $_ := set $config "role" "all" }}
 {{- $_ := set $config "probe-socket" "/run/waypost-probe/agent.sock" }}
+{{- with .Values.agent.stateDirectory }}{{ $_ := set $config "state-dir" . }}{{ end }}
 {{- with .Values.agent.handoverDirectory }}{{ $_ := set $config "handover-socket" (printf "%s/handover.sock" .) }}{{ end }}
 {{- with .Values.clusterCIDRs }}{{ $_ := set $config "cluster-cidr" . }}{{ end }}
 {{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
@@ -48,6 +49,7 @@ log-level: {{ .Values.log.level | quote }}
 {{- define "waypost.dnsConfig" -}}
 {{- $config := include "waypost.commonConfig" . | fromYaml }}
 {{- $_ := set $config "role" "dns" }}
+{{- $_ := set $config "state-dir" "/var/lib/waypost" }}
 {{- toYaml (merge (deepCopy .Values.dns.config) $config) }}
 {{- end }}
 

@@ -220,6 +220,7 @@ pub fn agent_config() -> Config {
         role: Role::All,
         node_name: NODE_NAME.to_string(),
         // Unused: the demo feeds the agent itself.
+        state_dir: None,
         cluster: ClusterSource::InCluster,
         proxy: ProxyConfig {
             detect_local: DetectLocalMode::ClusterCidr,

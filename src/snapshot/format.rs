@@ -1,0 +1,202 @@
+//! A snapshot as bytes; pure.
+//!
+//! ```text
+//! "WAYPOST\0"  version u32  time u64 (Unix seconds)  length u64  CRC-32 of all that follows u32  entries
+//! ```
+//!
+//! All numbers little-endian. The entries are the store's objects, one after the other, in the form of `postcard`.
+
+use crate::model::{Endpoint, Hints, Interner, Kind, Name, Node, ObjectKey, Service, Slice, Update};
+use crate::store::Store;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const MAGIC: &[u8; 8] = b"WAYPOST\0";
+/// To be raised whenever an entry is written differently; a test notices.
+const VERSION: u32 = 1;
+const HEADER: usize = 8 + 4 + 8 + 8 + 4;
+
+/// The state of a cluster at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub taken: SystemTime,
+    /// A full listing of every kind.
+    pub updates: Vec<Update>,
+}
+
+/// Bytes that are no snapshot of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Something else.
+    #[error("it is no snapshot of Waypost's")]
+    Foreign,
+    /// Written by another version.
+    #[error("it has version {0} and this agent reads version {VERSION}")]
+    Version(u32),
+    /// Not what was written.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// An object on its way out.
+#[derive(Serialize)]
+enum Written<'a> {
+    Service(&'a Service),
+    Slice(&'a Slice),
+    Namespace(&'a Name),
+    ServiceCidr(&'a Name, &'a [IpNet]),
+    Node(&'a Node),
+}
+
+/// The same on its way in: variants in the same order.
+#[derive(Deserialize)]
+enum Read {
+    Service(Box<Service>),
+    Slice(Box<Slice>),
+    Namespace(Name),
+    ServiceCidr(Name, Box<[IpNet]>),
+    Node(Node),
+}
+
+/// The state of a store as bytes.
+pub fn encode(store: &Store, taken: SystemTime) -> Vec<u8> {
+    let services = store.service_keys().filter_map(|key| store.service(key)).map(Written::Service);
+    let slices = store.all_slices().map(Written::Slice);
+    let namespaces = store.namespaces().map(Written::Namespace);
+    let cidrs = store.named_service_cidrs().map(|(name, networks)| Written::ServiceCidr(name, networks));
+    let node = store.node().map(Written::Node);
+    let mut bytes = vec![0; HEADER];
+    for entry in services.chain(slices).chain(namespaces).chain(cidrs).chain(node) {
+        // Writing to memory cannot fail, and every entry is of a kind that postcard knows.
+        match postcard::to_extend(&entry, bytes) {
+            Ok(longer) => bytes = longer,
+            Err(error) => unreachable!("an object cannot be written: {error}"),
+        }
+    }
+    let (header, entries) = bytes.split_at_mut(HEADER);
+    let seconds = taken.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let fields = [
+        &VERSION.to_le_bytes()[..],
+        &seconds.to_le_bytes(),
+        &(entries.len() as u64).to_le_bytes(),
+        &crc32fast::hash(entries).to_le_bytes(),
+    ];
+    header.copy_from_slice(&[&MAGIC[..], &fields.concat()].concat());
+    bytes
+}
+
+/// Reads what [`encode`] has written.
+///
+/// # Errors
+/// Anything else, cut off or changed bytes included.
+pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let mut header = Header(bytes.strip_prefix(MAGIC).ok_or(SnapshotError::Foreign)?);
+    let version = u32::from_le_bytes(header.take()?);
+    if version != VERSION {
+        return Err(SnapshotError::Version(version));
+    }
+    let seconds = u64::from_le_bytes(header.take()?);
+    let length = u64::from_le_bytes(header.take()?);
+    let checksum = u32::from_le_bytes(header.take()?);
+    let Header(mut entries) = header;
+    if entries.len() as u64 != length {
+        return Err(SnapshotError::Damaged("it is not as long as it says"));
+    }
+    if crc32fast::hash(entries) != checksum {
+        return Err(SnapshotError::Damaged("its checksum is wrong"));
+    }
+    let taken = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or(SnapshotError::Damaged("its time is none"))?;
+    let (mut names, mut objects) = (Interner::default(), Objects::default());
+    while !entries.is_empty() {
+        let (entry, rest) = postcard::take_from_bytes(entries).map_err(|_| SnapshotError::Damaged("an entry cannot be read"))?;
+        objects.add(entry, &mut names);
+        entries = rest;
+    }
+    Ok(Snapshot { taken, updates: objects.listed() })
+}
+
+struct Header<'a>(&'a [u8]);
+
+impl Header<'_> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], SnapshotError> {
+        let (field, rest) = self.0.split_first_chunk().ok_or(SnapshotError::Damaged("it is cut off"))?;
+        self.0 = rest;
+        Ok(*field)
+    }
+}
+
+/// Objects by kind, as they are listed.
+#[derive(Default)]
+struct Objects {
+    services: Vec<Update>,
+    slices: Vec<Update>,
+    namespaces: Vec<Update>,
+    cidrs: Vec<Update>,
+    node: Vec<Update>,
+    hints: Option<Arc<Hints>>,
+}
+
+impl Objects {
+    fn add(&mut self, entry: Read, names: &mut Interner) {
+        match entry {
+            Read::Service(mut service) => {
+                share(&mut service.key, names);
+                service.ports.iter_mut().for_each(|port| port.name = names.intern(&port.name));
+                self.services.push(Update::Service(service));
+            }
+            Read::Slice(mut slice) => {
+                share(&mut slice.key, names);
+                share(&mut slice.service, names);
+                slice.ports.iter_mut().for_each(|port| port.name = names.intern(&port.name));
+                slice.endpoints.iter_mut().for_each(|endpoint| self.share_endpoint(endpoint, names));
+                self.slices.push(Update::Slice(slice));
+            }
+            Read::Namespace(name) => self.namespaces.push(Update::Namespace(names.intern(&name))),
+            Read::ServiceCidr(name, networks) => self.cidrs.push(Update::ServiceCidr(name, networks)),
+            Read::Node(node) => self.node.push(Update::Node(node)),
+        }
+    }
+
+    /// Neighbours mostly have the same hints.
+    fn share_endpoint(&mut self, endpoint: &mut Endpoint, names: &mut Interner) {
+        for name in [&mut endpoint.hostname, &mut endpoint.node].into_iter().flatten() {
+            *name = names.intern(name);
+        }
+        if let Some(hints) = &mut endpoint.hints {
+            match &self.hints {
+                Some(last) if last == hints => *hints = last.clone(),
+                _ => self.hints = Some(hints.clone()),
+            }
+        }
+    }
+
+    fn listed(self) -> Vec<Update> {
+        let Objects { services, slices, namespaces, cidrs, node, .. } = self;
+        let kinds = [
+            (Kind::Service, services),
+            (Kind::Slice, slices),
+            (Kind::Namespace, namespaces),
+            (Kind::ServiceCidr, cidrs),
+            (Kind::Node, node),
+        ];
+        let mut updates = Vec::new();
+        for (kind, objects) in kinds {
+            updates.push(Update::ListBegin(kind));
+            updates.extend(objects);
+            updates.push(Update::ListEnd(kind));
+        }
+        updates
+    }
+}
+
+/// Names repeat thousands of times: each is kept once.
+fn share(key: &mut ObjectKey, names: &mut Interner) {
+    *key = ObjectKey::new(names.intern(&key.namespace), names.intern(&key.name));
+}
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

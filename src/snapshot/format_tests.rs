@@ -1,0 +1,137 @@
+use super::*;
+use crate::model::{Family, Policy, Protocol, ServiceKind, ServiceOptions, ServicePort, SlicePort};
+use crate::source::{manifests, translate::Translator};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn taken() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_764_000_000)
+}
+
+/// The cluster of DNS's battery, and a node.
+fn cluster() -> Store {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dns/cluster");
+    let updates = manifests::read(&folder).unwrap().updates(None, &mut Translator::default());
+    let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, zone: Some("a".into()), ..Node::default() };
+    let more = [
+        Update::ListBegin(Kind::Node),
+        Update::Node(node),
+        Update::ListEnd(Kind::Node),
+        Update::ServiceCidr("kubernetes".into(), Box::new(["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()])),
+    ];
+    updates.into_iter().chain(more).collect()
+}
+
+/// Everything that a store holds, in an order that does not depend on its hash tables.
+fn contents(store: &Store) -> BTreeSet<String> {
+    let services = store.service_keys().map(|key| format!("{:?}", store.service(key)));
+    let slices = store.all_slices().map(|slice| format!("{slice:?}"));
+    let others = [format!("{:?}", store.node()), format!("{:?}", store.named_service_cidrs().collect::<Vec<_>>())];
+    services.chain(slices).chain(store.namespaces().map(|name| format!("{name:?}"))).chain(others).collect()
+}
+
+#[test]
+fn what_is_read_back_is_what_was_written() {
+    let store = cluster();
+    let snapshot = decode(&encode(&store, taken())).unwrap();
+    assert_eq!(snapshot.taken, taken());
+    let again: Store = snapshot.updates.into_iter().collect();
+    assert_eq!(contents(&again), contents(&store));
+    assert!(contents(&store).len() > 60);
+    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::ServiceCidr, Kind::Node] {
+        assert!(again.is_listed(kind), "{kind}");
+    }
+}
+
+#[test]
+fn equal_names_are_kept_once() {
+    let again: Store = decode(&encode(&cluster(), taken())).unwrap().updates.into_iter().collect();
+    let namespaces: Vec<&Name> = again.all_slices().map(|slice| &slice.key.namespace).filter(|name| &***name == "data").collect();
+    assert!(namespaces.len() > 5 && namespaces.iter().all(|name| Name::ptr_eq(name, namespaces[0])));
+}
+
+#[test]
+fn a_change_of_the_form_needs_a_new_version() {
+    let key = ObjectKey::new("shop", "web");
+    let service = Service {
+        key: key.clone(),
+        kind: ServiceKind::ExternalName("a.example".into()),
+        cluster_ips: vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        external_ips: vec!["192.0.2.1".parse().unwrap()],
+        load_balancer_ips: vec!["192.0.2.2".parse().unwrap()],
+        source_ranges: vec!["192.0.2.0/24".parse().unwrap()],
+        ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 }],
+        internal_policy: Policy::Cluster,
+        external_policy: Policy::Local,
+        affinity_seconds: Some(10_800),
+        health_check_node_port: 30_001,
+        proxied: true,
+        created: 1_764_000_000,
+        options: ServiceOptions::default(),
+    };
+    let hints = Hints { zones: ["a".into()].into(), nodes: ["node-1".into()].into() };
+    let endpoint = Endpoint {
+        hostname: Some("web-0".into()),
+        node: Some("node-1".into()),
+        hints: Some(Arc::new(hints)),
+        ..Endpoint::at("10.244.0.1".parse().unwrap())
+    };
+    let slice = Slice {
+        key: key.clone(),
+        service: key,
+        family: Family::V4,
+        ports: [SlicePort { name: "http".into(), protocol: Protocol::Sctp, port: 8080 }].into(),
+        endpoints: [endpoint].into(),
+        headless: false,
+        triggered: None,
+    };
+    let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, zone: Some("a".into()), ..Node::default() };
+    let store: Store = [
+        Update::Service(Box::new(service)),
+        Update::Slice(Box::new(slice)),
+        Update::Namespace("shop".into()),
+        Update::ServiceCidr("kubernetes".into(), ["10.96.0.0/16".parse().unwrap()].into()),
+        Update::Node(node),
+    ]
+    .into_iter()
+    .collect();
+    let written = (VERSION, crc32fast::hash(&encode(&store, taken())));
+    assert_eq!(
+        written,
+        (1, 3_201_982_831),
+        "agents that know the old form would misread this: raise VERSION, then put both numbers here"
+    );
+}
+
+#[test]
+fn anything_else_is_refused_with_its_reason() {
+    let good = encode(&cluster(), taken());
+    let changed = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        decode(&bytes).unwrap_err()
+    };
+    assert_eq!(decode(b"").unwrap_err(), SnapshotError::Foreign);
+    assert_eq!(changed(0), SnapshotError::Foreign);
+    assert_eq!(changed(8), SnapshotError::Version(VERSION ^ 1));
+    assert_eq!(changed(20), SnapshotError::Damaged("it is not as long as it says"));
+    assert_eq!(changed(28), SnapshotError::Damaged("its checksum is wrong"));
+    assert_eq!(changed(good.len() - 1), SnapshotError::Damaged("its checksum is wrong"));
+    assert_eq!(decode(&good[..20]).unwrap_err(), SnapshotError::Damaged("it is cut off"));
+    assert_eq!(decode(&good[..good.len() - 1]).unwrap_err(), SnapshotError::Damaged("it is not as long as it says"));
+}
+
+proptest! {
+    /// The checksum keeps accidents out; whoever can make a right one must not bring the agent down either.
+    #[test]
+    fn any_entries_under_a_right_checksum_are_read_or_refused(entries in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let mut bytes = encode(&Store::default(), taken());
+        bytes.extend_from_slice(&entries);
+        bytes[20..28].copy_from_slice(&(entries.len() as u64).to_le_bytes());
+        bytes[28..32].copy_from_slice(&crc32fast::hash(&entries).to_le_bytes());
+        if let Ok(snapshot) = decode(&bytes) {
+            let _: Store = snapshot.updates.into_iter().collect();
+        }
+    }
+}
