@@ -1,5 +1,6 @@
 //! The service proxy's metrics, under kube-proxy's names.
 
+use super::connections::Connections;
 use crate::model::Family;
 use crate::nft::FamilyOutcome;
 use crate::proxy::Traffic;
@@ -30,6 +31,8 @@ pub struct ProxyMetrics {
     endpoint_changes: Changes,
     /// Destinations whose latest change waits for its commit.
     pub pending: IntGauge,
+    /// New connections of each destination, where they are wanted.
+    pub connections: Option<Connections>,
 }
 
 impl ProxyMetrics {
@@ -93,6 +96,7 @@ impl ProxyMetrics {
             service_changes: Changes::new("service", "Services")?,
             endpoint_changes: Changes::new("endpoint", "EndpointSlices")?,
             pending: IntGauge::new("waypost_destinations_pending", "Destinations whose latest change waits for its commit")?,
+            connections: None,
         };
         metrics.register(registry)?;
         Ok(metrics)

@@ -3,6 +3,7 @@
 //! One task owns the state and decides (`follow`); one thread owns the kernel's tables and commits (`data_path`). DNS answers from
 //! records that the task publishes: new names once the data path has their addresses, removed ones before it loses them.
 
+mod connections;
 mod data_path;
 mod dns_server;
 mod drift;
@@ -33,6 +34,7 @@ use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Netlink, NftError};
 use crate::notices::Notices;
 use crate::proxy::{Delta, Element};
+use connections::Connections;
 use data_path::DataPath;
 use dns_server::DnsServer;
 use follow::{Follow, Reports};
@@ -297,7 +299,12 @@ fn start_data_path(config: &Config, registries: &Registries, status: &Status) ->
     let mut kernel = Netlink::open()?;
     // A missing capability shows at the first look at the tables: better now than after the first listing.
     kernel.read(&layouts[0])?;
-    let metrics = metrics::ProxyMetrics::new(&registries.proxy)?;
+    let mut metrics = metrics::ProxyMetrics::new(&registries.proxy)?;
+    if config.proxy.connection_metrics > 0 {
+        let connections = Connections::new(config.proxy.connection_metrics)?;
+        registries.proxy.register(Box::new(connections.clone()))?;
+        metrics.connections = Some(connections);
+    }
     let monitor = kernel.monitor()?;
     DataPath::start(Committer::new(kernel, layouts), metrics, Some(monitor)).map_err(AgentError::Thread)
 }

@@ -198,6 +198,11 @@ impl Plan {
         self.started = true;
         self.data_path.metrics.queued();
         self.data_path.metrics.pending.set(0);
+        if let Some(connections) = &self.data_path.metrics.connections {
+            for (dest, destination) in &self.gathered.destinations {
+                connections.set(*dest, destination.as_ref().and_then(|_| self.planner.owner(dest)));
+            }
+        }
         let layouts = if std::mem::replace(&mut self.layouts.1, true) { Vec::new() } else { self.layouts.0.clone() };
         let mut delta = std::mem::take(&mut self.gathered);
         self.stale_flows.committing(std::mem::take(&mut delta.flows));

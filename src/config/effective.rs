@@ -57,6 +57,7 @@ fn value(config: &Config, key: &str) -> Option<Value> {
             let networks = networks.iter().map(ToString::to_string);
             words.map(|(_, word)| word.to_string()).chain(networks).collect()
         }
+        ("connection-metrics", _) => json!(proxy.connection_metrics),
         ("external-ips", _) => json!(proxy.external_ips),
         ("masquerade-all", _) => json!(proxy.masquerade_all),
         ("masquerade-bit", _) => json!(proxy.masquerade_bit),

@@ -166,6 +166,8 @@ pub struct ProxyConfig {
     pub service_cidrs: Vec<IpNet>,
     /// On which of the node's addresses NodePorts answer.
     pub nodeport_addresses: NodePortAddresses,
+    /// For how many destinations new connections are counted in the metrics; 0: for none.
+    pub connection_metrics: usize,
     /// Whether the externalIPs of Services are served.
     pub external_ips: bool,
     /// Masquerade all traffic to ClusterIPs.

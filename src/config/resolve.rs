@@ -116,6 +116,7 @@ impl Values<'_> {
             cluster_cidrs: self.networks(&settings::CLUSTER_CIDR, "networks such as 10.244.0.0/16 or fd00:10:244::/56")?,
             service_cidrs: self.networks(&settings::SERVICE_CIDR, "networks such as 10.96.0.0/12 or fd00:10:96::/112")?,
             nodeport_addresses: self.nodeport_addresses()?,
+            connection_metrics: self.number(&settings::CONNECTION_METRICS, 0..=1_000_000, 0)? as usize,
             external_ips: self.choice(&settings::EXTERNAL_IPS, &[("true", true), ("false", false)])?,
             masquerade_all: self.choice(&settings::MASQUERADE_ALL, &[("false", false), ("true", true)])?,
             masquerade_bit: bit as u8,

@@ -66,6 +66,8 @@ settings! {
         "Where NodePorts answer: on the addresses of the Node object (primary), on local addresses in these networks or on all of them, and for TCP on the loopback addresses (localhost)";
     EXTERNAL_IPS = SERVICES "external-ips" "WAYPOST_EXTERNAL_IPS" "true|false" false, "true",
         "Serve the externalIPs of Services. Whoever may write Services can take any address with them; Kubernetes has deprecated the field";
+    CONNECTION_METRICS = SERVICES "connection-metrics" "WAYPOST_CONNECTION_METRICS" "NUMBER" false, "0",
+        "Count new connections in waypost_service_connections_total, for at most this many destinations (address, protocol, port); the others are summed up. 0: off";
     MASQUERADE_ALL = SERVICES "masquerade-all" "WAYPOST_MASQUERADE_ALL" "true|false" false, "false",
         "Masquerade all traffic to ClusterIPs";
     MASQUERADE_BIT = SERVICES "masquerade-bit" "WAYPOST_MASQUERADE_BIT" "BIT" false, "14",

@@ -3,6 +3,7 @@
 //! In a concatenated key each part fills whole words of four bytes. Addresses, protocols and ports are in network order; the slot is in
 //! host order, because the kernel's number generator leaves it so.
 
+use super::counters::Counter;
 use super::expr::Verdict;
 use super::wire::{Attributes, Writer};
 use crate::model::{Family, Protocol};
@@ -20,8 +21,9 @@ const VALUE: u16 = 1;
 const INTERVAL_END: u32 = 1;
 const REFUSE: &str = "refuse";
 
-/// Writes an element into an element list, with its data when it is to be added. Upper bound: [`MAX_ELEMENT`] bytes.
-pub fn write_element(writer: &mut Writer, element: &Element, with_data: bool) {
+/// Writes an element into an element list, with its data when it is to be added, and with what it has counted before. Upper bound:
+/// [`MAX_ELEMENT`] bytes.
+pub fn write_element(writer: &mut Writer, element: &Element, with_data: bool, counter: Option<Counter>) {
     match element {
         Element::ServiceCidr(network) | Element::PodCidr(network) => write_interval(writer, network),
         Element::AllowedSource(dest, network) | Element::DeniedSource(dest, network) => writer.nest(LIST_ELEMENT, |w| {
@@ -35,6 +37,9 @@ pub fn write_element(writer: &mut Writer, element: &Element, with_data: bool) {
             w.nest(KEY, |key| key.bytes(VALUE, &plain_key(element)));
             if with_data {
                 write_data(w, element);
+            }
+            if let Some(counter) = counter {
+                counter.write(w);
             }
         }),
     }
@@ -95,7 +100,8 @@ fn write_interval(writer: &mut Writer, network: &IpNet) {
     }
 }
 
-fn dest_key(dest: &Dest) -> Vec<u8> {
+/// The key of a destination.
+pub fn dest_key(dest: &Dest) -> Vec<u8> {
     let mut key = Vec::with_capacity(44);
     push_address(&mut key, dest.address);
     key.extend_from_slice(&[dest.protocol.number(), 0, 0, 0]);
@@ -164,6 +170,13 @@ pub fn read_client(family: Family, element: Attributes<'_>) -> Option<(IpAddr, B
     let client = Reader { bytes: element.nested(KEY)?.get(VALUE)?, family }.address()?;
     let mut data = Reader { bytes: element.nested(DATA)?.get(VALUE)?, family };
     Some((client, Backend { address: data.address()?, port: data.port()? }))
+}
+
+/// The destination that is a key; `None` for anything else.
+pub fn read_dest(key: &[u8], family: Family) -> Option<Dest> {
+    let mut key = Reader { bytes: key, family };
+    let dest = key.dest()?;
+    key.bytes.is_empty().then_some(dest)
 }
 
 /// One bound of an interval set: the address, and whether it ends an interval.
@@ -305,7 +318,7 @@ mod tests {
             ];
             for element in all {
                 let mut writer = Writer::default();
-                write_element(&mut writer, &element, true);
+                write_element(&mut writer, &element, true, Some(Counter { packets: 1, bytes: 40 }));
                 let bytes = writer.finish();
                 assert!(bytes.len() <= MAX_ELEMENT, "{element:?} takes {} bytes", bytes.len());
                 let attributes = Attributes(&bytes).nested(LIST_ELEMENT).unwrap();
@@ -323,7 +336,7 @@ mod tests {
             let mut networks: Vec<IpNet> = networks.iter().map(|network| network.parse().unwrap()).collect();
             networks.sort();
             let mut writer = Writer::default();
-            networks.iter().for_each(|network| write_element(&mut writer, &Element::PodCidr(*network), true));
+            networks.iter().for_each(|network| write_element(&mut writer, &Element::PodCidr(*network), true, None));
             let bytes = writer.finish();
             let bounds = Attributes(&bytes).map(|(_, element)| read_bound(family, Attributes(element)).unwrap()).collect();
             assert_eq!(read_networks(family, bounds), Some(networks));

@@ -4,6 +4,7 @@
 //! them, one atomic batch per family, to a [`Kernel`]: [`Netlink`] in the agent, [`Memory`] in tests.
 
 mod committer;
+pub mod counters;
 mod encode;
 mod expr;
 mod foreign;

@@ -1,5 +1,6 @@
 //! The real kernel, spoken to over netlink.
 
+use super::counters::{self, Counters};
 use super::encode::{MAX_ELEMENT, read_bound, read_client, read_element, read_networks, write_client, write_element};
 use super::kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 use super::layout::{ChainSpec, Layout, TABLE, protocol};
@@ -9,7 +10,7 @@ use super::sets::{write_affinity_map, write_set};
 use super::socket::NfSocket;
 use super::wire::{APPEND, Attributes, CREATE, Message, Writer};
 use crate::model::Family;
-use crate::proxy::{AffinityMap, Backend, Chain, Element, Set};
+use crate::proxy::{AffinityMap, Backend, Chain, Dest, Element, Set};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -169,6 +170,7 @@ impl Netlink {
     }
 
     fn send(&mut self, layout: &Layout, batch: &Batch, stale: &[Client]) -> Result<(), NftError> {
+        let counted = self.counted(layout.family, batch)?;
         self.socket.batch(|socket, writer| {
             let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
                 writer.begin(kind, flags, socket.next_sequence(), layout.protocol());
@@ -179,8 +181,8 @@ impl Netlink {
                 write_skeleton(writer, layout, &mut message);
             }
             write_made(writer, layout, &batch.made, &mut message);
-            write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &mut message);
-            write_elements(writer, NEW_ELEMENT, &batch.elements.add, &mut message);
+            write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &Counters::new(), &mut message);
+            write_elements(writer, NEW_ELEMENT, &batch.elements.add, &counted, &mut message);
             write_forgotten(writer, stale, &mut message);
             write_gone(writer, &batch.gone, &mut message);
         })
@@ -273,7 +275,7 @@ fn write_chain(writer: &mut Writer, table: &str, chain: &ChainSpec) {
     }
 }
 
-fn write_elements(writer: &mut Writer, kind: u16, elements: &[Element], message: &mut WriteMessage<'_>) {
+fn write_elements(writer: &mut Writer, kind: u16, elements: &[Element], counted: &Counters, message: &mut WriteMessage<'_>) {
     let mut by_set: BTreeMap<Set, Vec<&Element>> = BTreeMap::new();
     elements.iter().for_each(|element| by_set.entry(element.set()).or_default().push(element));
     for (set, elements) in by_set {
@@ -281,7 +283,15 @@ fn write_elements(writer: &mut Writer, kind: u16, elements: &[Element], message:
             message(writer, kind, if kind == NEW_ELEMENT { CREATE } else { 0 }, &|w| {
                 w.string(1, TABLE);
                 w.string(2, set.name());
-                w.nest(3, |list| chunk.iter().for_each(|element| write_element(list, element, kind == NEW_ELEMENT)));
+                w.nest(3, |list| {
+                    for element in chunk {
+                        let counter = match element {
+                            Element::Service(dest, _) => counted.get(dest).copied(),
+                            _ => None,
+                        };
+                        write_element(list, element, kind == NEW_ELEMENT, counter);
+                    }
+                });
             });
         }
     }
@@ -414,6 +424,22 @@ impl Netlink {
         }
         let make = if set == Set::PodCidrs { Element::PodCidr } else { Element::ServiceCidr };
         Ok(read_networks(family, bounds).map(|networks| networks.into_iter().map(make).collect()))
+    }
+}
+
+impl Netlink {
+    /// What the destinations have counted whose elements a batch makes anew.
+    fn counted(&mut self, family: Family, batch: &Batch) -> Result<Counters, NftError> {
+        if batch.rebuild {
+            return counters::all(&mut self.socket, family);
+        }
+        let service = |element: &Element| match element {
+            Element::Service(dest, _) => Some(*dest),
+            _ => None,
+        };
+        let removed: BTreeSet<Dest> = batch.elements.remove.iter().filter_map(service).collect();
+        let again: Vec<Dest> = batch.elements.add.iter().filter_map(service).filter(|dest| removed.contains(dest)).collect();
+        if again.is_empty() { Ok(Counters::new()) } else { counters::of(&mut self.socket, family, &again) }
     }
 }
 

@@ -112,25 +112,7 @@ impl NfSocket {
     /// # Errors
     /// When the socket fails.
     pub fn get<T>(&mut self, kind: u16, read: impl Fn(&Message<'_>) -> Option<T>) -> Result<Option<T>, NftError> {
-        self.drain();
-        let sequence = self.next_sequence();
-        let mut writer = Writer::default();
-        writer.begin(kind, 0, sequence, 0);
-        writer.end();
-        send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
-            .map_err(|errno| socket_error("asking for an object", errno))?;
-        loop {
-            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
-                Ok(length) => {
-                    let mut answers = messages(&self.buffer[..length]).filter(|message| message.sequence == sequence);
-                    if let Some(answer) = answers.next() {
-                        return Ok(if answer.kind == ERROR { None } else { read(&answer) });
-                    }
-                }
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(socket_error("reading an object", errno)),
-            }
-        }
+        self.ask(kind, 0, |_| {}, read)
     }
 
     /// Sends one message, whose type holds its subsystem, and waits for its acknowledgement: the error that the kernel answers with, if any.
@@ -158,6 +140,60 @@ impl NfSocket {
                 Err(errno) => return Err(socket_error("reading an acknowledgement", errno)),
             }
         }
+    }
+
+    /// Asks for one thing and reads it from the answer; `None` where the kernel has none.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn ask<T>(
+        &mut self,
+        kind: u16,
+        protocol: u8,
+        fill: impl Fn(&mut Writer),
+        read: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, NftError> {
+        self.drain();
+        let sequence = self.next_sequence();
+        let mut writer = Writer::default();
+        writer.begin(kind, 0, sequence, protocol);
+        fill(&mut writer);
+        writer.end();
+        send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
+            .map_err(|errno| socket_error("asking for an object", errno))?;
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    let mut answers = messages(&self.buffer[..length]).filter(|message| message.sequence == sequence);
+                    if let Some(answer) = answers.next() {
+                        return Ok(if answer.kind == ERROR { None } else { read(&answer) });
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(socket_error("reading an object", errno)),
+            }
+        }
+    }
+
+    /// Dumps everything of one kind, if what it belongs to is there; else nothing.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn dump_if_there<T: Default>(
+        &mut self,
+        kind: u16,
+        protocol: u8,
+        fill: impl Fn(&mut Writer),
+        mut each: impl FnMut(&mut T, &Message<'_>),
+    ) -> Result<T, NftError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut collected = T::default();
+            // A table that goes away in the middle interrupts a dump, as one does that never was there.
+            if self.dump_once(SUBSYSTEM << 8 | kind, protocol, &fill, |message| each(&mut collected, message))? {
+                return Ok(collected);
+            }
+        }
+        Ok(T::default())
     }
 
     /// Dumps everything of one kind of nf_tables and hands each message to `each`. Begins anew, after `restart`, when a change interrupted it.

@@ -1,9 +1,11 @@
 //! What settings and annotations make of Services: the real program on a folder of manifests, with real packets.
 
 mod conntrack;
+mod counters;
 mod external_ips;
 mod masquerade;
 mod sources;
+mod takeover;
 #[path = "../world/mod.rs"]
 mod world;
 
@@ -80,7 +82,10 @@ fn main() {
     }
     libtest_mimic::run(
         &arguments,
-        [masquerade::tests(), external_ips::tests(), conntrack::tests(), sources::tests()].into_iter().flatten().collect(),
+        [masquerade::tests(), external_ips::tests(), conntrack::tests(), sources::tests(), counters::tests(), takeover::tests()]
+            .into_iter()
+            .flatten()
+            .collect(),
     )
     .exit();
 }

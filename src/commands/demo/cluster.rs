@@ -227,6 +227,7 @@ pub fn agent_config() -> Config {
             cluster_cidrs: networks(POD_NETWORKS),
             service_cidrs: networks(SERVICE_NETWORKS),
             nodeport_addresses: NodePortAddresses::primary(),
+            connection_metrics: 0,
             external_ips: true,
             masquerade_all: false,
             masquerade_bit: 14,
