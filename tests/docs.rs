@@ -14,6 +14,7 @@ const DOCUMENTS: &[&str] = &[
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/differences.md",
+    "docs/dns.md",
     "docs/events.md",
     "docs/migrate.md",
     "docs/operate.md",

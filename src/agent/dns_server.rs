@@ -7,6 +7,7 @@ use crate::dns::forward::Forwarder;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
+use crate::dns::resolve::Resolver;
 use crate::dns::server::{self, DnsError, Serving};
 use crate::handover::Sockets;
 use crate::notices::{DNS_PORT_TAKEN, Notices, Subject};
@@ -35,7 +36,7 @@ pub struct DnsServer {
 struct Parts {
     addresses: Vec<SocketAddr>,
     records: Arc<Records>,
-    forwarder: Arc<Forwarder>,
+    resolver: Resolver,
     metrics: Arc<Metrics>,
     notices: Notices,
     sockets: Sockets,
@@ -64,11 +65,12 @@ impl DnsServer {
     ) -> Result<DnsServer, AgentError> {
         let metrics = Arc::new(Metrics::new(registry)?);
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
-        let forwarder = Arc::new(Forwarder::new(&config.dns.upstreams, metrics.clone()));
+        let forwarder = Forwarder::new(&config.dns.upstreams, metrics.clone());
+        let resolver = Resolver::new(forwarder, &config.dns.cache, metrics.clone());
         let parts = Parts {
             addresses: config.dns.addresses.clone(),
             records: records.clone(),
-            forwarder,
+            resolver,
             metrics,
             notices: notices.clone(),
             sockets: sockets.clone(),
@@ -106,7 +108,7 @@ impl Parts {
     fn serve(&self) -> Result<Serving, DnsError> {
         server::bind_among(&self.sockets, &self.addresses)?.serve(
             self.records.clone(),
-            self.forwarder.clone(),
+            self.resolver.clone(),
             self.metrics.clone(),
         )
     }

@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +231,52 @@ pub struct DnsConfig {
     pub ttl: u32,
     /// Where names outside the cluster domain are asked.
     pub upstreams: Upstreams,
+    /// How long their answers are kept.
+    pub cache: CacheConfig,
+}
+
+/// How long answers from upstream servers are kept, and how many (CoreDNS's plugin cache).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The longest time for answers, in seconds (`success`). 0: none is kept.
+    pub positive_ttl: u32,
+    /// The longest time for names and types that do not exist, in seconds (`denial`). 0: none is kept.
+    pub negative_ttl: u32,
+    /// The shortest time for both, in seconds, unless the longest is shorter.
+    pub min_ttl: u32,
+    /// The time for failures of the upstream servers, in seconds (`servfail`). 0: none is kept.
+    pub failure_ttl: u32,
+    /// So many answers are kept, and as many denials.
+    pub entries: usize,
+    /// About so much memory may all of them take.
+    pub bytes: usize,
+    /// A name that was asked for this often, without a pause of a minute, is asked again before it expires. 0: none is.
+    pub prefetch: u32,
+    /// For how long an expired answer may be served when no upstream server has a better one (RFC 8767). Zero: never.
+    pub serve_stale: Duration,
+}
+
+impl CacheConfig {
+    /// Whether anything is kept at all.
+    pub fn is_on(&self) -> bool {
+        self.entries > 0 && (self.positive_ttl > 0 || self.negative_ttl > 0)
+    }
+}
+
+/// As with kubeadm's `cache 30`, but with prefetching and stale answers.
+impl Default for CacheConfig {
+    fn default() -> CacheConfig {
+        CacheConfig {
+            positive_ttl: 30,
+            negative_ttl: 30,
+            min_ttl: 5,
+            failure_ttl: 5,
+            entries: 9984,
+            bytes: 16 << 20,
+            prefetch: 3,
+            serve_stale: Duration::from_secs(3600),
+        }
+    }
 }
 
 /// Where names outside the cluster domain are asked.

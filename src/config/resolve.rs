@@ -3,14 +3,15 @@
 use super::args::{Given, Origin, Raw, RunArgs};
 use super::settings::{self, SETTINGS, Setting};
 use super::{
-    AdminConfig, ClusterSource, Config, ConfigError, DetectLocalMode, DnsConfig, LogConfig, LogFormat, NodePortAddresses,
-    ProxyConfig, Role, Surroundings, Upstreams, file,
+    AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, DetectLocalMode, DnsConfig, LogConfig, LogFormat,
+    NodePortAddresses, ProxyConfig, Role, Surroundings, Upstreams, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 const DNS_PORT: u16 = 53;
@@ -193,7 +194,24 @@ impl Values<'_> {
             return Err(self.bad(&settings::DNS_UPSTREAM, &own.to_string(), allowed));
         }
         let ttl = self.number(&settings::DNS_TTL, 0..=3600, 30)?;
-        Ok(DnsConfig { domain: self.domain()?, addresses, ttl, upstreams })
+        Ok(DnsConfig { domain: self.domain()?, addresses, ttl, upstreams, cache: self.cache()? })
+    }
+
+    fn cache(&self) -> Result<CacheConfig, ConfigError> {
+        const DAY: u32 = 86_400;
+        let default = CacheConfig::default();
+        Ok(CacheConfig {
+            positive_ttl: self.number(&settings::DNS_CACHE_TTL, 0..=DAY, default.positive_ttl)?,
+            negative_ttl: self.number(&settings::DNS_CACHE_NEGATIVE_TTL, 0..=DAY, default.negative_ttl)?,
+            min_ttl: self.number(&settings::DNS_CACHE_MIN_TTL, 0..=DAY, default.min_ttl)?,
+            failure_ttl: self.number(&settings::DNS_CACHE_FAILURE_TTL, 0..=300, default.failure_ttl)?,
+            entries: self.number(&settings::DNS_CACHE_ENTRIES, 0..=10_000_000, default.entries as u32)? as usize,
+            bytes: (self.number(&settings::DNS_CACHE_SIZE, 1..=65_536, (default.bytes >> 20) as u32)? as usize) << 20,
+            prefetch: self.number(&settings::DNS_CACHE_PREFETCH, 0..=1_000_000, default.prefetch)?,
+            serve_stale: Duration::from_secs(
+                self.number(&settings::DNS_CACHE_SERVE_STALE, 0..=7 * DAY, default.serve_stale.as_secs() as u32)?.into(),
+            ),
+        })
     }
 
     /// Never the wildcard: another process's wildcard on port 53 would block it, and answers could leave from an address that was not asked.

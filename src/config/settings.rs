@@ -81,6 +81,22 @@ settings! {
         "TTL of the cluster's records, 0 to 3600";
     DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|IP[:PORT],…" true, "/etc/resolv.conf",
         "Where names outside the cluster domain are asked: servers, or the path of a resolv.conf";
+    DNS_CACHE_TTL = DNS "dns-cache-ttl" "WAYPOST_DNS_CACHE_TTL" "SECONDS" false, "30",
+        "How long answers from upstream servers are kept at most, 0 to 86400. 0: not at all";
+    DNS_CACHE_NEGATIVE_TTL = DNS "dns-cache-negative-ttl" "WAYPOST_DNS_CACHE_NEGATIVE_TTL" "SECONDS" false, "30",
+        "How long it is remembered at most that a name or type does not exist there, 0 to 86400. 0: not at all";
+    DNS_CACHE_MIN_TTL = DNS "dns-cache-min-ttl" "WAYPOST_DNS_CACHE_MIN_TTL" "SECONDS" false, "5",
+        "How long both are kept at least, whatever their records say, 0 to 86400";
+    DNS_CACHE_FAILURE_TTL = DNS "dns-cache-failure-ttl" "WAYPOST_DNS_CACHE_FAILURE_TTL" "SECONDS" false, "5",
+        "How long an upstream server's SERVFAIL is repeated without asking again, 0 to 300";
+    DNS_CACHE_ENTRIES = DNS "dns-cache-entries" "WAYPOST_DNS_CACHE_ENTRIES" "NUMBER" false, "9984",
+        "How many answers are kept, and as many denials, 0 to 10000000. 0: none";
+    DNS_CACHE_SIZE = DNS "dns-cache-size" "WAYPOST_DNS_CACHE_SIZE" "MIB" false, "16",
+        "How much memory they may take together, 1 to 65536 MiB";
+    DNS_CACHE_PREFETCH = DNS "dns-cache-prefetch" "WAYPOST_DNS_CACHE_PREFETCH" "TIMES" false, "3",
+        "A name that was asked for this often, without a pause of a minute, is asked again before it expires, 0 to 1000000. 0: none is";
+    DNS_CACHE_SERVE_STALE = DNS "dns-cache-serve-stale" "WAYPOST_DNS_CACHE_SERVE_STALE" "SECONDS" false, "3600",
+        "For how long an expired answer is served when the upstream servers have none (RFC 8767), 0 to 604800. 0: never";
 
     HEALTHZ = OPERATION "healthz-bind-address" "WAYPOST_HEALTHZ_BIND_ADDRESS" "IP:PORT" false, "0.0.0.0:10256; off with role dns",
         "Serves /healthz, /livez and /readyz. Empty: off";

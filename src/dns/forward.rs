@@ -45,7 +45,7 @@ pub struct Forwarder {
 }
 
 /// Why a question was not answered by an upstream.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
     /// Too many questions are being forwarded.
     #[error("{MAX_CONCURRENT} questions are already being forwarded: the upstream servers are slow or down")]
@@ -250,7 +250,7 @@ fn reaches(server: SocketAddr, own: SocketAddr) -> bool {
 }
 
 /// Whether a reply settles the question, as opposed to saying that the server could not or would not.
-fn is_helpful(answer: &Message) -> bool {
+pub(super) fn is_helpful(answer: &Message) -> bool {
     let code = answer.metadata.response_code;
     !matches!(code, ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp | ResponseCode::FormErr)
 }

@@ -2,6 +2,7 @@
 //!
 //! `zone` is `.` and `view` is empty, as in CoreDNS with one server block for everything (kubeadm's Corefile).
 
+use super::cache::Kind;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub struct Metrics {
     panics: IntCounter,
     upstream_durations: HistogramVec,
     rejects: IntCounter,
+    cache: CacheMetrics,
 }
 
 /// How a question came.
@@ -99,6 +101,7 @@ impl Metrics {
                 "coredns_forward_max_concurrent_rejects_total",
                 "Questions refused because too many were being forwarded.",
             )?,
+            cache: CacheMetrics::new()?,
         };
         registry.register(Box::new(build))?;
         metrics.register(registry)?;
@@ -139,6 +142,51 @@ impl Metrics {
         self.rejects.inc();
     }
 
+    /// Shows the cache of this server from now on, with nothing in it.
+    pub fn cache_of(&self, server: &str) {
+        let CacheMetrics { entries, hits, evictions, requests, misses, prefetched, drops, served_stale } = &self.cache;
+        for kind in ["success", "denial"] {
+            entries.with_label_values(&[server, kind, ZONE, VIEW]);
+            [hits, evictions].iter().for_each(|counter| drop(counter.with_label_values(&[server, kind, ZONE, VIEW])));
+        }
+        for counter in [requests, misses, prefetched, drops, served_stale] {
+            counter.with_label_values(&[server, ZONE, VIEW]);
+        }
+    }
+
+    /// A question was looked for in the cache.
+    pub fn cache_asked(&self, server: &str) {
+        self.cache.requests.with_label_values(&[server, ZONE, VIEW]).inc();
+    }
+
+    /// The cache had the answer.
+    pub fn cache_hit(&self, server: &str, kind: Kind) {
+        self.cache.hits.with_label_values(&[server, kind_label(kind), ZONE, VIEW]).inc();
+    }
+
+    /// The cache had no answer.
+    pub fn cache_missed(&self, server: &str) {
+        self.cache.misses.with_label_values(&[server, ZONE, VIEW]).inc();
+    }
+
+    /// A popular name is asked again before it expires.
+    pub fn cache_prefetched(&self, server: &str) {
+        self.cache.prefetched.with_label_values(&[server, ZONE, VIEW]).inc();
+    }
+
+    /// An answer was served that has expired.
+    pub fn cache_served_stale(&self, server: &str) {
+        self.cache.served_stale.with_label_values(&[server, ZONE, VIEW]).inc();
+    }
+
+    /// An answer was put into the cache, for which so many others had to go; how many positive and negative ones it has now.
+    pub fn cache_kept(&self, server: &str, kind: Kind, evicted: usize, entries: [usize; 2]) {
+        self.cache.evictions.with_label_values(&[server, kind_label(kind), ZONE, VIEW]).inc_by(evicted as u64);
+        for (kind, count) in [Kind::Positive, Kind::Negative].into_iter().zip(entries) {
+            self.cache.entries.with_label_values(&[server, kind_label(kind), ZONE, VIEW]).set(count as i64);
+        }
+    }
+
     /// How many questions were refused because too many were under way.
     pub fn rejects(&self) -> u64 {
         self.rejects.get()
@@ -153,7 +201,54 @@ impl Metrics {
         registry.register(Box::new(self.responses.clone()))?;
         registry.register(Box::new(self.panics.clone()))?;
         registry.register(Box::new(self.upstream_durations.clone()))?;
-        registry.register(Box::new(self.rejects.clone()))
+        registry.register(Box::new(self.rejects.clone()))?;
+        self.cache.register(registry)
+    }
+}
+
+/// What the cache of answers from elsewhere does, under the names of CoreDNS's plugin cache.
+#[derive(Debug)]
+struct CacheMetrics {
+    entries: IntGaugeVec,
+    hits: IntCounterVec,
+    evictions: IntCounterVec,
+    requests: IntCounterVec,
+    misses: IntCounterVec,
+    prefetched: IntCounterVec,
+    drops: IntCounterVec,
+    served_stale: IntCounterVec,
+}
+
+impl CacheMetrics {
+    fn new() -> Result<CacheMetrics, prometheus::Error> {
+        let (of_server, by_kind) = (["server", "zones", "view"], ["server", "type", "zones", "view"]);
+        Ok(CacheMetrics {
+            entries: IntGaugeVec::new(Opts::new("coredns_cache_entries", "Answers in the cache."), &by_kind)?,
+            hits: counters("coredns_cache_hits_total", "Answers from the cache.", &by_kind)?,
+            evictions: counters("coredns_cache_evictions_total", "Answers that had to go for others.", &by_kind)?,
+            requests: counters("coredns_cache_requests_total", "Questions that the cache was asked for.", &of_server)?,
+            misses: counters("coredns_cache_misses_total", "Questions that the cache had no answer to.", &of_server)?,
+            prefetched: counters("coredns_cache_prefetch_total", "Popular names asked again before they expired.", &of_server)?,
+            drops: counters("coredns_cache_drops_total", "Answers to another question, which are never kept.", &of_server)?,
+            served_stale: counters("coredns_cache_served_stale_total", "Answers served after they had expired.", &of_server)?,
+        })
+    }
+
+    fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.entries.clone()))?;
+        for counter in
+            [&self.hits, &self.evictions, &self.requests, &self.misses, &self.prefetched, &self.drops, &self.served_stale]
+        {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        Ok(())
+    }
+}
+
+fn kind_label(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Positive => "success",
+        Kind::Negative | Kind::Failure => "denial",
     }
 }
 

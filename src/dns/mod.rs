@@ -8,12 +8,15 @@
 //! | [`server`] | sockets, UDP and TCP, start and drained stop |
 //! | [`respond`] | one question in, one reply out: the rules of the protocol, records, forwarding |
 //! | [`reply`] | encoding, and cutting to what the client can take |
+//! | [`cache`] | answers from upstream servers, kept for a while; pure |
+//! | [`resolve`] | a question for elsewhere: from the cache, or asked once for all that wait |
 //! | [`forward`] | everything outside the cluster domain: asked at the host's name servers |
 //! | [`resolv_conf`] | which servers those are |
 //! | [`pulse`] | signs of life of the loops behind the sockets |
 //! | [`metrics`] | CoreDNS's metric names |
 
 pub mod answer;
+pub mod cache;
 pub mod forward;
 pub mod metrics;
 pub mod name;
@@ -21,6 +24,7 @@ pub mod pulse;
 pub mod records;
 pub mod reply;
 pub mod resolv_conf;
+pub mod resolve;
 pub mod respond;
 pub mod server;
 

@@ -2,6 +2,7 @@
 
 use super::answer::{self, Answer, Code, Data, Owner};
 use super::name::DomainName;
+use super::resolve::Resolved;
 use hickory_proto::op::{Edns, Message, Metadata, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record};
@@ -28,7 +29,7 @@ pub struct Reply {
     pub additionals: Vec<Record>,
     /// The OPT record, where the client sent one.
     pub edns: Option<Edns>,
-    /// Which part of Waypost the answer is from, in the words of CoreDNS's metrics: `kubernetes`, `forward` or nothing.
+    /// Which part of Waypost the answer is from, in the words of CoreDNS's metrics: `kubernetes`, `forward`, `cache` or nothing.
     pub origin: &'static str,
 }
 
@@ -62,15 +63,19 @@ impl Reply {
         self.additionals = convert(&answer.additional);
     }
 
-    /// Hands on an upstream's reply: its code, its flags but those that belong to the client's request, and its sections.
-    pub fn hand_on(&mut self, upstream: Message) {
-        self.origin = "forward";
+    /// Hands on an upstream's reply: its code, its flags but those that belong to the client's request, and its sections. `question` is the name
+    /// as the client spelled it: whoever asked first may have spelled it differently.
+    pub fn hand_on(&mut self, resolved: Resolved, question: &Name) {
+        self.origin = if resolved.cached { "cache" } else { "forward" };
+        let upstream = resolved.message;
         let ours = self.metadata;
         self.metadata = upstream.metadata;
         self.metadata.id = ours.id;
         self.metadata.recursion_desired = ours.recursion_desired;
         self.metadata.checking_disabled = ours.checking_disabled;
         self.answers = upstream.answers;
+        // Names are compared without regard to case.
+        self.answers.iter_mut().filter(|record| record.name == *question).for_each(|record| record.name = question.clone());
         self.authorities = upstream.authorities;
         self.additionals = upstream.additionals;
         if let (Some(edns), Some(theirs)) = (&mut self.edns, upstream.edns) {

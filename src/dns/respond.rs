@@ -1,11 +1,12 @@
 //! One question in, one reply out: the rules of the protocol, then the records, then the upstreams.
 
 use super::answer::{self, Answer, Code, Question, Verdict};
-use super::forward::{ForwardError, Forwarder};
+use super::forward::ForwardError;
 use super::metrics::{Metrics, Transport};
 use super::name::DomainName;
 use super::records::Records;
 use super::reply::{self, PLAIN_UDP_PAYLOAD, Reply, UDP_PAYLOAD};
+use super::resolve::{Resolved, Resolver};
 use futures::FutureExt;
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
@@ -27,7 +28,7 @@ const TCP_QUESTIONS: usize = 4096;
 #[derive(Clone)]
 pub struct Responder {
     records: Arc<Records>,
-    forwarder: Arc<Forwarder>,
+    resolver: Resolver,
     metrics: Arc<Metrics>,
     /// The address label of CoreDNS's metrics, such as `dns://:53`.
     server: Arc<str>,
@@ -36,9 +37,11 @@ pub struct Responder {
 
 impl Responder {
     /// A responder for the sockets that listen on this port.
-    pub fn new(records: Arc<Records>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>, port: u16) -> Responder {
+    pub fn new(records: Arc<Records>, resolver: Resolver, metrics: Arc<Metrics>, port: u16) -> Responder {
         let tcp_questions = Arc::new(Semaphore::new(TCP_QUESTIONS));
-        Responder { records, forwarder, metrics, server: format!("dns://:{port}").into(), tcp_questions }
+        let server: Arc<str> = format!("dns://:{port}").into();
+        metrics.cache_of(&server);
+        Responder { records, resolver, metrics, server, tcp_questions }
     }
 
     /// Answers one datagram; `None` where silence is the right answer: less than a header, or a response (answering those would
@@ -120,8 +123,8 @@ impl Responder {
                     self.pursue(request, target, rtype, &mut reply).await;
                 }
             }
-            Verdict::Elsewhere => match self.forwarder.ask(upstream_query(request, query.clone())).await {
-                Ok(upstream) => reply.hand_on(upstream),
+            Verdict::Elsewhere => match self.resolve(request, upstream_query(request, query.clone())).await {
+                Ok(upstream) => reply.hand_on(upstream, query.name()),
                 Err(error) => fail(&mut reply, query, &error),
             },
         }
@@ -133,13 +136,21 @@ impl Responder {
         let query = Query::query(reply::name_to_hickory(target), rtype);
         let mut message = upstream_query(request, query.clone());
         message.metadata.recursion_desired = true;
-        match self.forwarder.ask(message).await {
-            Ok(upstream) => reply.append(upstream),
+        match self.resolve(request, message).await {
+            Ok(upstream) => reply.append(upstream.message),
             Err(error) => {
                 reply.fill(&Answer { code: Code::ServFail, ..Answer::default() }, query.name());
                 debug!(target = %query.name(), %error, "the target of an ExternalName service was not resolved");
             }
         }
+    }
+
+    async fn resolve(&self, request: &Request, question: Message) -> Result<Resolved, ForwardError> {
+        let mut resolved = self.resolver.resolve(&self.server, question).await?;
+        // Only for those who know what it means (RFC 6840, section 5.8).
+        let wants_authentic = request.metadata.authentic_data || request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        resolved.message.metadata.authentic_data &= wants_authentic;
+        Ok(resolved)
     }
 
     fn count(&self, request: &Request, reply: &Reply, size: usize, transport: Transport, started: Instant) {

@@ -2,10 +2,10 @@
 //!
 //! Both have loops of their own: they can be drained, and a socket can be left to another process in the middle of everything.
 
-use super::forward::Forwarder;
 use super::metrics::Metrics;
 use super::pulse::{self, Pulse, Pulses};
 use super::records::Records;
+use super::resolve::Resolver;
 use super::respond::Responder;
 use super::tcp;
 use crate::handover::Sockets as Open;
@@ -106,16 +106,16 @@ impl Sockets {
         &self.addresses
     }
 
-    /// Starts to answer. Must be called inside a tokio runtime. The forwarder will never ask one of these addresses, and they
+    /// Starts to answer. Must be called inside a tokio runtime. The resolver will never ask one of these addresses, and they
     /// become the addresses of the zone's name server.
-    pub fn serve(self, records: Arc<Records>, forwarder: Arc<Forwarder>, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
-        forwarder.never_ask(&self.addresses);
+    pub fn serve(self, records: Arc<Records>, resolver: Resolver, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
+        resolver.never_ask(&self.addresses);
         records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
         let (stop, _) = watch::channel(Stop::Not);
         let pulses = Pulses::default();
         let mut serving = Serving { addresses: self.addresses, stop, pulses, udp: Vec::new(), tcp: Vec::new() };
         for ((udp, tcp), address) in self.pairs.into_iter().zip(&serving.addresses) {
-            let responder = Responder::new(records.clone(), forwarder.clone(), metrics.clone(), address.port());
+            let responder = Responder::new(records.clone(), resolver.clone(), metrics.clone(), address.port());
             for socket in udp {
                 let udp = tokio::net::UdpSocket::from_std(socket).map_err(|error| explain(*address, "UDP", error))?;
                 serving.udp.push(tokio::spawn(serve_udp(

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
-use waypost::config::Upstreams;
+use waypost::config::{CacheConfig, Upstreams};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
+use waypost::dns::resolve::Resolver;
 
 const LIE: Ipv4Addr = Ipv4Addr::new(6, 6, 6, 6);
 
@@ -269,9 +270,10 @@ async fn a_server_never_asks_itself() {
     let metrics = Arc::new(Metrics::new(&registry).unwrap());
     let sockets = waypost::dns::server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let own = sockets.local_addrs()[0];
-    let forwarder = Arc::new(Forwarder::new(&Upstreams::Servers(vec![own]), metrics.clone()));
-    let serving = sockets.serve(Arc::new(cluster()), forwarder.clone(), metrics).unwrap();
-    assert!(forwarder.upstreams().is_empty());
+    let forwarder = Forwarder::new(&Upstreams::Servers(vec![own]), metrics.clone());
+    let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
+    let serving = sockets.serve(Arc::new(cluster()), resolver.clone(), metrics).unwrap();
+    assert!(resolver.upstreams().is_empty());
     let reply = udp(own, &query("www.example.com", 1)).await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
     serving.shutdown().await;

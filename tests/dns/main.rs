@@ -8,9 +8,11 @@
 //! | `answers.rs` | the battery in process and over the wire, truncation, histories |
 //! | `protocol.rs` | EDNS, other classes and opcodes, garbage, stopping, metrics |
 //! | `forwarding.rs` | names outside the cluster |
+//! | `caching.rs` | their answers, kept for a while |
 
 mod answers;
 mod battery;
+mod caching;
 mod forwarding;
 mod protocol;
 mod wire;

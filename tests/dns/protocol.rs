@@ -11,9 +11,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use waypost::config::Upstreams;
+use waypost::config::{CacheConfig, Upstreams};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
+use waypost::dns::resolve::Resolver;
 use waypost::dns::respond::Responder;
 
 const WEB: &str = "web.default.svc.cluster.local";
@@ -161,8 +162,8 @@ proptest! {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let forwarder = Arc::new(Forwarder::new(&Upstreams::Servers(vec![]), metrics.clone()));
-        let responder = Responder::new(Arc::new(cluster()), forwarder, metrics, 53);
+        let resolver = Resolver::new(Forwarder::new(&Upstreams::Servers(vec![]), metrics.clone()), &CacheConfig::default(), metrics.clone());
+        let responder = Responder::new(Arc::new(cluster()), resolver, metrics, 53);
         let client: SocketAddr = "127.0.0.1:4000".parse().unwrap();
         if let Some(reply) = runtime.block_on(responder.answer_datagram(bytes.clone(), client)) {
             prop_assert!(bytes.len() >= 12 && bytes[2] & 0x80 == 0, "a response or a scrap was answered");

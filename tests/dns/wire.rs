@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
-use waypost::config::Upstreams;
+use waypost::config::{CacheConfig, Upstreams};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
 use waypost::dns::reply::from_hickory;
+use waypost::dns::resolve::Resolver;
 use waypost::dns::server::{self, Serving};
 
 /// What the upstream of these tests says about every name.
@@ -30,11 +31,17 @@ pub struct Running {
 impl Running {
     /// Serves these records; what is not the cluster's goes to `upstreams`.
     pub fn start(records: Records, upstreams: &[SocketAddr]) -> Running {
+        Running::with_cache(records, upstreams, &CacheConfig::default())
+    }
+
+    /// The same with other settings of the cache.
+    pub fn with_cache(records: Records, upstreams: &[SocketAddr], cache: &CacheConfig) -> Running {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
-        let forwarder = Arc::new(Forwarder::new(&Upstreams::Servers(upstreams.to_vec()), metrics.clone()));
+        let forwarder = Forwarder::new(&Upstreams::Servers(upstreams.to_vec()), metrics.clone());
+        let resolver = Resolver::new(forwarder, cache, metrics.clone());
         let sockets = server::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
-        Running { serving: sockets.serve(Arc::new(records), forwarder, metrics).unwrap(), registry }
+        Running { serving: sockets.serve(Arc::new(records), resolver, metrics).unwrap(), registry }
     }
 
     pub fn ipv4(&self) -> SocketAddr {
@@ -51,6 +58,16 @@ impl Running {
         let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
         let chosen = metrics.filter(|metric| label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label));
         chosen.map(|metric| metric.get_counter().get_value() as u64).sum()
+    }
+}
+
+impl Running {
+    /// The largest value of a gauge with `label` as a value of one of its labels: the servers on the two addresses have different ports.
+    pub fn shown(&self, name: &str, label: &str) -> f64 {
+        let families = self.registry.gather();
+        let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        let chosen = metrics.filter(|metric| metric.get_label().iter().any(|pair| pair.value() == label));
+        chosen.map(|metric| metric.get_gauge().get_value()).fold(f64::NAN, f64::max)
     }
 }
 

@@ -5,8 +5,8 @@ use super::dns;
 use super::plan::{self, NODE_NAME, Plan, PlannedPod};
 use super::screen::counted;
 use crate::config::{
-    AdminConfig, ClusterSource, Config, DetectLocalMode, DnsConfig, LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role,
-    Upstreams,
+    AdminConfig, CacheConfig, ClusterSource, Config, DetectLocalMode, DnsConfig, LogConfig, LogFormat, NodePortAddresses,
+    ProxyConfig, Role, Upstreams,
 };
 use crate::lab::{Node, Pod, Serve};
 use crate::model::{Family, ObjectKey, Protocol, Service, Update};
@@ -237,6 +237,7 @@ pub fn agent_config() -> Config {
             addresses: dns_addresses().to_vec(),
             ttl: 5,
             upstreams: Upstreams::Servers(vec![upstream()]),
+            cache: CacheConfig::default(),
         },
         admin: AdminConfig {
             healthz: local(10256),

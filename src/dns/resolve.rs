@@ -1,0 +1,254 @@
+//! A question for elsewhere: answered from the cache, or asked at the upstream servers, once for all who wait for the same.
+
+use super::cache::{Cache, Found, Key, Kind, Refresh};
+use super::forward::{ForwardError, Forwarder, is_helpful};
+use super::metrics::Metrics;
+use super::name::DomainName;
+use super::reply;
+use crate::config::CacheConfig;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use hickory_proto::op::{Edns, Message, MessageType, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::{RData, Record, RecordType};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// How long a client waits for the upstream servers while there is an answer that has expired (RFC 8767, section 5).
+const STALE_PATIENCE: Duration = Duration::from_millis(1800);
+/// The TTL of an answer that has expired, in seconds (RFC 8767, section 4).
+const STALE_TTL: u32 = 30;
+/// That nobody answered is remembered for this long, in seconds (the least that RFC 9520 allows).
+const SILENCE_TTL: u32 = 1;
+/// The extended error "Stale Answer" (RFC 8914).
+const STALE_ANSWER: [u8; 2] = [0, 3];
+/// The EDNS option of extended errors.
+const EXTENDED_ERROR: u16 = 15;
+
+/// Resolves names outside the cluster. Clones are one.
+#[derive(Clone)]
+pub struct Resolver(Arc<Inner>);
+
+struct Inner {
+    forwarder: Forwarder,
+    cache: Option<Cache>,
+    under_way: Mutex<HashMap<Key, Fetching>>,
+    metrics: Arc<Metrics>,
+}
+
+type Outcome = Result<Arc<Message>, ForwardError>;
+type Fetching = Shared<BoxFuture<'static, Outcome>>;
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// It, with another id than the question's.
+    pub message: Message,
+    /// Whether the cache had it.
+    pub cached: bool,
+}
+
+impl Resolver {
+    /// A resolver that asks by this forwarder.
+    pub fn new(forwarder: Forwarder, cache: &CacheConfig, metrics: Arc<Metrics>) -> Resolver {
+        let cache = cache.is_on().then(|| Cache::new(cache));
+        Resolver(Arc::new(Inner { forwarder, cache, under_way: Mutex::default(), metrics }))
+    }
+
+    /// Addresses of our own, which are never asked.
+    pub fn never_ask(&self, own: &[SocketAddr]) {
+        self.0.forwarder.never_ask(own);
+    }
+
+    /// The servers that are asked at present.
+    pub fn upstreams(&self) -> Vec<SocketAddr> {
+        self.0.forwarder.upstreams()
+    }
+
+    /// Answers a question that came to this server (the label of the metrics).
+    ///
+    /// # Errors
+    /// Nobody answered, and nothing that was once answered may be served.
+    pub async fn resolve(&self, server: &Arc<str>, question: Message) -> Result<Resolved, ForwardError> {
+        let (Some(cache), Some(key)) = (&self.0.cache, key_of(&question)) else {
+            return self.0.forwarder.ask(question).await.map(|message| Resolved { message, cached: false });
+        };
+        let metrics = &self.0.metrics;
+        metrics.cache_asked(server);
+        match cache.get(&key, Instant::now()) {
+            Found::Fresh { answer, kind, ttl, refresh } => {
+                if refresh {
+                    metrics.cache_prefetched(server);
+                    drop(self.fetch(server, key, question));
+                }
+                self.serve(server, &answer, kind, ttl, false)
+            }
+            Found::Stale { answer, kind, refresh } => {
+                if refresh == Refresh::First {
+                    let fetched = timeout(STALE_PATIENCE, self.fetch(server, key.clone(), question)).await;
+                    if let Ok(Ok(message)) = fetched
+                        && is_helpful(&message)
+                    {
+                        metrics.cache_missed(server);
+                        return Ok(Resolved { message: (*message).clone(), cached: false });
+                    }
+                    cache.failed(&key, Instant::now());
+                } else if refresh == Refresh::Meanwhile {
+                    drop(self.fetch(server, key, question));
+                }
+                metrics.cache_served_stale(server);
+                self.serve(server, &answer, kind, STALE_TTL, true)
+            }
+            Found::Nothing => {
+                metrics.cache_missed(server);
+                let message = self.fetch(server, key, question).await?;
+                Ok(Resolved { message: (*message).clone(), cached: false })
+            }
+        }
+    }
+
+    /// Serves what was kept, with this TTL. Cached answers say that they are authoritative, as CoreDNS's do: old C libraries drop others.
+    fn serve(&self, server: &str, answer: &[u8], kind: Kind, ttl: u32, stale: bool) -> Result<Resolved, ForwardError> {
+        self.0.metrics.cache_hit(server, kind);
+        // We wrote it ourselves.
+        let mut message = Message::from_vec(answer).map_err(|_| ForwardError::NoAnswer)?;
+        set_ttl(&mut message, ttl);
+        message.metadata.authoritative = true;
+        if stale {
+            let mut edns = Edns::new();
+            edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, STALE_ANSWER.into()));
+            message.set_edns(edns);
+        }
+        Ok(Resolved { message, cached: true })
+    }
+
+    /// Asks the upstream servers, or joins those who wait for the same. Goes on when nobody waits any more.
+    fn fetch(&self, server: &Arc<str>, key: Key, question: Message) -> Fetching {
+        let mut under_way = self.0.under_way();
+        if let Some(fetching) = under_way.get(&key) {
+            return fetching.clone();
+        }
+        let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), kept: false };
+        let task = tokio::spawn(asking.ask(question));
+        let fetching = async move { task.await.unwrap_or(Err(ForwardError::NoAnswer)) }.boxed().shared();
+        under_way.insert(key, fetching.clone());
+        fetching
+    }
+}
+
+impl Inner {
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, Fetching>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question on its way to the upstream servers. However it ends, others may ask again afterwards.
+struct Asking {
+    inner: Arc<Inner>,
+    server: Arc<str>,
+    key: Key,
+    kept: bool,
+}
+
+impl Asking {
+    async fn ask(mut self, mut question: Message) -> Outcome {
+        // Whether the data are authentic is kept for those who want to know (RFC 6840, section 5.7).
+        question.metadata.authentic_data = true;
+        let mut answer = match self.inner.forwarder.ask(question.clone()).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                if error == ForwardError::NoAnswer {
+                    self.keep(Kind::Failure, &failure(question), SILENCE_TTL);
+                }
+                return Err(error);
+            }
+        };
+        if let Some((kind, ttl)) = classify(&answer)
+            && let Some(lifetime) =
+                self.inner.cache.as_ref().map(|cache| cache.lifetime(kind, ttl)).filter(|lifetime| *lifetime > 0)
+        {
+            set_ttl(&mut answer, lifetime);
+            // All but extended errors is between two servers.
+            if let Some(edns) = &mut answer.edns {
+                edns.options_mut().as_mut().retain(|(code, _)| *code == EdnsCode::Unknown(EXTENDED_ERROR));
+            }
+            self.keep(kind, &answer, lifetime);
+        }
+        Ok(Arc::new(answer))
+    }
+
+    fn keep(&mut self, kind: Kind, answer: &Message, lifetime: u32) {
+        let (Some(cache), Ok(bytes)) = (&self.inner.cache, answer.to_vec()) else { return };
+        let evicted = cache.put(&self.key, kind, bytes.into(), lifetime, Instant::now());
+        self.inner.metrics.cache_kept(&self.server, kind, evicted, cache.entries());
+        self.kept = true;
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(cache) = self.inner.cache.as_ref().filter(|_| !self.kept) {
+            cache.failed(&self.key, Instant::now());
+        }
+        self.inner.under_way().remove(&self.key);
+    }
+}
+
+/// The key of a question; `None` where others must not see the answer: one for a part of the network only (client subnet), or one from a server
+/// that was told not to look further.
+fn key_of(question: &Message) -> Option<Key> {
+    let query = question.queries.first().filter(|_| question.metadata.recursion_desired)?;
+    let edns = question.edns.as_ref();
+    if edns.is_some_and(|edns| edns.option(EdnsCode::Subnet).is_some()) {
+        return None;
+    }
+    let name: DomainName = reply::from_hickory(query.name())?.to_lower();
+    let dnssec_ok = edns.is_some_and(|edns| edns.flags().dnssec_ok);
+    Some(Key::new(name.as_wire(), query.query_type().into(), dnssec_ok, question.metadata.checking_disabled))
+}
+
+/// The sort of an answer and the smallest TTL in it; `None` for what must not be kept (RFC 2308).
+fn classify(answer: &Message) -> Option<(Kind, u32)> {
+    if answer.metadata.truncation {
+        return None;
+    }
+    let has_soa = answer.authorities.iter().any(|record| record.record_type() == RecordType::SOA);
+    let kind = match answer.metadata.response_code {
+        ResponseCode::NXDomain if has_soa => Kind::Negative,
+        ResponseCode::NoError if answers_question(answer) => Kind::Positive,
+        ResponseCode::NoError if has_soa => Kind::Negative,
+        // CoreDNS keeps these for its shortest time: a load balancer that knows no IPv6 would be asked at each connection.
+        ResponseCode::NoError if answer.answers.is_empty() && answer.authorities.is_empty() => return Some((Kind::Negative, 0)),
+        ResponseCode::ServFail | ResponseCode::NotImp => return Some((Kind::Failure, 0)),
+        _ => return None,
+    };
+    let ttl = |record: &Record| match &record.data {
+        RData::SOA(soa) if kind == Kind::Negative => record.ttl.min(soa.minimum),
+        _ => record.ttl,
+    };
+    let sections = [&answer.answers, &answer.authorities, &answer.additionals];
+    Some((kind, sections.into_iter().flatten().map(ttl).min().unwrap_or(0)))
+}
+
+/// Whether it has what was asked for, and not only aliases that lead nowhere.
+fn answers_question(answer: &Message) -> bool {
+    let Some(asked) = answer.queries.first().map(|query| query.query_type()) else { return false };
+    answer.answers.iter().any(|record| record.record_type() == asked || asked == RecordType::ANY)
+}
+
+fn set_ttl(message: &mut Message, ttl: u32) {
+    let sections = [&mut message.answers, &mut message.authorities, &mut message.additionals];
+    sections.into_iter().flatten().for_each(|record| record.ttl = ttl);
+}
+
+/// What is said when nobody has answered this.
+fn failure(question: Message) -> Message {
+    let mut failure = Message::new(question.metadata.id, MessageType::Response, question.metadata.op_code);
+    failure.metadata.response_code = ResponseCode::ServFail;
+    failure.metadata.recursion_available = true;
+    failure.add_queries(question.queries);
+    failure
+}
