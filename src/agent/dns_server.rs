@@ -65,7 +65,7 @@ impl DnsServer {
     ) -> Result<DnsServer, AgentError> {
         let metrics = Arc::new(Metrics::new(registry)?);
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
-        let forwarder = Forwarder::new(&config.dns.upstreams, metrics.clone());
+        let forwarder = Forwarder::new(&config.dns, metrics.clone());
         let resolver = Resolver::new(forwarder, &config.dns.cache, metrics.clone());
         let parts = Parts {
             addresses: config.dns.addresses.clone(),

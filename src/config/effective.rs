@@ -2,7 +2,7 @@
 
 use super::args::Origin;
 use super::settings::SETTINGS;
-use super::{ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses, Origins, Upstreams};
+use super::{ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses, Origins, Policy, StubZone, Upstreams};
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -68,6 +68,17 @@ fn value(config: &Config, key: &str) -> Option<Value> {
             Upstreams::ResolvConf(path) => json!([path]),
             Upstreams::Servers(servers) => list(servers),
         },
+        ("dns-stub-zone", _) => dns.stub_zones.iter().map(stub_zone).collect(),
+        ("dns-forward-except", _) => json!(dns.forward.except),
+        ("dns-forward-policy", _) => json!(match dns.forward.policy {
+            Policy::Random => "random",
+            Policy::RoundRobin => "round_robin",
+            Policy::Sequential => "sequential",
+        }),
+        ("dns-forward-tcp", _) => json!(dns.forward.only_tcp),
+        ("dns-forward-max-fails", _) => json!(dns.forward.max_fails),
+        ("dns-forward-max-concurrent", _) => json!(dns.forward.max_concurrent),
+        ("dns-forward-hedge", _) => json!(dns.forward.hedge.as_millis() as u64),
         ("dns-cache-ttl", _) => json!(dns.cache.positive_ttl),
         ("dns-cache-negative-ttl", _) => json!(dns.cache.negative_ttl),
         ("dns-cache-min-ttl", _) => json!(dns.cache.min_ttl),
@@ -90,6 +101,11 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("log-level", _) => json!(log.filter),
         _ => return None,
     })
+}
+
+fn stub_zone(stub: &StubZone) -> String {
+    let servers: Vec<_> = stub.servers.iter().map(ToString::to_string).collect();
+    format!("{}={}", stub.zone, servers.join("+"))
 }
 
 fn list<T: Display>(values: &[T]) -> Value {

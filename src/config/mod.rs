@@ -231,8 +231,63 @@ pub struct DnsConfig {
     pub ttl: u32,
     /// Where names outside the cluster domain are asked.
     pub upstreams: Upstreams,
+    /// Zones that have servers of their own.
+    pub stub_zones: Vec<StubZone>,
+    /// How all of them are asked.
+    pub forward: ForwardConfig,
     /// How long their answers are kept.
     pub cache: CacheConfig,
+}
+
+/// A zone with name servers of its own (CoreDNS: a server block with `forward`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StubZone {
+    /// The zone, lower case, without a trailing dot.
+    pub zone: String,
+    /// Its servers.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// How upstream servers are asked (CoreDNS's plugin forward).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardConfig {
+    /// Which one is asked first.
+    pub policy: Policy,
+    /// Ask over TCP only (`force_tcp`). Otherwise over UDP, and over TCP where an answer was cut (`prefer_udp`).
+    pub only_tcp: bool,
+    /// After more failed checks in a row than these a server is down. 0: never, and none is checked.
+    pub max_fails: u32,
+    /// So many questions may be under way at a time; more are refused. 0: any number.
+    pub max_concurrent: usize,
+    /// After this long the second server is asked as well. Zero: not before a second.
+    pub hedge: Duration,
+    /// Domains that are not forwarded, lower case, without a trailing dot.
+    pub except: Vec<String>,
+}
+
+/// Which upstream server is asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Any.
+    Random,
+    /// The one after the last question's.
+    RoundRobin,
+    /// The first that is not down.
+    Sequential,
+}
+
+/// As with kubeadm's Corefile, but with a hedge.
+impl Default for ForwardConfig {
+    fn default() -> ForwardConfig {
+        ForwardConfig {
+            policy: Policy::Random,
+            only_tcp: false,
+            max_fails: 2,
+            max_concurrent: 1000,
+            hedge: Duration::from_millis(200),
+            except: Vec::new(),
+        }
+    }
 }
 
 /// How long answers from upstream servers are kept, and how many (CoreDNS's plugin cache).

@@ -3,8 +3,8 @@
 use super::args::{Given, Origin, Raw, RunArgs};
 use super::settings::{self, SETTINGS, Setting};
 use super::{
-    AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, DetectLocalMode, DnsConfig, LogConfig, LogFormat,
-    NodePortAddresses, ProxyConfig, Role, Surroundings, Upstreams, file,
+    AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, DetectLocalMode, DnsConfig, ForwardConfig, LogConfig,
+    LogFormat, NodePortAddresses, Policy, ProxyConfig, Role, StubZone, Surroundings, Upstreams, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,6 +15,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 const DNS_PORT: u16 = 53;
+/// CoreDNS's limit.
+const MAX_UPSTREAMS: usize = 15;
 /// The kernel takes 107 characters; a suffix must fit besides.
 const LONGEST_SOCKET_PATH: usize = 100;
 /// Every address of both families.
@@ -194,7 +196,15 @@ impl Values<'_> {
             return Err(self.bad(&settings::DNS_UPSTREAM, &own.to_string(), allowed));
         }
         let ttl = self.number(&settings::DNS_TTL, 0..=3600, 30)?;
-        Ok(DnsConfig { domain: self.domain()?, addresses, ttl, upstreams, cache: self.cache()? })
+        Ok(DnsConfig {
+            domain: self.domain()?,
+            addresses,
+            ttl,
+            upstreams,
+            stub_zones: self.stub_zones()?,
+            forward: self.forward()?,
+            cache: self.cache()?,
+        })
     }
 
     fn cache(&self) -> Result<CacheConfig, ConfigError> {
@@ -254,29 +264,50 @@ impl Values<'_> {
             None => Ok(Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))),
             Some([path]) if path.starts_with('/') => Ok(Upstreams::ResolvConf(PathBuf::from(path))),
             Some(servers) => {
-                let parse = |value: &String| {
-                    let address = parse_socket(value, Some(DNS_PORT)).filter(|a| a.port() != 0 && !a.ip().is_unspecified());
-                    address.ok_or_else(|| self.bad(setting, value, allowed))
-                };
-                let addresses = unique(servers.iter().map(parse).collect::<Result<Vec<_>, _>>()?);
-                match (1..=15).contains(&addresses.len()) {
-                    true => Ok(Upstreams::Servers(addresses)),
-                    false => Err(self.bad(setting, &servers.join(","), allowed)),
-                }
+                let addresses = name_servers(servers.iter().map(String::as_str));
+                addresses.map(Upstreams::Servers).map_err(|bad| self.bad(setting, bad.unwrap_or(&servers.join(",")), allowed))
             }
         }
+    }
+
+    fn stub_zones(&self) -> Result<Vec<StubZone>, ConfigError> {
+        let setting = &settings::DNS_STUB_ZONE;
+        let allowed = "zones with up to 15 servers each, such as corp.example=192.0.2.53+[2001:db8::53]:53, and each zone once";
+        let mut zones: Vec<StubZone> = Vec::new();
+        for value in self.list(setting).unwrap_or_default() {
+            let parsed = value.split_once('=').and_then(|(zone, servers)| {
+                Some(StubZone { zone: domain_name(zone)?, servers: name_servers(servers.split('+')).ok()? })
+            });
+            match parsed {
+                Some(stub) if zones.iter().all(|other| other.zone != stub.zone) => zones.push(stub),
+                _ => return Err(self.bad(setting, value, allowed)),
+            }
+        }
+        Ok(zones)
+    }
+
+    fn forward(&self) -> Result<ForwardConfig, ConfigError> {
+        let default = ForwardConfig::default();
+        let except = &settings::DNS_FORWARD_EXCEPT;
+        let domain = |value: &String| domain_name(value).ok_or_else(|| self.bad(except, value, "domains such as corp.example"));
+        let policies = [("random", Policy::Random), ("round_robin", Policy::RoundRobin), ("sequential", Policy::Sequential)];
+        let hedge = self.number(&settings::DNS_FORWARD_HEDGE, 0..=1000, default.hedge.as_millis() as u32)?;
+        Ok(ForwardConfig {
+            policy: self.choice(&settings::DNS_FORWARD_POLICY, &policies)?,
+            only_tcp: self.choice(&settings::DNS_FORWARD_TCP, &[("false", false), ("true", true)])?,
+            max_fails: self.number(&settings::DNS_FORWARD_MAX_FAILS, 0..=1000, default.max_fails)?,
+            max_concurrent: self.number(&settings::DNS_FORWARD_MAX_CONCURRENT, 0..=100_000, default.max_concurrent as u32)?
+                as usize,
+            hedge: Duration::from_millis(hedge.into()),
+            except: self.list(except).unwrap_or_default().iter().map(domain).collect::<Result<_, _>>()?,
+        })
     }
 
     fn domain(&self) -> Result<String, ConfigError> {
         let setting = &settings::CLUSTER_DOMAIN;
         let value = self.given(setting)?.unwrap_or("cluster.local");
-        let domain = value.strip_suffix('.').unwrap_or(value).to_lowercase();
-        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.chars().all(good);
-        match domain.len() <= 200 && domain.split('.').all(label) {
-            true => Ok(domain),
-            false => Err(self.bad(setting, value, "a domain name such as cluster.local, at most 200 characters")),
-        }
+        let allowed = "a domain name such as cluster.local, at most 200 characters";
+        domain_name(value).ok_or_else(|| self.bad(setting, value, allowed))
     }
 
     fn admin(&self, proxies: bool, serves_dns: bool) -> Result<AdminConfig, ConfigError> {
@@ -379,6 +410,24 @@ impl Values<'_> {
     fn bad(&self, setting: &Setting, value: &str, allowed: &str) -> ConfigError {
         ConfigError::Value { origin: self.origin(setting), value: value.to_string(), allowed: allowed.to_string() }
     }
+}
+
+/// Lower case and without a trailing dot.
+fn domain_name(text: &str) -> Option<String> {
+    let domain = text.strip_suffix('.').unwrap_or(text).to_lowercase();
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.chars().all(good);
+    (domain.len() <= 200 && domain.split('.').all(label)).then_some(domain)
+}
+
+/// One to fifteen servers, else the bad one, or none where it is their number that is bad.
+fn name_servers<'a>(values: impl Iterator<Item = &'a str>) -> Result<Vec<SocketAddr>, Option<&'a str>> {
+    let parse = |value: &'a str| {
+        let address = parse_socket(value, Some(DNS_PORT)).filter(|address| address.port() != 0 && !address.ip().is_unspecified());
+        address.ok_or(Some(value))
+    };
+    let servers = unique(values.map(parse).collect::<Result<Vec<_>, _>>()?);
+    if (1..=MAX_UPSTREAMS).contains(&servers.len()) { Ok(servers) } else { Err(None) }
 }
 
 /// `IP:PORT`, `[IPv6]:PORT`, `:PORT` (every address), and, where there is a default port, a bare IP.

@@ -81,6 +81,20 @@ settings! {
         "TTL of the cluster's records, 0 to 3600";
     DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|IP[:PORT],…" true, "/etc/resolv.conf",
         "Where names outside the cluster domain are asked: servers, or the path of a resolv.conf";
+    DNS_STUB_ZONE = DNS "dns-stub-zone" "WAYPOST_DNS_STUB_ZONE" "ZONE=IP[:PORT][+IP[:PORT]],…" true, "none",
+        "Zones with name servers of their own, up to 15 each, for example corp.example=192.0.2.53+192.0.2.54";
+    DNS_FORWARD_EXCEPT = DNS "dns-forward-except" "WAYPOST_DNS_FORWARD_EXCEPT" "DOMAIN,…" true, "none",
+        "Domains that are not forwarded: SERVFAIL";
+    DNS_FORWARD_POLICY = DNS "dns-forward-policy" "WAYPOST_DNS_FORWARD_POLICY" "random|round_robin|sequential" false, "random",
+        "Which upstream server is asked first: any, one after the other, or the first that is well";
+    DNS_FORWARD_TCP = DNS "dns-forward-tcp" "WAYPOST_DNS_FORWARD_TCP" "true|false" false, "false",
+        "Ask upstream servers over TCP only; otherwise over UDP, and over TCP where an answer was cut";
+    DNS_FORWARD_MAX_FAILS = DNS "dns-forward-max-fails" "WAYPOST_DNS_FORWARD_MAX_FAILS" "NUMBER" false, "2",
+        "After more failed checks in a row than these an upstream server is down until one succeeds, 0 to 1000. 0: never, and none is checked";
+    DNS_FORWARD_MAX_CONCURRENT = DNS "dns-forward-max-concurrent" "WAYPOST_DNS_FORWARD_MAX_CONCURRENT" "NUMBER" false, "1000",
+        "How many questions may be forwarded at a time, 0 to 100000; more are refused. 0: any number";
+    DNS_FORWARD_HEDGE = DNS "dns-forward-hedge" "WAYPOST_DNS_FORWARD_HEDGE" "MILLISECONDS" false, "200",
+        "After this long without an answer a second upstream server is asked as well, 0 to 1000. 0: only after a second";
     DNS_CACHE_TTL = DNS "dns-cache-ttl" "WAYPOST_DNS_CACHE_TTL" "SECONDS" false, "30",
         "How long answers from upstream servers are kept at most, 0 to 86400. 0: not at all";
     DNS_CACHE_NEGATIVE_TTL = DNS "dns-cache-negative-ttl" "WAYPOST_DNS_CACHE_NEGATIVE_TTL" "SECONDS" false, "30",

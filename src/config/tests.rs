@@ -174,6 +174,15 @@ fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
             r#"--dns-upstream: "10.96.0.10:53" is not allowed; give servers that are not this agent's own dns-address: it would ask itself for ever"#,
         ),
         (
+            &[("dns-stub-zone", "corp.example=192.0.2.1,corp.example=192.0.2.2")],
+            r#"--dns-stub-zone: "corp.example=192.0.2.2" is not allowed; give zones with up to 15 servers each, such as corp.example=192.0.2.53+[2001:db8::53]:53, and each zone once"#,
+        ),
+        (
+            &[("dns-forward-except", "corp..example")],
+            r#"--dns-forward-except: "corp..example" is not allowed; give domains such as corp.example"#,
+        ),
+        (&[("dns-cache-failure-ttl", "301")], r#"--dns-cache-failure-ttl: "301" is not allowed; give a number from 0 to 300"#),
+        (
             &[("metrics-bind-address", "localhost:10249")],
             r#"--metrics-bind-address: "localhost:10249" is not allowed; give an address with a port, such as 127.0.0.1:8080, [::1]:8080 or :8080; empty: off"#,
         ),
@@ -300,6 +309,12 @@ fn any_flags() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         ("cluster-domain", &["Example.org.", "local"]),
         ("dns-ttl", &["0", "3600"]),
         ("dns-upstream", &["/run/resolv # odd.conf", "192.0.2.53,[2001:db8::53]:5353"]),
+        ("dns-stub-zone", &["", "Corp.example.=192.0.2.1,lab.corp.example=192.0.2.1:5353+[2001:db8::53]"]),
+        ("dns-forward-except", &["", "a.example,B.example."]),
+        ("dns-forward-policy", &["round_robin", "sequential"]),
+        ("dns-forward-hedge", &["0", "1000"]),
+        ("dns-cache-size", &["1", "64"]),
+        ("dns-cache-serve-stale", &["0", "86400"]),
         ("healthz-bind-address", &["", "127.0.0.1:0", ":1"]),
         ("dns-ready-address", &["", "[::1]:8181"]),
         ("log-format", &["human", "json"]),

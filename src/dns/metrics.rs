@@ -23,6 +23,11 @@ pub struct Metrics {
     panics: IntCounter,
     upstream_durations: HistogramVec,
     rejects: IntCounter,
+    health_check_failures: IntCounterVec,
+    health_checks_broken: IntCounter,
+    connection_hits: IntCounterVec,
+    connection_misses: IntCounterVec,
+    hedges: IntCounter,
     cache: CacheMetrics,
 }
 
@@ -101,6 +106,29 @@ impl Metrics {
                 "coredns_forward_max_concurrent_rejects_total",
                 "Questions refused because too many were being forwarded.",
             )?,
+            health_check_failures: counters(
+                "coredns_proxy_healthcheck_failures_total",
+                "Failed checks of upstream servers.",
+                &["proxy_name", "to"],
+            )?,
+            health_checks_broken: IntCounter::new(
+                "coredns_forward_healthcheck_broken_total",
+                "Questions asked while every upstream server was down.",
+            )?,
+            connection_hits: counters(
+                "coredns_proxy_conn_cache_hits_total",
+                "Questions over a connection to an upstream server that was there.",
+                &["proxy_name", "to", "proto"],
+            )?,
+            connection_misses: counters(
+                "coredns_proxy_conn_cache_misses_total",
+                "Questions for which a connection to an upstream server was made.",
+                &["proxy_name", "to", "proto"],
+            )?,
+            hedges: IntCounter::new(
+                "waypost_dns_hedges_total",
+                "Questions asked at a second upstream server because the first was slow.",
+            )?,
             cache: CacheMetrics::new()?,
         };
         registry.register(Box::new(build))?;
@@ -140,6 +168,27 @@ impl Metrics {
     /// Counts a question that was refused because too many are under way.
     pub fn rejected(&self) {
         self.rejects.inc();
+    }
+
+    /// An upstream server did not answer a check.
+    pub fn health_check_failed(&self, upstream: SocketAddr) {
+        self.health_check_failures.with_label_values(&["forward", &upstream.to_string()]).inc();
+    }
+
+    /// A question is asked although every upstream server is down.
+    pub fn health_checks_broken(&self) {
+        self.health_checks_broken.inc();
+    }
+
+    /// A TCP connection to an upstream server is used, an old one or a new one.
+    pub fn connection_used(&self, upstream: SocketAddr, old: bool) {
+        let counter = if old { &self.connection_hits } else { &self.connection_misses };
+        counter.with_label_values(&["forward", &upstream.to_string(), "tcp"]).inc();
+    }
+
+    /// A second upstream server is asked because the first is slow.
+    pub fn hedged(&self) {
+        self.hedges.inc();
     }
 
     /// Shows the cache of this server from now on, with nothing in it.
@@ -201,7 +250,12 @@ impl Metrics {
         registry.register(Box::new(self.responses.clone()))?;
         registry.register(Box::new(self.panics.clone()))?;
         registry.register(Box::new(self.upstream_durations.clone()))?;
-        registry.register(Box::new(self.rejects.clone()))?;
+        for counter in [&self.rejects, &self.health_checks_broken, &self.hedges] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        for counter in [&self.health_check_failures, &self.connection_hits, &self.connection_misses] {
+            registry.register(Box::new(counter.clone()))?;
+        }
         self.cache.register(registry)
     }
 }

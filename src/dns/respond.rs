@@ -211,7 +211,7 @@ fn fail(reply: &mut Reply, query: &Query, error: &ForwardError) {
     reply.origin = "forward";
     reply.metadata.response_code = match error {
         ForwardError::Busy => ResponseCode::Refused,
-        ForwardError::NoUpstream | ForwardError::NoAnswer => ResponseCode::ServFail,
+        ForwardError::NoUpstream | ForwardError::NoAnswer | ForwardError::Excepted => ResponseCode::ServFail,
     };
     debug!(name = %query.name(), %error, "a question was not answered");
 }

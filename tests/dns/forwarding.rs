@@ -270,7 +270,7 @@ async fn a_server_never_asks_itself() {
     let metrics = Arc::new(Metrics::new(&registry).unwrap());
     let sockets = waypost::dns::server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let own = sockets.local_addrs()[0];
-    let forwarder = Forwarder::new(&Upstreams::Servers(vec![own]), metrics.clone());
+    let forwarder = Forwarder::to(&Upstreams::Servers(vec![own]), metrics.clone());
     let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
     let serving = sockets.serve(Arc::new(cluster()), resolver.clone(), metrics).unwrap();
     assert!(resolver.upstreams().is_empty());
@@ -283,7 +283,7 @@ async fn a_server_never_asks_itself() {
 async fn a_changed_resolv_conf_is_read_again_and_a_missing_one_awaited() {
     let file = std::env::temp_dir().join(format!("waypost-dns-test-{}.conf", std::process::id()));
     let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-    let forwarder = Forwarder::new(&Upstreams::ResolvConf(file.clone()), metrics);
+    let forwarder = Forwarder::to(&Upstreams::ResolvConf(file.clone()), metrics);
     assert!(forwarder.upstreams().is_empty());
     std::fs::write(&file, "nameserver 192.0.2.1\n").unwrap();
     assert_eq!(forwarder.upstreams(), ["192.0.2.1:53".parse().unwrap()]);
@@ -293,4 +293,131 @@ async fn a_changed_resolv_conf_is_read_again_and_a_missing_one_awaited() {
     assert_eq!(forwarder.upstreams(), ["[2001:db8::53]:53".parse().unwrap()]);
     std::fs::remove_file(&file).unwrap();
     assert_eq!(forwarder.upstreams().len(), 1, "the old list stays when the file is gone");
+}
+
+/// An upstream that answers everything with an address that ends like this, and tells what it was asked.
+async fn telling(number: u8) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let (heard, questions) = mpsc::unbounded_channel();
+    let address = fake_upstream(move |question, _| {
+        heard.send(question.queries[0].name().to_string()).unwrap();
+        vec![answer_to(question, Ipv4Addr::new(203, 0, 113, number))]
+    })
+    .await;
+    (address, questions)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stub_zones_are_asked_at_their_own_servers_and_the_longest_zone_wins() {
+    let (others, _heard_1) = telling(1).await;
+    let (corp, _heard_2) = telling(2).await;
+    let (lab, _heard_3) = telling(3).await;
+    let stubs = format!("corp.example={corp},lab.corp.example={lab}");
+    let running = Running::configured(cluster(), &[("dns-upstream", &others.to_string()), ("dns-stub-zone", &stubs)]);
+    for (name, number) in
+        [("www.example.com", 1), ("corp.example", 2), ("a.CORP.example", 2), ("a.lab.corp.example", 3), ("notcorp.example", 1)]
+    {
+        let reply = udp(running.ipv4(), &query(name, 1)).await;
+        assert_eq!(addresses(&reply), [Ipv4Addr::new(203, 0, 113, number)], "{name}");
+    }
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn excepted_domains_are_not_forwarded() {
+    let (upstream, mut heard) = telling(1).await;
+    let running =
+        Running::configured(cluster(), &[("dns-upstream", &upstream.to_string()), ("dns-forward-except", "private.example")]);
+    let reply = udp(running.ipv4(), &query("a.Private.example", 1)).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(udp(running.ipv4(), &query("b.example", 1)).await.answers.len(), 1);
+    assert_eq!(heard.recv().await.as_deref(), Some("b.example."), "nothing else was asked before");
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp_alone_questions_share_a_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (accepted, mut connections) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            accepted.send(()).unwrap();
+            tokio::spawn(async move {
+                while let Ok(length) = stream.read_u16().await {
+                    let mut question = vec![0; usize::from(length)];
+                    stream.read_exact(&mut question).await.unwrap();
+                    let question = Message::from_vec(&question).unwrap();
+                    let bytes = answer_to(&question, ELSEWHERE).to_vec().unwrap();
+                    stream.write_u16(bytes.len() as u16).await.unwrap();
+                    stream.write_all(&bytes).await.unwrap();
+                    if question.queries[0].name().to_string() == "last.example.com." {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let running = Running::configured(cluster(), &[("dns-upstream", &address.to_string()), ("dns-forward-tcp", "true")]);
+    for name in ["a.example.com", "b.example.com", "last.example.com", "new.example.com"] {
+        assert_eq!(addresses(&udp(running.ipv4(), &query(name, 1)).await), [ELSEWHERE], "{name}");
+    }
+    let mut count = 0;
+    while connections.try_recv().is_ok() {
+        count += 1;
+    }
+    assert_eq!(count, 2, "one until the server closed it, then another");
+    assert_eq!(running.counted("coredns_proxy_conn_cache_misses_total", "tcp"), 2);
+    assert!(running.counted("coredns_proxy_conn_cache_hits_total", "tcp") >= 2);
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_server_is_overtaken_by_the_next_and_checked_until_it_is_well() {
+    let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_well = well.clone();
+    let slow = fake_upstream(move |question, _| match is_well.load(std::sync::atomic::Ordering::SeqCst) {
+        true => vec![answer_to(question, LIE)],
+        false => vec![],
+    })
+    .await;
+    let (quick, _heard) = telling(2).await;
+    let upstreams = format!("{slow},{quick}");
+    let running = Running::configured(cluster(), &[("dns-upstream", &upstreams), ("dns-forward-policy", "sequential")]);
+    let first = udp(running.ipv4(), &query("first.example.com", 1)).await;
+    assert_eq!(addresses(&first), [Ipv4Addr::new(203, 0, 113, 2)]);
+    assert_eq!(running.counted("waypost_dns_hedges_total", ""), 1);
+    while running.counted("coredns_proxy_healthcheck_failures_total", &slow.to_string()) < 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(addresses(&udp(running.ipv4(), &query("second.example.com", 1)).await), [Ipv4Addr::new(203, 0, 113, 2)]);
+    assert_eq!(running.counted("waypost_dns_hedges_total", ""), 1, "who is down is asked last");
+    assert_eq!(running.counted("coredns_forward_healthcheck_broken_total", ""), 0);
+
+    well.store(true, std::sync::atomic::Ordering::SeqCst);
+    for number in 0.. {
+        let reply = udp(running.ipv4(), &query(&format!("third-{number}.example.com"), 1)).await;
+        if addresses(&reply) == [LIE] {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(number < 1000, "a server that is well again is asked first");
+    }
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_every_server_is_down_they_are_asked_all_the_same() {
+    let nobody = nobody().await.to_string();
+    let running = Running::configured(cluster(), &[("dns-upstream", &nobody), ("dns-forward-max-fails", "1")]);
+    for number in 0.. {
+        let reply = udp(running.ipv4(), &query(&format!("name-{number}.example.com"), 1)).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+        if running.counted("coredns_forward_healthcheck_broken_total", "") > 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(number < 1000, "it is down after two failed checks");
+    }
+    running.serving.shutdown().await;
 }

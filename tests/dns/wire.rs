@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
-use waypost::config::{CacheConfig, Upstreams};
+use waypost::config::{CacheConfig, RunArgs, Surroundings, Upstreams, load};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
@@ -38,7 +38,27 @@ impl Running {
     pub fn with_cache(records: Records, upstreams: &[SocketAddr], cache: &CacheConfig) -> Running {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
-        let forwarder = Forwarder::new(&Upstreams::Servers(upstreams.to_vec()), metrics.clone());
+        let forwarder = Forwarder::to(&Upstreams::Servers(upstreams.to_vec()), metrics.clone());
+        Running::with_forwarder(records, forwarder, cache, registry, metrics)
+    }
+
+    /// The same as these flags of `waypost run` say.
+    pub fn configured(records: Records, flags: &[(&str, &str)]) -> Running {
+        let flags = [&[("role", "dns"), ("dns-address", "127.0.0.1:5353"), ("node-name", "node")], flags].concat();
+        let (config, _) = load(&RunArgs::of(&flags), &Surroundings::default()).unwrap();
+        let registry = prometheus::Registry::new();
+        let metrics = Arc::new(Metrics::new(&registry).unwrap());
+        let forwarder = Forwarder::new(&config.dns, metrics.clone());
+        Running::with_forwarder(records, forwarder, &config.dns.cache, registry, metrics)
+    }
+
+    fn with_forwarder(
+        records: Records,
+        forwarder: Forwarder,
+        cache: &CacheConfig,
+        registry: prometheus::Registry,
+        metrics: Arc<Metrics>,
+    ) -> Running {
         let resolver = Resolver::new(forwarder, cache, metrics.clone());
         let sockets = server::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
         Running { serving: sockets.serve(Arc::new(records), resolver, metrics).unwrap(), registry }

@@ -5,8 +5,8 @@ use super::dns;
 use super::plan::{self, NODE_NAME, Plan, PlannedPod};
 use super::screen::counted;
 use crate::config::{
-    AdminConfig, CacheConfig, ClusterSource, Config, DetectLocalMode, DnsConfig, LogConfig, LogFormat, NodePortAddresses,
-    ProxyConfig, Role, Upstreams,
+    AdminConfig, CacheConfig, ClusterSource, Config, DetectLocalMode, DnsConfig, ForwardConfig, LogConfig, LogFormat,
+    NodePortAddresses, ProxyConfig, Role, Upstreams,
 };
 use crate::lab::{Node, Pod, Serve};
 use crate::model::{Family, ObjectKey, Protocol, Service, Update};
@@ -237,6 +237,8 @@ pub fn agent_config() -> Config {
             addresses: dns_addresses().to_vec(),
             ttl: 5,
             upstreams: Upstreams::Servers(vec![upstream()]),
+            stub_zones: Vec::new(),
+            forward: ForwardConfig::default(),
             cache: CacheConfig::default(),
         },
         admin: AdminConfig {

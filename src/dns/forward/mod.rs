@@ -1,0 +1,168 @@
+//! Everything outside the cluster domain, asked at upstream servers.
+//!
+//! The client's question goes on as a message of its own (same name in the same spelling, type, flags and EDNS options, another
+//! id), and the upstream's message is read with hickory-proto before it is handed on, as CoreDNS does with its library. Passing
+//! the bytes through would be a little cheaper, but a reply must be checked anyway, cut at a record to what the client takes, and
+//! appended to an alias, and it is records that are kept in the cache.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `pool` | the servers of one zone: which ones, in which order, and the race between them |
+//! | `server` | one server: its health, its connections |
+//! | `exchange` | one question and one answer over a socket |
+
+mod exchange;
+mod pool;
+mod server;
+
+pub(super) use exchange::is_helpful;
+
+use super::metrics::Metrics;
+use super::resolv_conf;
+use crate::config::{DnsConfig, ForwardConfig, Upstreams};
+use hickory_proto::op::Message;
+use hickory_proto::rr::Name;
+use pool::Pool;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// Asks upstream servers.
+#[derive(Debug)]
+pub struct Forwarder {
+    /// Zones with servers of their own, those with more labels first.
+    stubs: Vec<(Name, Pool)>,
+    others: Pool,
+    /// Domains that are not forwarded.
+    except: Vec<Name>,
+    /// How many more questions may be under way; `None`: any number.
+    room: Option<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a question was not answered by an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// Too many questions are being forwarded.
+    #[error(
+        "as many questions are already being forwarded as --dns-forward-max-concurrent allows: the upstream servers are slow or down"
+    )]
+    Busy,
+    /// There is nobody to ask.
+    #[error("no upstream server is known: check the nameserver lines of the resolv.conf in use, or set --dns-upstream")]
+    NoUpstream,
+    /// The configuration says that this domain is not forwarded.
+    #[error("the domain is not forwarded, by --dns-forward-except")]
+    Excepted,
+    /// Nobody answered in time.
+    #[error("no upstream server answered")]
+    NoAnswer,
+}
+
+impl Forwarder {
+    /// A forwarder as configured. A resolv.conf that is missing or empty is no error: it is read when it appears.
+    pub fn new(config: &DnsConfig, metrics: Arc<Metrics>) -> Forwarder {
+        let stubs = config.stub_zones.iter().map(|stub| (stub.zone.as_str(), stub.servers.clone())).collect::<Vec<_>>();
+        Forwarder::with_resolved(&config.upstreams, &stubs, &config.forward, Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
+    }
+
+    /// A forwarder to these upstreams for everything, with the defaults.
+    pub fn to(upstreams: &Upstreams, metrics: Arc<Metrics>) -> Forwarder {
+        Forwarder::with_resolved(upstreams, &[], &ForwardConfig::default(), Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
+    }
+
+    fn with_resolved(
+        upstreams: &Upstreams,
+        stubs: &[(&str, Vec<SocketAddr>)],
+        config: &ForwardConfig,
+        behind_resolved: &Path,
+        metrics: Arc<Metrics>,
+    ) -> Forwarder {
+        let pool = |upstreams: &Upstreams| Pool::new(upstreams, config, behind_resolved, metrics.clone());
+        let mut stubs: Vec<(Name, Pool)> =
+            stubs.iter().map(|(zone, servers)| (name(zone), pool(&Upstreams::Servers(servers.clone())))).collect();
+        stubs.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.num_labels()));
+        let room = (config.max_concurrent > 0).then(|| Semaphore::new(config.max_concurrent));
+        let except = config.except.iter().map(|domain| name(domain)).collect();
+        Forwarder { stubs, others: pool(upstreams), except, room, metrics }
+    }
+
+    /// Addresses of our own, which are never asked: that would be a loop.
+    pub fn never_ask(&self, own: &[SocketAddr]) {
+        self.stubs.iter().map(|(_, pool)| pool).chain([&self.others]).for_each(|pool| pool.never_ask(own));
+    }
+
+    /// The servers that are asked at present for what no stub zone has.
+    pub fn upstreams(&self) -> Vec<SocketAddr> {
+        self.others.upstreams()
+    }
+
+    /// Asks `message` (its id is replaced) and returns the first good answer. An answer that says that a server could not or
+    /// would not help is returned only when no other server does better.
+    ///
+    /// # Errors
+    /// See [`ForwardError`].
+    pub async fn ask(&self, message: Message) -> Result<Message, ForwardError> {
+        let asked = message.queries.first().map(|query| query.name());
+        if self.except.iter().any(|domain| asked.is_some_and(|name| domain.zone_of(name))) {
+            return Err(ForwardError::Excepted);
+        }
+        let _permit = match self.room.as_ref().map(Semaphore::try_acquire) {
+            Some(Err(_)) => {
+                self.metrics.rejected();
+                return Err(ForwardError::Busy);
+            }
+            permit => permit,
+        };
+        let stub = self.stubs.iter().find(|(zone, _)| asked.is_some_and(|name| zone.zone_of(name)));
+        stub.map_or(&self.others, |(_, pool)| pool).ask(&message).await
+    }
+}
+
+/// A validated domain name of the configuration.
+fn name(domain: &str) -> Name {
+    Name::from_labels(domain.split('.').filter(|label| !label.is_empty()).map(str::as_bytes)).unwrap_or_else(|_| Name::root())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn forwarder(upstreams: &Upstreams, behind_resolved: &Path) -> Forwarder {
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        Forwarder::with_resolved(upstreams, &[], &ForwardConfig::default(), behind_resolved, metrics)
+    }
+
+    #[tokio::test]
+    async fn more_questions_than_the_limit_are_turned_away_at_once() {
+        let forwarder = forwarder(&Upstreams::Servers(vec!["192.0.2.1:53".parse().unwrap()]), Path::new("/nonexistent"));
+        let all = forwarder.room.as_ref().unwrap().try_acquire_many(1000).unwrap();
+        assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::Busy);
+        assert_eq!(forwarder.metrics.rejects(), 1);
+        drop(all);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_listed_twice_is_asked_once() {
+        let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let forwarder = forwarder(&Upstreams::Servers(vec![nobody, nobody]), Path::new("/nonexistent"));
+        assert_eq!(forwarder.upstreams(), [nobody]);
+        assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::NoAnswer);
+    }
+
+    #[test]
+    fn a_change_behind_systemd_resolved_is_noticed() {
+        let folder = std::env::temp_dir().join(format!("waypost-forward-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (stub, real) = (folder.join("stub"), folder.join("real"));
+        fs::write(&stub, "nameserver 127.0.0.53\n").unwrap();
+        fs::write(&real, "nameserver 192.0.2.1\n").unwrap();
+        let forwarder = forwarder(&Upstreams::ResolvConf(stub), &real);
+        assert_eq!(forwarder.upstreams(), ["192.0.2.1:53".parse().unwrap()]);
+        fs::write(&real, "nameserver 192.0.2.22\n").unwrap();
+        assert_eq!(forwarder.upstreams(), ["192.0.2.22:53".parse().unwrap()]);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
