@@ -291,6 +291,7 @@ mod tests {
             ports: Box::new([]),
             endpoints: Box::new([]),
             headless: false,
+            weight: 1,
             triggered: None,
         }))
     }

@@ -82,6 +82,7 @@ impl Follow {
         loop {
             let deadline = self.dns.as_ref().and_then(Dns::deadline);
             let retry = self.plan.as_ref().and_then(|plan| plan.retry);
+            let warming = self.plan.as_ref().and_then(Plan::next_warming);
             let look = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy()).and_then(|plan| plan.drift.due());
             let cidrs_awaited = self.plan.as_ref().filter(|plan| !plan.started).and_then(|plan| plan.cidrs_awaited);
             let last_state = self.last_state.as_ref().and_then(LastState::next);
@@ -103,6 +104,7 @@ impl Follow {
                 () = at(look) => self.compare(),
                 () = at(cidrs_awaited) => {}
                 () = at(last_state) => self.look_at_last_state(),
+                () = at(warming) => self.plan.iter_mut().for_each(|plan| plan.warm_up(&self.store)),
                 () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
                 _ = addresses.tick() => self.look_at_addresses(),
                 Ok(()) = self.addresses.changed() => self.look_at_addresses(),

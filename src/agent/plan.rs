@@ -14,7 +14,7 @@ use crate::config::{ClusterSource, Config, DetectLocalMode, ProxyConfig};
 use crate::model::{Family, Kind, ObjectKey};
 use crate::nft::{Layout, Part, Rejected};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
-use crate::proxy::{Conflict, Context, Delta, Element, Planner, Traffic};
+use crate::proxy::{Conflict, Context, Delta, Element, Planner, SlowStart, Traffic};
 use crate::store::{Dirty, Store};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -27,6 +27,7 @@ const RETRY_FAILED: Duration = Duration::from_secs(1);
 /// What is planned, and what has become of it in the kernel.
 pub struct Plan {
     planner: Planner,
+    slow_start: SlowStart,
     context: Context,
     pub config: ProxyConfig,
     service_networks: Networks,
@@ -67,6 +68,7 @@ impl Plan {
     ) -> Plan {
         Plan {
             planner: Planner::default(),
+            slow_start: SlowStart::default(),
             context: Context {
                 node_name: config.node_name.clone(),
                 dns_addresses: super::local_dns::addresses(config),
@@ -113,6 +115,17 @@ impl Plan {
         self.started && self.failures == 0 && self.gathered.is_empty() && self.layouts.1 && !self.data_path.is_busy()
     }
 
+    /// When the next endpoint of a Service with a slow start gets more of its share.
+    pub fn next_warming(&self) -> Option<Instant> {
+        self.slow_start.due().map(Instant::from_std)
+    }
+
+    /// Gives endpoints of Services with a slow start what they are due.
+    pub fn warm_up(&mut self, store: &Store) {
+        let due = self.slow_start.whose_turn(Instant::now().into_std());
+        due.iter().for_each(|key| self.plan_service(store, key));
+    }
+
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
         self.health_checks.plan(key, store, &self.context);
         if let Some(ports) = &self.localhost_ports {
@@ -121,6 +134,8 @@ impl Plan {
         let mut keys = vec![key.clone()];
         while let Some(key) = keys.pop() {
             let slices = store.slices(&key);
+            let warming = self.slow_start.see(&key, store.service(&key), &slices, Instant::now().into_std());
+            self.planner.set_warming(&key, warming);
             let outcome = self.planner.update(&key, store.service(&key), &slices, &self.context, &mut self.gathered);
             for conflict in outcome.conflicts {
                 let Conflict { dest, loser, kind, winner } = conflict;

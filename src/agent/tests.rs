@@ -199,6 +199,7 @@ fn slice() -> Update {
         ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
         endpoints: Box::new([endpoint]),
         headless: false,
+        weight: 1,
         triggered: None,
     }))
 }
@@ -393,4 +394,27 @@ async fn a_damaged_state_is_reported_and_not_served() {
     assert_eq!((notice.reason, &notice.about), (&LAST_STATE_REFUSED, &Subject::Node));
     assert!(notice.note.contains("snapshot") && notice.note.contains("version"), "{}", notice.note);
     assert!(!*agent.ready.borrow());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newly_ready_endpoint_gets_its_share_in_steps() {
+    let agent = start(None);
+    let Update::Service(mut slow) = web() else { panic!("it is a service") };
+    slow.options.slow_start = Some(3);
+    for updates in
+        [listing(Kind::Service, vec![Update::Service(slow)]), listing(Kind::Slice, vec![slice()]), namespaces(), node()]
+    {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert!(agent.holds(routed()), "at the agent's start everything counts as warmed up");
+    let Update::Slice(mut more) = slice() else { panic!("it is a slice") };
+    more.endpoints = ["10.244.0.2", "10.244.0.3"].map(|address| Endpoint::at(address.parse().unwrap())).into();
+    agent.send([Update::Slice(more)]).await;
+    let dest = crate::proxy::Dest { address: "10.96.0.1".parse().unwrap(), protocol: Protocol::Tcp, port: 80 };
+    agent.until("both have their share", |agent| agent.holds(Element::Service(dest, Chain::Pick(2)))).await;
+    let added: Vec<Element> = agent.memory.lock().unwrap().commits.iter().flat_map(|batch| batch.elements.add.clone()).collect();
+    assert!(added.contains(&Element::Service(dest, Chain::Pick(11))), "it began with one slot of eleven");
+    let between = (12..20).any(|slots| added.contains(&Element::Service(dest, Chain::Pick(slots))));
+    assert!(between, "and grew from there");
 }

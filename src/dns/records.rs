@@ -254,6 +254,7 @@ mod tests {
             ports: Box::new([]),
             endpoints,
             headless: false,
+            weight: 1,
             triggered: None,
         }
     }

@@ -24,6 +24,8 @@ pub struct Slice {
     pub endpoints: Box<[Endpoint]>,
     /// Whether it carries the label `service.kubernetes.io/headless`: such slices are for DNS only, as in kube-proxy.
     pub headless: bool,
+    /// `waypost.dev/weight`: how much each of its endpoints counts; 1 where there is no such annotation.
+    pub weight: u8,
     /// When the pod or Service changed that made the controller write this slice (annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`): from then on network programming latency counts.
     pub triggered: Option<SystemTime>,

@@ -45,6 +45,8 @@ pub struct Service {
 pub struct ServiceOptions {
     /// `waypost.dev/balance`.
     pub balance: Balance,
+    /// `waypost.dev/slow-start`: for so many seconds a newly ready endpoint gets less than its share; `None` means all of it at once.
+    pub slow_start: Option<u32>,
     /// `waypost.dev/allowed-sources`: who may connect, to any address; `None` means everybody.
     pub allowed_sources: Option<Box<[IpNet]>>,
     /// `waypost.dev/denied-sources`: who may not, whoever else may.

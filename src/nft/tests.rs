@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::model::{
-    AddressKind, Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
-    SlicePort,
+    AddressKind, Balance, Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort,
+    Slice, SlicePort,
 };
 use crate::proxy::{
     AffinityMap, Backend, Chain, Context, Delta, Dest, DetectLocal, Element, Fate, List, Packet, Planner, Refusal, Says, Set,
@@ -37,6 +37,7 @@ struct Shape {
     local_inside: bool,
     ranges: bool,
     affinity: Option<u32>,
+    balance: Balance,
     endpoints: Vec<(u8, bool, bool)>,
 }
 
@@ -66,7 +67,7 @@ impl Shape {
             health_check_node_port: 0,
             proxied: true,
             created: i64::from(self.number),
-            options: ServiceOptions::default(),
+            options: ServiceOptions { balance: self.balance, ..ServiceOptions::default() },
         }
     }
 
@@ -91,6 +92,7 @@ impl Shape {
                     ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
                     endpoints: endpoints.collect(),
                     headless: false,
+                    weight: 1,
                     triggered: None,
                 }
             })
@@ -210,6 +212,7 @@ fn shape(number: u8, endpoints: &[u8]) -> Shape {
         local_inside: false,
         ranges: false,
         affinity: None,
+        balance: Balance::Random,
         endpoints: endpoints.iter().map(|number| (*number, true, true)).collect(),
     }
 }
@@ -445,14 +448,42 @@ fn a_restart_forgets_no_client_and_what_belongs_to_a_service_port_goes_with_it()
     assert_eq!(own_chains(&again.committer.kernel().made(Family::V4)), (vec![], vec![]));
 }
 
+#[test]
+fn each_service_port_takes_turns_of_its_own() {
+    let robin = |number| Shape { balance: Balance::RoundRobin, ..shape(number, &[1, 2]) };
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, robin(1)), (2, robin(2))]));
+    let held = agent.holds();
+    let leads = |to, set| held.iter().find(|element| element.dest() == Some(to) && element.set() == set).and_then(Element::chain);
+    let first = leads(dest("10.96.0.1", 80), Set::Services).unwrap();
+    assert!(matches!(first, Chain::Own(_)), "{first}");
+    assert_eq!(leads(dest("192.0.2.10", 30001), Set::ClusterLists), Some(first), "its addresses share the turns");
+    assert_ne!(leads(dest("10.96.0.2", 80), Set::Services), Some(first));
+    agent.set(shape(1, &[1, 2]));
+    agent.set(shape(2, &[1, 2]));
+    assert_eq!(own_chains(&agent.committer.kernel().made(Family::V4)), (vec![], vec![]));
+}
+
+#[test]
+fn a_hash_table_keeps_its_slots_when_an_endpoint_goes() {
+    let hash = |endpoints: &[u8]| Shape { balance: Balance::SourceHash, node_port: false, ..shape(1, endpoints) };
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, hash(&[1, 2, 3, 4]))]));
+    let before = agent.committer.kernel().commits.len();
+    agent.set(hash(&[1, 2, 4]));
+    let batch = agent.committer.kernel().commits[before].clone();
+    assert!(batch.made.is_empty() && batch.gone.is_empty(), "the table's size is the same: no rule changes");
+    let moved = batch.elements.add.iter().filter(|element| element.set() == Set::Endpoints).count();
+    assert!((250..300).contains(&moved), "{moved} of 1021 slots change hands");
+}
+
 fn any_shape() -> impl Strategy<Value = Shape> {
     let endpoints = proptest::collection::vec((0u8..12, any::<bool>(), any::<bool>()), 0..8);
     let affinity = proptest::option::of(1u32..3);
-    (0u8..4, any::<(bool, bool, bool, bool)>(), 0u8..4, affinity, endpoints).prop_map(
-        |(number, (node_port, local_outside, local_inside, ranges), external, affinity, mut endpoints)| {
+    let balance = prop_oneof![8 => Just(Balance::Random), 4 => Just(Balance::RoundRobin), 1 => Just(Balance::SourceHash)];
+    (0u8..4, any::<(bool, bool, bool, bool)>(), 0u8..4, (affinity, balance), endpoints).prop_map(
+        |(number, (node_port, local_outside, local_inside, ranges), external, (affinity, balance), mut endpoints)| {
             endpoints.sort();
             endpoints.dedup_by_key(|endpoint| endpoint.0);
-            Shape { number, node_port, external, local_outside, local_inside, ranges, affinity, endpoints }
+            Shape { number, node_port, external, local_outside, local_inside, ranges, affinity, balance, endpoints }
         },
     )
 }

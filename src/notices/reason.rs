@@ -68,8 +68,8 @@ reasons! {
         "The object has a value that cannot be what it should be, and is ignored until it is corrected",
         "Correct the field that the note names";
     /// One of our annotations has a value that it cannot have.
-    INVALID_ANNOTATION = "InvalidAnnotation" Warning "Read" everywhere true, about "Service",
-        "An annotation `waypost.dev/…` has a value that it cannot have, or a name that there is none of; the Service is in use all the same. The note says what applies meanwhile: the default, but for lists of sources and selectors of nodes whatever opens nothing",
+    INVALID_ANNOTATION = "InvalidAnnotation" Warning "Read" everywhere true, about "Service, EndpointSlice",
+        "An annotation `waypost.dev/…` has a value that it cannot have, or a name that there is none of; the object is in use all the same. The note says what applies meanwhile: the default, but for lists of sources and selectors of nodes whatever opens nothing",
         "Correct the annotation: the note says what is allowed";
     /// The kernel refused something.
     KERNEL_REFUSED = "KernelRefused" Error "Program" everywhere false, about "Service, Node",

@@ -12,7 +12,9 @@ mod planner;
 mod select;
 mod slots;
 mod sources;
+mod spread;
 mod walk;
+mod warming;
 
 pub use balancing::{AffinityMap, Balancing, Draw, List, PortId, Remember, Remembered};
 pub use destination::{Backend, Dest, Destination, Entry, Refusal};
@@ -22,3 +24,4 @@ pub use planner::{Conflict, Context, Delta, Outcome, Planner, Serving, Traffic};
 pub use select::{Candidate, Choice, Hinted, Judgement, Place, Tier, Topology, choose, judge, local_ready};
 pub use slots::fill_slots;
 pub use walk::{Fate, Kept, Marked, Packet, Says, Step, Target, Trace, Walk};
+pub use warming::{SlowStart, Warming};

@@ -1,9 +1,8 @@
 //! Plans one service at a time and decides who wins where two claim the same destination.
 
-use super::{Backend, Balancing, Dest, Destination, Element, Entry, Place, PortId, Refusal, choose, sources};
-use crate::model::{
-    AddressKind, Balance, Family, Labels, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice,
-};
+use super::spread::spread;
+use super::{Backend, Balancing, Dest, Destination, Element, Entry, Place, PortId, Refusal, Warming, choose, sources};
+use crate::model::{AddressKind, Family, Labels, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServicePort, Slice};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,6 +89,7 @@ pub struct Planner {
     planned: HashMap<ObjectKey, Planned>,
     users: HashMap<Element, u32>,
     without_local: BTreeMap<(Family, Traffic), usize>,
+    warming: HashMap<ObjectKey, Warming>,
 }
 
 /// Which of a Service's traffic policies a packet is subject to.
@@ -129,7 +129,7 @@ impl Planner {
             self.count(before.elements, BTreeSet::new(), delta);
             return outcome;
         };
-        let wanted = plan(service, slices, context);
+        let wanted = plan(service, slices, context, self.warming.get(key));
         let (kept, gone): (Vec<_>, Vec<_>) = before.claims.into_iter().partition(|(dest, claim)| {
             wanted.destinations.get(dest).is_some_and(|wanted| wanted.kind == claim.kind && claim.created == service.created)
         });
@@ -154,6 +154,15 @@ impl Planner {
         let planned = Planned { claims, elements: wanted.elements, without_local: wanted.without_local };
         self.planned.insert(key.clone(), planned);
         outcome
+    }
+
+    /// From the next [`Planner::update`] of the service on these of its endpoints get less than their share.
+    pub fn set_warming(&mut self, key: &ObjectKey, warming: Warming) {
+        if warming.is_empty() {
+            self.warming.remove(key);
+        } else {
+            self.warming.insert(key.clone(), warming);
+        }
     }
 
     /// The services that were planned last time, so that all can be planned again when the node changes.
@@ -247,18 +256,25 @@ fn note_flows(delta: &mut Delta, dest: Dest, serving: Serving) {
     }
 }
 
-fn plan(service: &Service, slices: &[&Slice], context: &Context) -> Plan {
+fn plan(service: &Service, slices: &[&Slice], context: &Context, warming: Option<&Warming>) -> Plan {
     let mut plan = Plan::default();
     plan.elements.extend(service.cluster_ips.iter().map(|address| Element::ClusterIp(*address)));
     for port in &service.ports {
         for family in Family::BOTH {
-            plan_port(service, port, family, slices, context, &mut plan);
+            plan_port(service, port, family, slices, (context, warming), &mut plan);
         }
     }
     plan
 }
 
-fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&Slice], context: &Context, plan: &mut Plan) {
+fn plan_port(
+    service: &Service,
+    port: &ServicePort,
+    family: Family,
+    slices: &[&Slice],
+    (context, warming): (&Context, Option<&Warming>),
+    plan: &mut Plan,
+) {
     let addresses: Vec<(AddressKind, IpAddr, u16)> =
         frontends(service, port, context).filter(|(_, address, _)| Family::of(*address) == family).collect();
     if addresses.is_empty() {
@@ -271,10 +287,18 @@ fn plan_port(service: &Service, port: &ServicePort, family: Family, slices: &[&S
         let local = policies.into_iter().filter(|(_, policy)| *policy == Policy::Local);
         plan.without_local.extend(local.map(|(traffic, _)| (family, traffic)));
     }
-    let (cluster, local): (Arc<[Backend]>, Arc<[Backend]>) = (choice.cluster.into(), choice.local.into());
+    let method = service.options.balance;
+    let slots = |backends: &[Backend]| -> Arc<[Backend]> {
+        let weight = |backend: &Backend| {
+            let weight = choice.weights.get(backend).copied().unwrap_or(1);
+            weight * warming.map_or(1, |warming| warming.share(backend.address))
+        };
+        let weighted: Vec<_> = backends.iter().map(|backend| (*backend, weight(backend))).collect();
+        spread(method, &weighted).into()
+    };
+    let (cluster, local) = (slots(&choice.cluster), slots(&choice.local));
     let serving: Arc<[Backend]> = choice.serving.into();
-    let balancing =
-        Balancing { port: PortId::of(&service.key, port), method: Balance::Random, affinity_seconds: service.affinity_seconds };
+    let balancing = Balancing { port: PortId::of(&service.key, port), method, affinity_seconds: service.affinity_seconds };
     plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
     for (kind, address, number) in addresses {
         let mut destination = destination(service, kind, &cluster, &local, balancing);

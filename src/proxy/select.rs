@@ -15,6 +15,8 @@ pub struct Choice {
     pub hairpins: Vec<Backend>,
     /// Those that a flow that exists may go on using, wherever they are: every one that is ready or still serves.
     pub serving: Vec<Backend>,
+    /// What those weigh whose weight is not 1.
+    pub weights: BTreeMap<Backend, u32>,
 }
 
 /// Where this node stands, as far as the choice depends on it.
@@ -102,6 +104,12 @@ pub fn choose(port: &ServicePort, family: Family, slices: &[&Slice], place: Plac
         local: list(&|candidate| judgement.in_local(candidate)),
         hairpins: list(&|candidate| candidate.local && (judgement.in_cluster(candidate) || judgement.in_local(candidate))),
         serving: list(&|candidate| candidate.endpoint.ready || candidate.endpoint.serving),
+        weights: judgement
+            .candidates
+            .iter()
+            .filter(|(_, candidate)| candidate.slice.weight != 1)
+            .map(|(backend, candidate)| (*backend, candidate.slice.weight.into()))
+            .collect(),
     }
 }
 

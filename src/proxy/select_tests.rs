@@ -20,6 +20,7 @@ fn slice(endpoints: Vec<Endpoint>) -> Slice {
         ports: Box::new([SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }]),
         endpoints: endpoints.into(),
         headless: false,
+        weight: 1,
         triggered: None,
     }
 }

@@ -135,6 +135,10 @@ impl Translate for objects::EndpointSlice {
         }
     }
 
+    fn doubts(&self) -> Vec<Complaint> {
+        convert::slice_annotations(&self.metadata).1
+    }
+
     fn gone(&self, names: &mut Interner) -> Option<Update> {
         convert::slice_key(self, names).ok().map(Update::SliceGone)
     }

@@ -1,6 +1,7 @@
 //! How connections are spread, with real packets through real nf_tables.
 
 mod affinity;
+mod methods;
 mod world;
 
 use libtest_mimic::{Arguments, Trial};
@@ -28,6 +29,17 @@ fn main() {
             affinity::a_restart_writes_nothing_and_forgets_nobody,
         ),
         Trial::test("affinity_nft_lists_it_and_loads_what_it_lists", affinity::nft_lists_it_and_loads_what_it_lists),
+        Trial::test("example_session_affinity", methods::session_affinity),
+        Trial::test("example_round_robin_takes_one_after_the_other", methods::round_robin_takes_one_after_the_other),
+        Trial::test(
+            "example_source_hash_sends_a_client_to_one_endpoint_and_moves_only_those_of_one_that_goes",
+            methods::source_hash_sends_a_client_to_one_endpoint_and_moves_only_those_of_one_that_goes,
+        ),
+        Trial::test("example_weights_split_between_two_slices", methods::weights_split_between_two_slices),
+        Trial::test(
+            "example_slow_start_gives_a_newly_ready_endpoint_its_share_in_steps",
+            methods::slow_start_gives_a_newly_ready_endpoint_its_share_in_steps,
+        ),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }

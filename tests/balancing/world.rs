@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use waypost::lab::{self, Namespace, Node, Outcome, Pod, Serve};
 use waypost::model::{Family, Protocol, Update};
 use waypost::nft::{Committed, Committer, Layout, Netlink};
-use waypost::proxy::{Context, Delta, DetectLocal, Element, Planner};
+use waypost::proxy::{Context, Delta, DetectLocal, Element, Planner, SlowStart};
 use waypost::source::{manifests, translate::Translator};
 use waypost::store::Store;
 
@@ -22,6 +22,9 @@ pub struct World {
     pub outside: Pod,
     _pods: Vec<Pod>,
     planner: Planner,
+    slow_start: SlowStart,
+    /// What the time is for the slow start.
+    pub now: Instant,
     committer: Committer<Netlink>,
     folder: PathBuf,
 }
@@ -48,7 +51,17 @@ impl World {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).expect("target/ can be written");
         let committer = committer(node.namespace());
-        let mut world = World { node, client, outside, _pods: pods, planner: Planner::default(), committer, folder };
+        let mut world = World {
+            node,
+            client,
+            outside,
+            _pods: pods,
+            planner: Planner::default(),
+            slow_start: SlowStart::default(),
+            now: Instant::now(),
+            committer,
+            folder,
+        };
         world.apply(objects);
         world
     }
@@ -65,6 +78,7 @@ impl World {
     /// Another agent takes the table over, with the same objects. Returns what it wrote.
     pub fn restart(&mut self, objects: &str) -> Committed {
         self.planner = Planner::default();
+        self.slow_start = SlowStart::default();
         self.committer = committer(self.node.namespace());
         let delta = self.plan(objects);
         self.committer.commit(delta)
@@ -88,6 +102,8 @@ impl World {
         }
         let keys: BTreeSet<_> = store.service_keys().cloned().chain(self.planner.services()).collect();
         for key in keys {
+            let warming = self.slow_start.see(&key, store.service(&key), &store.slices(&key), self.now);
+            self.planner.set_warming(&key, warming);
             self.planner.update(&key, store.service(&key), &store.slices(&key), &context, &mut delta);
         }
         delta

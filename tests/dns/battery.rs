@@ -211,6 +211,7 @@ pub fn slice(service: &str, ports: &[&str], endpoints: impl IntoIterator<Item = 
         ports: ports.collect(),
         endpoints: endpoints.into(),
         headless: false,
+        weight: 1,
         triggered: None,
     }
 }

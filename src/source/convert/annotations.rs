@@ -10,6 +10,7 @@ use crate::source::objects::ANNOTATION_PREFIX;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// What the annotations of a Service ask for, and what is wrong with them.
 pub fn of_service(metadata: &ObjectMeta) -> (ServiceOptions, Vec<Complaint>) {
@@ -18,9 +19,21 @@ pub fn of_service(metadata: &ObjectMeta) -> (ServiceOptions, Vec<Complaint>) {
         balance: given.take("balance", "random, round-robin or source-hash", balance).unwrap_or_default(),
         allowed_sources: given.allowed_sources(),
         denied_sources: given.denied_sources(),
+        slow_start: given.take("slow-start", "a number of seconds from 1 to 3600", |text| number(text, 1..=3600)),
         exposed_on: given.exposed_on(),
     };
     (options, given.complaints())
+}
+
+/// What each endpoint of an EndpointSlice weighs, and what is wrong with its annotations.
+pub fn of_slice(metadata: &ObjectMeta) -> (u8, Vec<Complaint>) {
+    let mut given = Given::of(metadata);
+    let weight = given.take("weight", "a whole number from 1 to 100", |text| number(text, 1..=100));
+    (weight.and_then(|weight| u8::try_from(weight).ok()).unwrap_or(1), given.complaints())
+}
+
+fn number(text: &str, allowed: RangeInclusive<u32>) -> Option<u32> {
+    text.parse().ok().filter(|number| allowed.contains(number))
 }
 
 const NETWORKS: &str = "networks or addresses such as 10.244.0.0/16, separated by commas";
@@ -178,5 +191,19 @@ mod tests {
         assert_eq!((options.denied_sources.iter().filter(|network| network.prefix_len() == 0).count(), complaints.len()), (2, 1));
         let (options, complaints) = read(&[("waypost.dev/expose-on-nodes", "edge is true")]);
         assert_eq!((options.exposed_on, complaints.len()), (Some(Selector::nothing()), 1));
+    }
+
+    #[test]
+    fn weights_and_times_have_bounds() {
+        let weight = |value: &str| {
+            let annotations = Some([("waypost.dev/weight".to_string(), value.to_string())].into());
+            let (weight, complaints) = of_slice(&ObjectMeta { annotations, ..ObjectMeta::default() });
+            (weight, complaints.len())
+        };
+        assert_eq!((weight("1"), weight("100")), ((1, 0), (100, 0)));
+        assert_eq!((weight("0"), weight("101"), weight("half")), ((1, 1), (1, 1), (1, 1)));
+        assert_eq!(read(&[("waypost.dev/slow-start", "30")]).0.slow_start, Some(30));
+        assert_eq!(read(&[("waypost.dev/slow-start", "0")]).0.slow_start, None);
+        assert_eq!(read(&[("waypost.dev/weight", "7")]).1.len(), 1, "it belongs to EndpointSlices");
     }
 }

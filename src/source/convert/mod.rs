@@ -11,7 +11,7 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
-pub use annotations::of_service as service_annotations;
+pub use annotations::{of_service as service_annotations, of_slice as slice_annotations};
 pub use node::{namespace, node, service_cidr, service_cidr_name};
 pub use service::{service, service_key};
 pub use slice::{slice, slice_key};

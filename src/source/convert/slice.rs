@@ -1,6 +1,6 @@
 //! EndpointSlices.
 
-use super::{Complaint, Malformed, address, has_label, key, malformed, port, protocol};
+use super::{Complaint, Malformed, address, annotations, has_label, key, malformed, port, protocol};
 use crate::model::{Endpoint, Family, Hints, Interner, Name, ObjectKey, Slice, SliceKey, SlicePort};
 use crate::source::objects;
 use k8s_openapi::jiff::Timestamp;
@@ -40,6 +40,7 @@ fn read(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Option<
         ports: ports(object, names)?,
         endpoints: endpoints(object, family, names)?,
         headless: has_label(&object.metadata, HEADLESS_LABEL),
+        weight: annotations::of_slice(&object.metadata).0,
         triggered: triggered(object),
     }))
 }
