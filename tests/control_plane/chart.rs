@@ -83,7 +83,10 @@ pub fn uninstall(cluster: &Cluster) {
 /// The agent with the chart's rights and configuration, and waits for nothing.
 pub fn start_agent(stage: &Stage) -> Agent {
     let mut command = run_as(stage.cluster, Command::new(WAYPOST), "waypost-agent");
-    Agent::start_command(stage, command.arg(format!("--node-name={NODE_NAME}")))
+    // In a pod there is a folder for it.
+    let probes = stage.cluster.directory().join("probes.sock");
+    command.arg(format!("--node-name={NODE_NAME}")).arg("--probe-socket").arg(probes);
+    Agent::start_command(stage, &mut command)
 }
 
 fn make_service(stage: &Stage, name: &str) -> IpAddr {
