@@ -17,6 +17,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/differences.md",
     "docs/dns.md",
     "docs/events.md",
+    "docs/conntrack.md",
     "docs/migrate.md",
     "docs/operate.md",
     "docs/services.md",

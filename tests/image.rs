@@ -66,6 +66,11 @@ fn agent_programs_nftables() -> Outcome {
         let command: Vec<String> = serde_json::from_value(container.spec[probe]["exec"]["command"].clone())?;
         container.exec(&command)?;
     }
+    let sysctl = |name: &str| container.enter(&["cat", &format!("/proc/sys/net/netfilter/{name}")]);
+    for (name, value) in [("nf_conntrack_tcp_be_liberal", "1"), ("nf_conntrack_tcp_timeout_established", "86400")] {
+        let found = sysctl(name)?;
+        expect(found.trim() == value, || format!("{name} is {found}\n{}", container.told()))?;
+    }
     Ok(())
 }
 
@@ -177,11 +182,17 @@ fn oci_config(pod: &Value, bundle: &Path) -> Value {
     let sysctl: serde_json::Map<_, _> =
         sysctls.iter().map(|sysctl| (sysctl["name"].as_str().expect("a name").to_string(), sysctl["value"].clone())).collect();
     let bind = |source: &str, target: &str| json!({"destination": target, "source": bundle.join(source), "type": "bind", "options": ["rbind", "ro"]});
+    let mounts = || container["volumeMounts"].as_array().into_iter().flatten();
+    // What must be there on the node is the node's own.
+    let of_node = |mount: &Value| {
+        let volume = pod["volumes"].as_array()?.iter().find(|volume| volume["name"] == mount["name"])?;
+        let path = volume["hostPath"]["path"].as_str().filter(|_| volume["hostPath"]["type"] == "Directory")?;
+        Some(json!({"destination": mount["mountPath"], "source": path, "type": "bind", "options": ["rbind", "rw"]}))
+    };
     // What is made for the pod, or for the node, is empty at first and can be written.
-    let empty = |volume: &&Value| !volume["emptyDir"].is_null() || !volume["hostPath"].is_null();
+    let empty = |volume: &&Value| !volume["emptyDir"].is_null() || volume["hostPath"]["type"] == "DirectoryOrCreate";
     let volumes: Vec<_> = pod["volumes"].as_array().into_iter().flatten().filter(empty).map(|volume| &volume["name"]).collect();
-    let mounts = container["volumeMounts"].as_array().into_iter().flatten().filter(|mount| volumes.contains(&&mount["name"]));
-    let writable = mounts.map(|mount| json!({"destination": mount["mountPath"], "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=777"]}));
+    let writable = mounts().filter(|mount| volumes.contains(&&mount["name"])).map(|mount| json!({"destination": mount["mountPath"], "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=777"]}));
     let fixed = [
         json!({"destination": "/proc", "type": "proc", "source": "proc"}),
         json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
@@ -190,7 +201,7 @@ fn oci_config(pod: &Value, bundle: &Path) -> Value {
         bind("manifests", "/manifests"),
         bind("resolv.conf", "/etc/resolv.conf"),
     ];
-    let mounts: Vec<Value> = fixed.into_iter().chain(writable).collect();
+    let mounts: Vec<Value> = fixed.into_iter().chain(writable).chain(mounts().filter_map(of_node)).collect();
     json!({
         "ociVersion": "1.0.2",
         "root": {"path": rootfs(), "readonly": own["readOnlyRootFilesystem"]},

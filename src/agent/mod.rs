@@ -26,7 +26,7 @@ mod watchdog;
 
 use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
 use crate::config::{Config, Role};
-use crate::conntrack::{Cleaner, Conntrack, ConntrackMetrics};
+use crate::conntrack::{self, Cleaner, Conntrack, ConntrackMetrics};
 use crate::dns::server::DnsError;
 use crate::handover::{HandoverError, Sockets, Successor};
 use crate::leftovers;
@@ -118,7 +118,7 @@ pub async fn start(
         Role::Dns => None,
         Role::All | Role::Proxy => Some(start_data_path(&config, &registries, &status)?),
     };
-    let stale_flows = StaleFlows::new(data_path.is_some().then(|| start_cleaner(&registries)).transpose()?);
+    let stale_flows = StaleFlows::new(data_path.is_some().then(|| start_cleaner(&config, &registries)).transpose()?);
     let local_dns = local_dns::addresses(&config);
     if !local_dns.is_empty() {
         local_dns::make_local(&local_dns).await?;
@@ -309,9 +309,10 @@ fn start_data_path(config: &Config, registries: &Registries, status: &Status) ->
     DataPath::start(Committer::new(kernel, layouts), metrics, Some(monitor)).map_err(AgentError::Thread)
 }
 
-fn start_cleaner(registries: &Registries) -> Result<Cleaner, AgentError> {
+fn start_cleaner(config: &Config, registries: &Registries) -> Result<Cleaner, AgentError> {
     let metrics = ConntrackMetrics::new(&registries.proxy)?;
-    Cleaner::start(Conntrack::open()?, metrics).map_err(AgentError::Thread)
+    let sysctls = conntrack::wanted(&config.proxy.conntrack, conntrack::processors());
+    Cleaner::start(Conntrack::open()?, sysctls, metrics).map_err(AgentError::Thread)
 }
 
 /// The elements that follow from the configuration alone.

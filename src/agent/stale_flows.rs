@@ -9,12 +9,14 @@ pub struct StaleFlows {
     cleaner: Option<Cleaner>,
     /// Handed over for a commit.
     committing: Touched,
+    /// The first commit has been told of: the cleaner waits for it in any case.
+    begun: bool,
 }
 
 impl StaleFlows {
     /// Without a cleaner nothing is ever looked at.
     pub fn new(cleaner: Option<Cleaner>) -> StaleFlows {
-        StaleFlows { cleaner, committing: Touched::new() }
+        StaleFlows { cleaner, ..StaleFlows::default() }
     }
 
     /// These are part of what is being committed.
@@ -24,10 +26,11 @@ impl StaleFlows {
 
     /// A commit has come to its end, except in these families.
     pub fn committed(&mut self, failed: &[Family]) {
-        let (done, waiting) =
+        let (done, waiting): (Touched, Touched) =
             std::mem::take(&mut self.committing).into_iter().partition(|(dest, _)| !failed.contains(&dest.family()));
         self.committing = waiting;
-        if let Some(cleaner) = &self.cleaner {
+        let first = !std::mem::replace(&mut self.begun, true);
+        if let Some(cleaner) = self.cleaner.as_ref().filter(|_| first || !done.is_empty()) {
             cleaner.look(done);
         }
     }

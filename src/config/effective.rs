@@ -61,6 +61,13 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("external-ips", _) => json!(proxy.external_ips),
         ("masquerade-all", _) => json!(proxy.masquerade_all),
         ("masquerade-bit", _) => json!(proxy.masquerade_bit),
+        ("conntrack-max-per-core", _) => json!(proxy.conntrack.max_per_core),
+        ("conntrack-min", _) => json!(proxy.conntrack.min),
+        ("conntrack-tcp-timeout-established", _) => seconds(proxy.conntrack.tcp_established_seconds),
+        ("conntrack-tcp-timeout-close-wait", _) => seconds(proxy.conntrack.tcp_close_wait_seconds),
+        ("conntrack-tcp-be-liberal", _) => json!(proxy.conntrack.tcp_be_liberal),
+        ("conntrack-udp-timeout", _) => seconds(proxy.conntrack.udp_seconds),
+        ("conntrack-udp-timeout-stream", _) => seconds(proxy.conntrack.udp_stream_seconds),
         ("cluster-domain", _) => json!(dns.domain),
         ("dns-address", _) => list(&dns.addresses),
         ("dns-ttl", _) => json!(dns.ttl),
@@ -106,6 +113,10 @@ fn value(config: &Config, key: &str) -> Option<Value> {
 fn stub_zone(stub: &StubZone) -> String {
     let servers: Vec<_> = stub.servers.iter().map(ToString::to_string).collect();
     format!("{}={}", stub.zone, servers.join("+"))
+}
+
+fn seconds(seconds: u32) -> Value {
+    json!(format!("{seconds}s"))
 }
 
 fn list<T: Display>(values: &[T]) -> Value {

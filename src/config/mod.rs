@@ -175,6 +175,51 @@ pub struct ProxyConfig {
     pub masquerade_all: bool,
     /// Which bit of the packet mark asks for masquerading (kube-proxy's `iptables-masquerade-bit`; 0 to 31).
     pub masquerade_bit: u8,
+    /// The kernel's settings of connection tracking.
+    pub conntrack: ConntrackConfig,
+}
+
+/// The kernel's settings of connection tracking, named as kube-proxy's flags; 0 leaves one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConntrackConfig {
+    /// So many flows for each processor, at most 1,048,576 together. 0 leaves the limit alone, whatever `min` says.
+    pub max_per_core: u32,
+    /// But at least so many.
+    pub min: u32,
+    /// How long an established TCP connection without packets is remembered.
+    pub tcp_established_seconds: u32,
+    /// How long a TCP connection that one side has closed is remembered.
+    pub tcp_close_wait_seconds: u32,
+    /// Take TCP packets outside the window for part of their connection. Otherwise they arrive untranslated, and the client resets the connection
+    /// (kubernetes/kubernetes 117924).
+    pub tcp_be_liberal: bool,
+    /// How long a UDP flow without an answer is remembered.
+    pub udp_seconds: u32,
+    /// How long a UDP flow with answers is remembered.
+    pub udp_stream_seconds: u32,
+}
+
+impl ConntrackConfig {
+    /// kube-proxy's, but for the last but two, which is off there.
+    pub const DEFAULT: ConntrackConfig = ConntrackConfig {
+        max_per_core: 32_768,
+        min: 131_072,
+        tcp_established_seconds: 86_400,
+        tcp_close_wait_seconds: 3600,
+        tcp_be_liberal: true,
+        udp_seconds: 0,
+        udp_stream_seconds: 0,
+    };
+    /// Everything is left alone.
+    pub const UNTOUCHED: ConntrackConfig = ConntrackConfig {
+        max_per_core: 0,
+        min: 0,
+        tcp_established_seconds: 0,
+        tcp_close_wait_seconds: 0,
+        tcp_be_liberal: false,
+        udp_seconds: 0,
+        udp_stream_seconds: 0,
+    };
 }
 
 /// What packets of pods are known by (kube-proxy's `detect-local-mode`).

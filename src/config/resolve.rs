@@ -3,8 +3,8 @@
 use super::args::{Given, Origin, Raw, RunArgs};
 use super::settings::{self, SETTINGS, Setting};
 use super::{
-    AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, DetectLocalMode, DnsConfig, ForwardConfig, LogConfig,
-    LogFormat, NodePortAddresses, Policy, ProxyConfig, Role, StubZone, Surroundings, Upstreams, file,
+    AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, ConntrackConfig, DetectLocalMode, DnsConfig, ForwardConfig,
+    LogConfig, LogFormat, NodePortAddresses, Policy, ProxyConfig, Role, StubZone, Surroundings, Upstreams, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -123,6 +123,7 @@ impl Values<'_> {
             external_ips: self.choice(&settings::EXTERNAL_IPS, &[("true", true), ("false", false)])?,
             masquerade_all: self.choice(&settings::MASQUERADE_ALL, &[("false", false), ("true", true)])?,
             masquerade_bit: bit as u8,
+            conntrack: self.conntrack()?,
         })
     }
 
@@ -164,6 +165,20 @@ impl Values<'_> {
             true => Ok(Some(name.into())),
             false => Err(self.bad(setting, name, allowed)),
         }
+    }
+
+    fn conntrack(&self) -> Result<ConntrackConfig, ConfigError> {
+        let defaults = ConntrackConfig::DEFAULT;
+        let any = 0..=i32::MAX as u32;
+        Ok(ConntrackConfig {
+            max_per_core: self.number(&settings::CONNTRACK_MAX_PER_CORE, any.clone(), defaults.max_per_core)?,
+            min: self.number(&settings::CONNTRACK_MIN, any, defaults.min)?,
+            tcp_established_seconds: self.seconds(&settings::CONNTRACK_TCP_ESTABLISHED, defaults.tcp_established_seconds)?,
+            tcp_close_wait_seconds: self.seconds(&settings::CONNTRACK_TCP_CLOSE_WAIT, defaults.tcp_close_wait_seconds)?,
+            tcp_be_liberal: self.choice(&settings::CONNTRACK_TCP_BE_LIBERAL, &[("true", true), ("false", false)])?,
+            udp_seconds: self.seconds(&settings::CONNTRACK_UDP, defaults.udp_seconds)?,
+            udp_stream_seconds: self.seconds(&settings::CONNTRACK_UDP_STREAM, defaults.udp_stream_seconds)?,
+        })
     }
 
     fn nodeport_addresses(&self) -> Result<NodePortAddresses, ConfigError> {
@@ -396,6 +411,13 @@ impl Values<'_> {
         number.ok_or_else(|| self.bad(setting, value, &format!("a number from {} to {}", range.start(), range.end())))
     }
 
+    /// Whole seconds, written as kube-proxy's durations.
+    fn seconds(&self, setting: &Setting, default: u32) -> Result<u32, ConfigError> {
+        let Some(value) = self.given(setting)? else { return Ok(default) };
+        let seconds = parse_seconds(value).filter(|seconds| *seconds <= i32::MAX as u32);
+        seconds.ok_or_else(|| self.bad(setting, value, "a duration in whole seconds such as 24h, 1h30m or 90s; 0: left alone"))
+    }
+
     /// Networks with the host's bits cleared, as kube-proxy reads them.
     fn networks(&self, setting: &Setting, allowed: &str) -> Result<Vec<IpNet>, ConfigError> {
         let values = self.list(setting).unwrap_or_default();
@@ -440,6 +462,27 @@ fn parse_socket(text: &str, default_port: Option<u16>) -> Option<SocketAddr> {
         Some(SocketAddr::new(IpAddr::from_str(ip).ok()?, default_port?))
     };
     SocketAddr::from_str(text).ok().or_else(bare)
+}
+
+/// `24h`, `1h0m0s`, `90s`, or `0`.
+fn parse_seconds(text: &str) -> Option<u32> {
+    if text == "0" {
+        return Some(0);
+    }
+    let mut seconds = 0u32;
+    for part in text.split_inclusive(['h', 'm', 's']) {
+        let unit = part.char_indices().next_back().and_then(|(at, unit)| {
+            let length = match unit {
+                'h' => 3600,
+                'm' => 60,
+                's' => 1,
+                _ => return None,
+            };
+            part[..at].parse::<u32>().ok()?.checked_mul(length)
+        })?;
+        seconds = seconds.checked_add(unit)?;
+    }
+    (!text.is_empty()).then_some(seconds)
 }
 
 fn is_url(text: &str) -> bool {

@@ -73,6 +73,21 @@ settings! {
     MASQUERADE_BIT = SERVICES "masquerade-bit" "WAYPOST_MASQUERADE_BIT" "BIT" false, "14",
         "The bit of the packet mark that asks for masquerading, 0 to 31 (kube-proxy: iptables-masquerade-bit)";
 
+    CONNTRACK_MAX_PER_CORE = SERVICES "conntrack-max-per-core" "WAYPOST_CONNTRACK_MAX_PER_CORE" "COUNT" false, "32768",
+        "Tracked flows for each processor, at most 1048576 together; a limit that is higher already stays. 0: the limit is left alone";
+    CONNTRACK_MIN = SERVICES "conntrack-min" "WAYPOST_CONNTRACK_MIN" "COUNT" false, "131072",
+        "Tracked flows at least, however few processors there are";
+    CONNTRACK_TCP_ESTABLISHED = SERVICES "conntrack-tcp-timeout-established" "WAYPOST_CONNTRACK_TCP_TIMEOUT_ESTABLISHED" "DURATION" false, "24h",
+        "How long an established TCP connection without packets is tracked. 0: as the kernel has it";
+    CONNTRACK_TCP_CLOSE_WAIT = SERVICES "conntrack-tcp-timeout-close-wait" "WAYPOST_CONNTRACK_TCP_TIMEOUT_CLOSE_WAIT" "DURATION" false, "1h",
+        "How long a TCP connection that one side has closed is tracked. 0: as the kernel has it";
+    CONNTRACK_TCP_BE_LIBERAL = SERVICES "conntrack-tcp-be-liberal" "WAYPOST_CONNTRACK_TCP_BE_LIBERAL" "true|false" false, "true",
+        "Take TCP packets outside the window for part of their connection, instead of letting them reset it. False: as the kernel has it";
+    CONNTRACK_UDP = SERVICES "conntrack-udp-timeout" "WAYPOST_CONNTRACK_UDP_TIMEOUT" "DURATION" false, "0",
+        "How long a UDP flow without an answer is tracked. 0: as the kernel has it";
+    CONNTRACK_UDP_STREAM = SERVICES "conntrack-udp-timeout-stream" "WAYPOST_CONNTRACK_UDP_TIMEOUT_STREAM" "DURATION" false, "0",
+        "How long a UDP flow with answers is tracked. 0: as the kernel has it";
+
     CLUSTER_DOMAIN = DNS "cluster-domain" "WAYPOST_CLUSTER_DOMAIN" "DOMAIN" false, "cluster.local",
         "The domain of the cluster's names";
     DNS_ADDRESS = DNS "dns-address" "WAYPOST_DNS_ADDRESS" "IP[:PORT],…" true, "none; with role dns POD_IPS, port 53",

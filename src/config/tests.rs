@@ -119,6 +119,14 @@ fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
         (&[("role", "both")], r#"--role: "both" is not allowed; give one of all, proxy, dns"#),
         (&[("masquerade-all", "yes")], r#"--masquerade-all: "yes" is not allowed; give one of false, true"#),
         (&[("masquerade-bit", "32")], r#"--masquerade-bit: "32" is not allowed; give a number from 0 to 31"#),
+        (
+            &[("conntrack-udp-timeout", "90")],
+            r#"--conntrack-udp-timeout: "90" is not allowed; give a duration in whole seconds such as 24h, 1h30m or 90s; 0: left alone"#,
+        ),
+        (
+            &[("conntrack-tcp-timeout-established", "500ms")],
+            r#"--conntrack-tcp-timeout-established: "500ms" is not allowed; give a duration in whole seconds such as 24h, 1h30m or 90s; 0: left alone"#,
+        ),
         (&[("dns-ttl", "-1")], r#"--dns-ttl: "-1" is not allowed; give a number from 0 to 3600"#),
         (&[("dns-ttl", "")], r#"--dns-ttl: "" is not allowed; give a number from 0 to 3600"#),
         (
@@ -306,6 +314,10 @@ fn any_flags() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         ("nodeport-addresses", &["primary", "0.0.0.0/0,::/0", "all,localhost", "primary,192.0.2.0/24"]),
         ("masquerade-all", &["true", "false"]),
         ("masquerade-bit", &["0", "31"]),
+        ("conntrack-max-per-core", &["0", "65536"]),
+        ("conntrack-tcp-timeout-established", &["0", "24h0m0s", "90s"]),
+        ("conntrack-tcp-be-liberal", &["true", "false"]),
+        ("conntrack-udp-timeout", &["1m30s"]),
         ("cluster-domain", &["Example.org.", "local"]),
         ("dns-ttl", &["0", "3600"]),
         ("dns-upstream", &["/run/resolv # odd.conf", "192.0.2.53,[2001:db8::53]:5353"]),

@@ -1,6 +1,6 @@
 //! The thread that forgets stale flows.
 
-use super::{Conntrack, Stale, Touched};
+use super::{Conntrack, Stale, Sysctl, Touched, sysctls};
 use crate::model::Family;
 use crate::nft::NftError;
 use crate::proxy::Dest;
@@ -62,23 +62,42 @@ pub struct Cleaner {
 }
 
 impl Cleaner {
-    /// Starts the thread.
+    /// Starts the thread, which begins with the kernel's settings.
     ///
     /// # Errors
     /// When there can be no further thread.
-    pub fn start(mut conntrack: Conntrack, metrics: ConntrackMetrics) -> io::Result<Cleaner> {
+    pub fn start(mut conntrack: Conntrack, sysctls: Vec<Sysctl>, metrics: ConntrackMetrics) -> io::Result<Cleaner> {
         let (touched, received) = channel();
-        let work = move || keep_clean(&received, |touched| look(&mut conntrack, touched, &metrics));
+        let work = move || {
+            // Where nothing was tracked yet the files come with the first rules.
+            let mut later = set_sysctls(sysctls, false);
+            keep_clean(&received, |touched| {
+                set_sysctls(std::mem::take(&mut later), true);
+                look(&mut conntrack, touched, &metrics)
+            });
+        };
         thread::Builder::new().name("conntrack".into()).spawn(work)?;
         Ok(Cleaner { touched })
     }
 
-    /// Asks for a look at the flows to these destinations.
+    /// Asks for a look at the flows to these destinations. The first call, whatever it asks for, says that the first rules are in place.
     pub fn look(&self, touched: Touched) {
-        if !touched.is_empty() && self.touched.send(touched).is_err() {
+        if self.touched.send(touched).is_err() {
             tracing::error!("the thread that deletes stale flows is gone; restart the agent");
         }
     }
+}
+
+/// Makes the kernel's settings what is wanted, and says once what it could not. Returns those whose files are not there, unless this is the last time.
+fn set_sysctls(wanted: Vec<Sysctl>, last: bool) -> Vec<Sysctl> {
+    let unset = sysctls::set(&sysctls::folder(), &wanted);
+    let (missing, refused): (Vec<_>, Vec<_>) =
+        unset.into_iter().partition(|unset| unset.why.kind() == io::ErrorKind::NotFound && !last);
+    if !refused.is_empty() {
+        let unset = refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        tracing::warn!(%unset, "cannot set how the kernel tracks connections; see docs/conntrack.md, and `waypost check`");
+    }
+    missing.into_iter().map(|unset| unset.sysctl).collect()
 }
 
 /// Looks whenever something was touched, and once more a little later. `look` says whether it succeeded.

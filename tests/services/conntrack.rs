@@ -32,6 +32,7 @@ pub fn tests() -> Vec<Trial> {
         Trial::test("udp_flows_of_a_service_without_endpoints_are_refused_and_then_moved", none_left),
         Trial::test("a_udp_flow_from_before_its_service_is_translated_once_there_is_one", untranslated),
         Trial::test("udp_flows_that_became_stale_while_the_agent_was_away_move_when_it_is_back", restart),
+        Trial::test("the_kernels_settings_are_those_of_the_flags_and_zero_leaves_them_alone", sysctls),
         Trial::test("filtered_deletion_and_deletion_one_by_one_leave_the_same_flows", both_ways),
     ]
 }
@@ -126,6 +127,33 @@ fn restart() -> Result<(), Failed> {
         }
     }
     assert!(before.is_some() && of_stranger(&cluster.world) == before, "a stranger's flow was deleted");
+    Ok(())
+}
+
+/// The examples of docs/conntrack.md. The limit belongs to the host, so that here it can only be reported.
+fn sysctls() -> Result<(), Failed> {
+    let read = |world: &World, name: &str| world.run("cat", &[&format!("/proc/sys/net/netfilter/{name}")]).trim().to_string();
+    let settled = |world: &World, wanted: &[(&str, &str)]| {
+        for (name, value) in wanted {
+            let name = format!("nf_conntrack_{name}");
+            world.eventually(&format!("{name} is {value}"), || match read(world, &name) {
+                found if found == *value => Ok(()),
+                found => Err(found),
+            });
+        }
+    };
+    let world = World::prepared("sysctls", NODE);
+    let before = read(&world, "nf_conntrack_udp_timeout");
+    let world = world.started(&[PODS]);
+    settled(&world, &[("tcp_timeout_established", "86400"), ("tcp_timeout_close_wait", "3600"), ("tcp_be_liberal", "1")]);
+    assert_eq!(read(&world, "nf_conntrack_udp_timeout"), before);
+
+    let flags = "--conntrack-max-per-core=1048576 --conntrack-tcp-timeout-established=2h --conntrack-tcp-timeout-close-wait=10m \
+                 --conntrack-tcp-be-liberal=false --conntrack-udp-timeout=45s --conntrack-udp-timeout-stream=3m";
+    let world = World::prepared("sysctls-set", NODE).started(&flags.split_whitespace().collect::<Vec<_>>());
+    let times = [("tcp_timeout_established", "7200"), ("tcp_timeout_close_wait", "600"), ("udp_timeout", "45")];
+    settled(&world, &[&times[..], &[("udp_timeout_stream", "180"), ("tcp_be_liberal", "0")]].concat());
+    world.await_log(&["WARN", "nf_conntrack_max is", "instead of 1048576", "docs/conntrack.md"]);
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use super::facts::{Chain, Facts, Probe, Reading};
 use super::source;
 use crate::agent::layouts::layout;
-use crate::config::{Config, ProxyConfig, Role, Upstreams};
+use crate::config::{Config, ConntrackConfig, ProxyConfig, Role, Upstreams};
+use crate::conntrack;
 use crate::holder;
 use crate::leftovers;
 use crate::model::{Family, Protocol};
@@ -28,6 +29,7 @@ pub async fn facts(config: &Config) -> Facts {
         nf_tables: if proxies { trial(&config.proxy) } else { Probe::default() },
         nft: if proxies { input_chains() } else { Reading::NoProgram },
         leftovers: if proxies { leftovers::facts() } else { leftovers::Facts::default() },
+        sysctls: if proxies { sysctls(&config.proxy.conntrack) } else { Vec::new() },
         bridges: leftovers::links()
             .into_iter()
             .filter(|link| Path::new("/sys/class/net").join(link).join("bridge").is_dir())
@@ -51,6 +53,13 @@ fn number<T: std::str::FromStr>(path: &str) -> Option<T> {
 fn capabilities(status: &str) -> Option<u64> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(effective.trim(), 16).ok()
+}
+
+/// Behind the trial, which brings the files where nothing was tracked yet.
+fn sysctls(config: &ConntrackConfig) -> Vec<(&'static str, String)> {
+    let wanted = conntrack::wanted(config, conntrack::processors());
+    let unset = conntrack::unset(&conntrack::folder(), &wanted);
+    unset.into_iter().map(|unset| (unset.sysctl.name, unset.to_string())).collect()
 }
 
 /// Writes the agent's own empty tables into a network namespace made for that, on a thread that ends with it.

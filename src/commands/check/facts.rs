@@ -20,6 +20,8 @@ pub struct Facts {
     pub nft: Reading<Vec<Chain>>,
     /// What others do or have left behind here.
     pub leftovers: leftovers::Facts,
+    /// Settings of connection tracking that are not as the configuration wants them and cannot be changed: the name, and what is the matter.
+    pub sysctls: Vec<(&'static str, String)>,
     /// Names of the links that are bridges.
     pub bridges: Vec<String>,
     /// `net.bridge.bridge-nf-call-iptables`; `None` when the module is not loaded.

@@ -46,6 +46,7 @@ pub fn findings(config: &Config, facts: &Facts) -> Vec<Finding> {
     if config.role != Role::Dns {
         judge.kernel();
         judge.nf_tables();
+        judge.sysctls();
         judge.other_agents();
         judge.bridges();
     }
@@ -103,6 +104,21 @@ impl Judge<'_> {
                 self.error("nf_tables", format!("the kernel refuses the kinds of rules that are needed: {reason}"), modules)
             }
             Probe::Untried(reason) => self.note("nf_tables", format!("not tried: {reason}"), "run this check as root"),
+        }
+    }
+
+    /// What can be set is no finding: the agent does it.
+    fn sysctls(&mut self) {
+        for (name, matter) in &self.facts.sysctls {
+            let advice = "set it on the host, mount the host's /proc/sys/net at /host/proc/sys/net (agent.hostSysctls of the chart), or \
+                          leave it alone by the setting of its name (docs/conntrack.md)";
+            match *name {
+                "nf_conntrack_tcp_be_liberal" => {
+                    let found = format!("{matter}: TCP packets outside the window will reset their connections");
+                    self.warn("connection tracking", found, advice);
+                }
+                _ => self.note("connection tracking", matter.clone(), advice),
+            }
         }
     }
 

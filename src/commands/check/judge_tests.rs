@@ -18,6 +18,7 @@ fn good() -> Facts {
         nf_tables: Probe::Works,
         nft: Reading::Read(Vec::new()),
         leftovers: leftovers::Facts { links: vec!["lo".into(), "eth0".into()], ..leftovers::Facts::default() },
+        sysctls: Vec::new(),
         bridges: Vec::new(),
         bridge_nf_call_iptables: None,
         taken: Vec::new(),
@@ -58,6 +59,19 @@ fn an_old_kernel_is_an_error_and_an_unreadable_version_a_note() {
         findings(&config(&[("role", "dns"), ("dns-address", "10.0.0.1")]), &kernel("4.19.0")),
         [],
         "role dns writes no rules"
+    );
+}
+
+#[test]
+fn settings_of_connection_tracking_that_cannot_be_changed_are_notes_and_resets_a_warning() {
+    let sysctl = |name, matter: &str| Facts { sysctls: vec![(name, matter.into())], ..good() };
+    starts(
+        only(&config(&[]), &sysctl("nf_conntrack_max", "nf_conntrack_max is 1 instead of 2 (read-only)")),
+        "Note connection tracking: nf_conntrack_max is 1 instead of 2 (read-only) -> set it on the host, mount",
+    );
+    starts(
+        only(&config(&[]), &sysctl("nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_be_liberal is 0 instead of 1 (read-only)")),
+        "Warning connection tracking: nf_conntrack_tcp_be_liberal is 0 instead of 1 (read-only): TCP packets outside",
     );
 }
 

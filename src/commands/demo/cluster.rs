@@ -5,8 +5,8 @@ use super::dns;
 use super::plan::{self, NODE_NAME, Plan, PlannedPod};
 use super::screen::counted;
 use crate::config::{
-    AdminConfig, CacheConfig, ClusterSource, Config, DetectLocalMode, DnsConfig, ForwardConfig, LogConfig, LogFormat,
-    NodePortAddresses, ProxyConfig, Role, Upstreams,
+    AdminConfig, CacheConfig, ClusterSource, Config, ConntrackConfig, DetectLocalMode, DnsConfig, ForwardConfig, LogConfig,
+    LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams,
 };
 use crate::lab::{Node, Pod, Serve};
 use crate::model::{Family, ObjectKey, Protocol, Service, Update};
@@ -231,6 +231,7 @@ pub fn agent_config() -> Config {
             external_ips: true,
             masquerade_all: false,
             masquerade_bit: 14,
+            conntrack: ConntrackConfig::UNTOUCHED,
         },
         dns: DnsConfig {
             domain: DOMAIN.to_string(),
