@@ -23,6 +23,7 @@
 //! | [`handover`] | one agent of a node takes over from another: the sockets change hands |
 //! | [`holder`] | which process holds a port, for error messages |
 //! | [`leftovers`] | what others do, or have left behind, in the agent's place: found, reported, and kube-proxy's removed |
+//! | [`socket`] | the local socket on which a running agent is asked what it knows |
 //! | [`listeners`] | TCP listeners that come and go with what is wanted |
 //! | [`config`] | flags, environment and file, made into one validated [`config::Config`] |
 //! | [`agent`] | the one place where everything is wired together |
@@ -47,5 +48,6 @@ pub mod nft;
 pub mod notices;
 pub mod proxy;
 pub mod snapshot;
+pub mod socket;
 pub mod source;
 pub mod store;

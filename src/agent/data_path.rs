@@ -4,11 +4,11 @@
 //! One commit is under way at a time; meanwhile the next one gathers.
 
 use super::metrics::ProxyMetrics;
-use crate::nft::{Committed, Committer, Disturbance, Kernel, Layout, Membership, Monitor};
-use crate::proxy::{Delta, Destination};
+use crate::nft::{Committed, Committer, Disturbance, Held, Kernel, Layout, Membership, Monitor};
+use crate::proxy::{Delta, Dest, Destination};
 use std::io;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// What the thread is asked to do.
 enum Request {
@@ -16,6 +16,14 @@ enum Request {
     Commit(Delta, Vec<Layout>),
     /// Compare the tables with what they should hold, and mend them.
     Compare,
+}
+
+/// What the thread is told.
+enum Message {
+    /// Work, of which the end is reported.
+    Work(Request),
+    /// Say what is committed for these destinations.
+    Look(Vec<Dest>, oneshot::Sender<Vec<Held>>),
 }
 
 /// The thread's name, by which another agent on this node knows who has written.
@@ -51,7 +59,7 @@ pub enum Word {
 
 /// The agent's end of the thread.
 pub struct DataPath {
-    requests: std::sync::mpsc::Sender<Request>,
+    requests: std::sync::mpsc::Sender<Message>,
     done: mpsc::UnboundedReceiver<Done>,
     busy: bool,
     monitor: Option<Monitor>,
@@ -71,9 +79,15 @@ impl DataPath {
         let (monitor, membership) = monitor.unzip();
         let mut worker = Worker { committer, membership };
         let work = move || {
-            while let Ok(request) = received.recv() {
-                if finished.send(worker.work(request)).is_err() {
-                    return;
+            while let Ok(message) = received.recv() {
+                match message {
+                    Message::Work(request) => {
+                        if finished.send(worker.work(request)).is_err() {
+                            return;
+                        }
+                    }
+                    // Who asked may have lost patience.
+                    Message::Look(dests, reply) => drop(reply.send(worker.held(&dests))),
                 }
             }
         };
@@ -96,6 +110,14 @@ impl DataPath {
         self.send(Request::Compare);
     }
 
+    /// Asks what is committed for these destinations. While a request is under way the answer takes as long as that.
+    pub fn look(&self, dests: Vec<Dest>) -> oneshot::Receiver<Vec<Held>> {
+        let (reply, held) = oneshot::channel();
+        // Without the thread nobody answers, and whoever asked finds that out.
+        let _ = self.requests.send(Message::Look(dests, reply));
+        held
+    }
+
     /// Waits for the end of the request under way, or for somebody else to change the tables; for ever when the thread is gone.
     pub async fn next(&mut self) -> Word {
         tokio::select! {
@@ -113,7 +135,7 @@ impl DataPath {
     fn send(&mut self, request: Request) {
         // The thread outlives this value unless it panicked; then nothing is ever done again, which health reports as a change that waits.
         self.busy = true;
-        if self.requests.send(request).is_err() {
+        if self.requests.send(Message::Work(request)).is_err() {
             tracing::error!("the thread that commits to the kernel is gone; restart the agent");
         }
     }
@@ -137,6 +159,10 @@ struct Worker<K> {
 }
 
 impl<K: Kernel> Worker<K> {
+    fn held(&self, dests: &[Dest]) -> Vec<Held> {
+        dests.iter().map(|dest| self.committer.held(dest)).collect()
+    }
+
     fn work(&mut self, request: Request) -> Done {
         let start = Instant::now();
         let settled = !self.committer.is_behind();

@@ -13,6 +13,9 @@ use crate::dns::records::Records;
 use crate::model::{Kind, Update};
 use crate::nft::Disturbance;
 use crate::notices::Notices;
+use crate::proxy::Dest;
+use crate::proxy::explain::{Account, explain};
+use crate::socket::{Explained, Inquiry};
 use crate::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +40,9 @@ pub struct Follow {
     last_state: Option<LastState>,
     /// Told when an address of the host comes or goes.
     addresses: watch::Receiver<()>,
+    /// What people want to know.
+    inquiries: mpsc::Receiver<Inquiry>,
+    domain: String,
 }
 
 /// Where the task reports to.
@@ -67,11 +73,13 @@ impl Follow {
         names: Option<(Arc<Records>, watch::Receiver<Option<Pulses>>)>,
         reports: Reports,
         addresses: watch::Receiver<()>,
+        inquiries: mpsc::Receiver<Inquiry>,
     ) -> Follow {
         let Reports { status, ready, home, notices, service_health, localhost_ports, stale_flows, last_state } = reports;
         let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports, stale_flows));
         let dns = names.map(|(records, serving)| Dns::new(config, records, serving));
-        Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses }
+        let domain = config.dns.domain.clone();
+        Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses, inquiries, domain }
     }
 
     /// Follows the updates until they end or `stopped` is closed. What is under way in the kernel then is finished by its thread.
@@ -109,6 +117,7 @@ impl Follow {
                 _ = addresses.tick() => self.look_at_addresses(),
                 Ok(()) = self.addresses.changed() => self.look_at_addresses(),
                 () = dns_serves(&mut self.dns) => {}
+                Some(inquiry) = self.inquiries.recv() => self.answer(inquiry),
                 _ = stopped.changed() => {
                     if let Some(last_state) = &mut self.last_state {
                         last_state.finish(&self.store).await;
@@ -272,6 +281,29 @@ impl Follow {
     fn suspect(&mut self, disturbance: Disturbance) {
         if let Some(plan) = &mut self.plan {
             plan.drift.suspect(disturbance);
+        }
+    }
+
+    /// Answers from memory. Before everything is listed there is no answer: half a cluster would be a wrong one.
+    fn answer(&self, inquiry: Inquiry) {
+        let Some(plan) = self.plan.as_ref().filter(|plan| plan.started) else { return };
+        // Who asked may have lost patience.
+        match inquiry {
+            Inquiry::Explain(question, own_addresses, reply) => {
+                let node_wide = plan.node_wide(&self.store, self.dns.as_ref().is_some_and(Dns::is_switched));
+                let view = plan.view(&self.store, &self.domain, &own_addresses, &node_wide);
+                let explanation = explain(view, &question);
+                let dests: Vec<Dest> = explanation.iter().flat_map(|one| &one.accounts).filter_map(Account::dest).collect();
+                let planned = dests.iter().map(|dest| plan.planned(&self.store, *dest)).collect();
+                let held = plan.data_path.look(dests);
+                let _ = reply.send(Explained { explanation, planned, held });
+            }
+            Inquiry::Services(reply) => {
+                let _ = reply.send((plan.node_name().to_string(), self.store.service_keys().cloned().collect()));
+            }
+            Inquiry::Rows(keys, reply) => {
+                let _ = reply.send(keys.iter().filter_map(|key| plan.row(&self.store, key)).collect());
+            }
         }
     }
 

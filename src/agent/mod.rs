@@ -34,6 +34,7 @@ use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Netlink, NftError};
 use crate::notices::Notices;
 use crate::proxy::{Delta, Element};
+use crate::socket::{self, Listening};
 use connections::Connections;
 use data_path::DataPath;
 use dns_server::DnsServer;
@@ -48,6 +49,9 @@ use std::sync::Arc;
 use succession::Milestones;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+
+/// Questions that may wait for the agent's task.
+const INQUIRIES: usize = 16;
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -176,7 +180,21 @@ pub async fn start(
         stale_flows,
         last_state,
     };
-    let follow = Follow::new(&config, data_path, names, reports, addresses);
+    let (inquirer, inquiries) = mpsc::channel(INQUIRIES);
+    if let Some(path) = config.admin.socket.as_deref().filter(|_| data_path.is_some()) {
+        match Listening::at(path) {
+            Ok(listening) => {
+                let domain = config.dns.domain.clone();
+                beside.spawn(socket::serve(listening, inquirer, domain, node_addresses::own_addresses));
+            }
+            // Nothing but people's questions depends on it.
+            Err(error) => tracing::warn!(
+                socket = %path.display(), %error,
+                "waypost explain and waypost services cannot ask this agent; give --socket a path that it may write, or an empty one"
+            ),
+        }
+    }
+    let follow = Follow::new(&config, data_path, names, reports, addresses, inquiries);
     let follow = tokio::spawn(follow.run(updates, stopped));
     Ok(Running { ready, stop, follow, beside, successor, sockets, status, dns, admin, admin_failed, probes })
 }
@@ -316,7 +334,7 @@ fn start_cleaner(config: &Config, registries: &Registries) -> Result<Cleaner, Ag
 }
 
 /// The elements that follow from the configuration alone.
-fn fixed_elements(config: &Config) -> Delta {
+pub fn fixed_elements(config: &Config) -> Delta {
     let local_dns = local_dns::addresses(config).into_iter().map(Element::LocalDns);
     Delta { elements: local_dns.map(|element| (element, true)).collect(), ..Delta::default() }
 }

@@ -134,6 +134,11 @@ impl Dns {
         self.switch.is_some()
     }
 
+    /// Whether the questions of this node's pods come here.
+    pub fn is_switched(&self) -> bool {
+        self.switch.is_some()
+    }
+
     /// When the oldest name that waits is published in any case.
     pub fn deadline(&self) -> Option<Instant> {
         let oldest = [self.waiting.since, self.committing.since].into_iter().flatten().min()?;

@@ -27,6 +27,11 @@ pub fn nodeport_addresses(wanted: &NodePortAddresses, node: Option<&Node>, dns: 
     both.into_iter().collect()
 }
 
+/// The addresses of this host's interfaces.
+pub fn own_addresses() -> Vec<IpAddr> {
+    local_addresses(&[])
+}
+
 /// The addresses of this host's interfaces without loopback and our own, sorted; none when the kernel does not tell.
 fn local_addresses(dns: &[IpAddr]) -> Vec<IpAddr> {
     let interfaces = match getifaddrs() {

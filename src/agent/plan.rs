@@ -11,13 +11,17 @@ use super::node_addresses::nodeport_addresses;
 use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{ClusterSource, Config, DetectLocalMode, ProxyConfig};
-use crate::model::{Family, Kind, ObjectKey};
+use crate::model::{Family, Kind, ObjectKey, Service};
 use crate::nft::{Layout, Part, Rejected};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
-use crate::proxy::{Conflict, Context, Delta, Element, Planner, SlowStart, Traffic};
+use crate::proxy::explain::View;
+use crate::proxy::listing::{self, Row};
+use crate::proxy::{Conflict, Context, Delta, Dest, DetectLocal, Element, Planner, SlowStart, Traffic};
+use crate::socket::Planned;
 use crate::store::{Dirty, Store};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -228,6 +232,60 @@ impl Plan {
         true
     }
 
+    /// What an explanation reads. `fixed` are the elements of [`Plan::node_wide`].
+    pub fn view<'a>(
+        &'a self,
+        store: &'a Store,
+        domain: &'a str,
+        own_addresses: &'a [IpAddr],
+        node_wide: &'a NodeWide,
+    ) -> View<'a> {
+        View {
+            store,
+            planner: &self.planner,
+            context: &self.context,
+            own_addresses,
+            fixed: &node_wide.elements,
+            masquerade_all: self.config.masquerade_all,
+            detect_local: &node_wide.detect_local,
+            cluster_cidrs: &self.config.cluster_cidrs,
+            service_cidrs: &self.config.service_cidrs,
+            domain,
+            answers_dns: node_wide.answers_dns,
+        }
+    }
+
+    /// What belongs to the node as a whole.
+    pub fn node_wide(&self, store: &Store, answers_dns: bool) -> NodeWide {
+        let local_dns = self.context.dns_addresses.iter().copied().map(Element::LocalDns);
+        let networks = self.pod_networks.elements().chain(self.service_networks.elements());
+        let detect_local = Family::BOTH.map(|family| layout(&self.config, store.node(), family).detect_local);
+        NodeWide { elements: local_dns.chain(networks).collect(), detect_local, answers_dns }
+    }
+
+    /// The row of a service in a list of all.
+    pub fn row(&self, store: &Store, key: &ObjectKey) -> Option<Row> {
+        Some(listing::row(store.service(key)?, &store.slices(key), &self.planner, &self.context))
+    }
+
+    /// What a destination should hold, and whether a change of it may still be on its way.
+    pub fn planned(&self, store: &Store, dest: Dest) -> Planned {
+        let owner = self.planner.owner(&dest).and_then(|key| store.service(key));
+        let of_owner =
+            |service: &Service| self.planner.destinations(service, &store.slices(&service.key), &self.context).remove(&dest);
+        let wanted = owner.and_then(of_owner).map(|(_, destination)| destination);
+        Planned {
+            dest,
+            wanted,
+            waits: self.gathered.destinations.contains_key(&dest) || self.data_path.is_busy() || !self.committed,
+        }
+    }
+
+    /// The name of the node.
+    pub fn node_name(&self) -> &str {
+        &self.context.node_name
+    }
+
     /// Says what came of a request, and decides when to try again.
     pub fn report(&mut self, done: &Done, status: &Status) {
         let mut failed = Vec::new();
@@ -310,7 +368,18 @@ struct Networks {
     planned: BTreeSet<IpNet>,
 }
 
+/// What belongs to the node as a whole, for an explanation.
+pub struct NodeWide {
+    elements: Vec<Element>,
+    detect_local: [DetectLocal; 2],
+    answers_dns: bool,
+}
+
 impl Networks {
+    fn elements(&self) -> impl Iterator<Item = Element> {
+        self.planned.iter().map(|network| (self.element)(*network))
+    }
+
     fn new(element: fn(IpNet) -> Element) -> Networks {
         Networks { element, planned: BTreeSet::new() }
     }

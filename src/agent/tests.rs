@@ -126,6 +126,7 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>)
             notices,
         },
         watch::channel(()).1,
+        mpsc::channel(1).1,
     );
     let task = tokio::spawn(follow.run(received, stopped));
     Agent { updates, ready, records, memory, served, status, refused, told: told.into(), task, stop }

@@ -5,9 +5,11 @@
 pub mod check;
 pub mod cleanup;
 pub mod demo;
+pub mod explain;
 mod logging;
 pub mod probe;
 pub mod run;
+pub mod services;
 
 use crate::config::{ConfigError, RunArgs};
 use clap::{Parser, Subcommand};
@@ -29,6 +31,10 @@ enum Verb {
     Demo(demo::DemoArgs),
     /// Print the effective configuration and what this host lacks for running with it
     Check(check::CheckArgs),
+    /// Say what becomes of a connection, step by step, and which object and field is the cause
+    Explain(explain::ExplainArgs),
+    /// List the services that are programmed, with their endpoints and new connections per second
+    Services(services::ServicesArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup(cleanup::CleanupArgs),
     /// Ask the agent behind a --probe-socket how it is: for the probes of a kubelet
@@ -47,6 +53,8 @@ impl Cli {
             Verb::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Demo(args) => demo::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::run(&args),
+            Verb::Explain(args) => explain::run(&args),
+            Verb::Services(args) => services::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Cleanup(args) => cleanup::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Probe(args) => probe::run(&args),
             Verb::Version => {

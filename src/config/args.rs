@@ -103,6 +103,20 @@ impl RunArgs {
         args
     }
 
+    fn read(matches: &ArgMatches, settings: impl Iterator<Item = &'static Setting>) -> RunArgs {
+        let mut args = RunArgs { config: matches.get_one::<PathBuf>("config").cloned(), given: Given::new() };
+        for setting in settings {
+            let origin = match matches.value_source(setting.key) {
+                Some(ValueSource::CommandLine) => Origin::Flag(setting.key),
+                Some(ValueSource::EnvVariable) => Origin::Env(setting.env),
+                _ => continue,
+            };
+            let values = matches.get_many::<String>(setting.key).into_iter().flatten().cloned();
+            args.given.insert(setting.key, Raw::new(setting, values, origin));
+        }
+        args
+    }
+
     /// These arguments with this configuration file.
     pub fn with_file(mut self, path: impl Into<PathBuf>) -> RunArgs {
         self.config = Some(path.into());
@@ -113,19 +127,60 @@ impl RunArgs {
 /// By hand and not derived: flags, file keys and the reference come from the one table of settings.
 impl Args for RunArgs {
     fn augment_args(command: Command) -> Command {
-        let config = Arg::new("config")
-            .long("config")
-            .env("WAYPOST_CONFIG")
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .hide_env_values(true)
-            .help("A YAML file with any of the settings below, each under its flag's name; flags and environment win over it");
-        SETTINGS.iter().map(|setting| arg(setting)).fold(command.arg(config), Command::arg)
+        SETTINGS.iter().map(|setting| arg(setting)).fold(command.arg(config_file()), Command::arg)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
     }
+}
+
+/// The flags of the verbs that look at services from afar: where the objects come from, and what the agent makes of them.
+#[derive(Clone, Debug, Default)]
+pub struct ViewArgs(pub RunArgs);
+
+impl ViewArgs {
+    /// Whether a source of objects was named on the command line or in the environment. A configuration file's does not count: it is the agent's.
+    pub fn names_source(&self) -> bool {
+        ["kubeconfig", "api-server", "manifests"].iter().any(|key| self.0.given.contains_key(key))
+    }
+}
+
+/// The settings that matter to [`ViewArgs`].
+fn view_settings() -> impl Iterator<Item = &'static Setting> {
+    let named = ["socket", "cluster-domain", "dns-address"];
+    SETTINGS.iter().copied().filter(move |setting| setting.is_about_services() || named.contains(&setting.key))
+}
+
+impl Args for ViewArgs {
+    fn augment_args(command: Command) -> Command {
+        view_settings().map(arg).fold(command.arg(config_file()), Command::arg)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ViewArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<ViewArgs, clap::Error> {
+        Ok(ViewArgs(RunArgs::read(matches, view_settings())))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = ViewArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn config_file() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .env("WAYPOST_CONFIG")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .hide_env_values(true)
+        .help("A YAML file with any of the settings below, each under its flag's name; flags and environment win over it")
 }
 
 fn arg(setting: &'static Setting) -> Arg {
@@ -147,17 +202,7 @@ fn arg(setting: &'static Setting) -> Arg {
 
 impl FromArgMatches for RunArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<RunArgs, clap::Error> {
-        let mut args = RunArgs { config: matches.get_one::<PathBuf>("config").cloned(), given: Given::new() };
-        for setting in SETTINGS {
-            let origin = match matches.value_source(setting.key) {
-                Some(ValueSource::CommandLine) => Origin::Flag(setting.key),
-                Some(ValueSource::EnvVariable) => Origin::Env(setting.env),
-                _ => continue,
-            };
-            let values = matches.get_many::<String>(setting.key).into_iter().flatten().cloned();
-            args.given.insert(setting.key, Raw::new(setting, values, origin));
-        }
-        Ok(args)
+        Ok(RunArgs::read(matches, SETTINGS.iter().copied()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -101,6 +101,7 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("dns-metrics-address", _) => listener(admin.dns_metrics),
         ("probe-socket", _) => path(&admin.probe),
         ("handover-socket", _) => path(&config.handover),
+        ("socket", _) => path(&admin.socket),
         ("log-format", _) => json!(match log.format {
             LogFormat::Human => "human",
             LogFormat::Json => "json",

@@ -11,7 +11,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use args::{FilePlace, Origin, RunArgs};
+pub use args::{FilePlace, Origin, RunArgs, ViewArgs};
 pub use effective::{to_json, to_yaml};
 pub use resolve::{Origins, load};
 pub use settings::{SETTINGS, Setting, reference_markdown};
@@ -403,7 +403,12 @@ pub struct AdminConfig {
     pub dns_metrics: Option<SocketAddr>,
     /// The pages of `healthz` for probes of this very agent, on a Unix socket.
     pub probe: Option<PathBuf>,
+    /// The local socket on which the agent is asked.
+    pub socket: Option<PathBuf>,
 }
+
+/// Where the agent is asked unless it is told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/waypost/agent.sock";
 
 /// Logging.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use super::args::{Given, Origin, Raw, RunArgs};
 use super::settings::{self, SETTINGS, Setting};
 use super::{
-    AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, ConntrackConfig, DetectLocalMode, DnsConfig, ForwardConfig,
-    LogConfig, LogFormat, NodePortAddresses, Policy, ProxyConfig, Role, StubZone, Surroundings, Upstreams, file,
+    AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, ConntrackConfig, DEFAULT_SOCKET, DetectLocalMode, DnsConfig,
+    ForwardConfig, LogConfig, LogFormat, NodePortAddresses, Policy, ProxyConfig, Role, StubZone, Surroundings, Upstreams, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -335,6 +335,10 @@ impl Values<'_> {
             dns_ready: self.listener(&settings::DNS_READY, when(serves_dns, everywhere(8181)))?,
             dns_metrics: self.listener(&settings::DNS_METRICS, when(serves_dns, everywhere(9153)))?,
             probe: self.socket(&settings::PROBE_SOCKET)?,
+            socket: match self.given(&settings::SOCKET)? {
+                None => proxies.then(|| DEFAULT_SOCKET.into()),
+                Some(_) => self.socket(&settings::SOCKET)?,
+            },
         })
     }
 

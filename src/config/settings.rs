@@ -141,10 +141,19 @@ settings! {
         "Serves /healthz, /livez and /readyz on this Unix socket as well, for `waypost probe`: the ports may be another agent's while one takes over from the other";
     HANDOVER_SOCKET = OPERATION "handover-socket" "WAYPOST_HANDOVER_SOCKET" "FILE" false, "none",
         "Where the agents of this node hand over to each other: an agent that starts takes over the sockets of the one that serves, once it is ready. Not with role dns";
+    SOCKET = OPERATION "socket" "WAYPOST_SOCKET" "PATH" false, "/run/waypost/agent.sock; off with role dns",
+        "Where the agent answers waypost explain and waypost services: a local socket for its own user only. Empty: off";
     LOG_FORMAT = OPERATION "log-format" "WAYPOST_LOG_FORMAT" "human|json" false, "human",
         "The shape of log lines";
     LOG_LEVEL = OPERATION "log-level" "WAYPOST_LOG_LEVEL" "FILTER" false, "info",
         "error, warn, info, debug or trace, or a tracing filter such as info,waypost::dns=debug";
+}
+
+impl Setting {
+    /// Whether it says where objects come from, or what becomes of services.
+    pub(super) fn is_about_services(&self) -> bool {
+        self.section == CLUSTER || self.section == SERVICES
+    }
 }
 
 /// The setting with this key.

@@ -76,6 +76,11 @@ impl Protocol {
         [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.number() == number)
     }
 
+    /// The protocol with this lower-case name.
+    pub fn from_name(name: &str) -> Option<Protocol> {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.name() == name)
+    }
+
     /// The lower-case name, as in DNS (`_tcp`) and in nft.
     pub fn name(self) -> &'static str {
         match self {

@@ -58,6 +58,17 @@ pub enum Part {
     Element(Element),
 }
 
+/// What is committed for a destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// What it holds.
+    pub destination: Option<Destination>,
+    /// Why the kernel refused it, if it did.
+    pub rejected: Option<String>,
+    /// Whether the table is as it was committed, as far as is known.
+    pub in_step: bool,
+}
+
 /// Owns the tables of both families.
 pub struct Committer<K> {
     kernel: K,
@@ -102,6 +113,16 @@ impl<K: Kernel> Committer<K> {
     /// Whether something is wanted that is not in place, because the kernel refused it or could not be reached.
     pub fn is_behind(&self) -> bool {
         self.families.iter().any(|table| !table.in_step || !table.wanted.is_empty())
+    }
+
+    /// What is committed for a destination.
+    pub fn held(&self, dest: &Dest) -> Held {
+        let table = self.families.iter().find(|table| table.layout.family == dest.family());
+        table.map_or(Held::default(), |table| Held {
+            destination: table.destinations.get(dest).cloned(),
+            rejected: table.rejected.get(&Part::Dest(*dest)).cloned(),
+            in_step: table.in_step,
+        })
     }
 
     /// Compares the kernel's tables with what they should hold at the next commit.

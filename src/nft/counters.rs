@@ -55,6 +55,19 @@ impl Counter {
 /// Counters by destination.
 pub type Counters = HashMap<Dest, Counter>;
 
+/// The new connections to each destination as the kernel counts them, in both families, over a socket of its own, so that nobody waits for it.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn new_connections() -> Result<HashMap<Dest, u64>, NftError> {
+    let mut socket = NfSocket::open()?;
+    let mut counted = HashMap::new();
+    for family in Family::BOTH {
+        counted.extend(all(&mut socket, family)?.into_iter().map(|(dest, counter)| (dest, counter.packets)));
+    }
+    Ok(counted)
+}
+
 /// The counters of all destinations of a family; none where there is no table, or no such set in it.
 ///
 /// # Errors

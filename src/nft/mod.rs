@@ -19,7 +19,8 @@ pub(crate) mod socket;
 mod switch;
 pub(crate) mod wire;
 
-pub use committer::{Committed, Committer, FamilyOutcome, Part, Rejected};
+pub use committer::{Committed, Committer, FamilyOutcome, Held, Part, Rejected};
+pub use counters::new_connections;
 pub use foreign::{ForeignChain, ForeignHook, ForeignTable, remove_table, tables_and_chains};
 pub use kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 pub use layout::{Layout, PICK_BLOCK, TABLE, pick_block};

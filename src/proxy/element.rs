@@ -299,6 +299,20 @@ impl Destination {
         }
     }
 
+    /// This destination with its lists sorted: equal for those that differ in their slots only.
+    pub fn unseated(&self) -> Destination {
+        let sorted = |list: &[Backend]| {
+            let mut list = list.to_vec();
+            list.sort_unstable();
+            list.into()
+        };
+        // In a hash table each slot has its own clients.
+        if self.balancing.method == Balance::SourceHash {
+            return self.clone();
+        }
+        Destination { cluster: sorted(&self.cluster), local: sorted(&self.local), ..self.clone() }
+    }
+
     /// This destination with its lists put into slots so that as few of `previous`'s slots as possible change. In a hash table each slot has
     /// its own clients: there nobody may move.
     pub fn seated(mut self, previous: Option<&Destination>) -> Destination {

@@ -8,6 +8,8 @@ mod balancing;
 mod destination;
 mod detect_local;
 mod element;
+pub mod explain;
+pub mod listing;
 mod planner;
 mod select;
 mod slots;

@@ -156,6 +156,17 @@ impl Planner {
         outcome
     }
 
+    /// What a service's own destinations should hold, whoever may own them, and as what the service has each.
+    pub fn destinations(
+        &self,
+        service: &Service,
+        slices: &[&Slice],
+        context: &Context,
+    ) -> BTreeMap<Dest, (AddressKind, Destination)> {
+        let planned = plan(service, slices, context, self.warming.get(&service.key)).destinations.into_iter();
+        planned.map(|(dest, wanted)| (dest, (wanted.kind, wanted.destination))).collect()
+    }
+
     /// From the next [`Planner::update`] of the service on these of its endpoints get less than their share.
     pub fn set_warming(&mut self, key: &ObjectKey, warming: Warming) {
         if warming.is_empty() {
@@ -173,6 +184,16 @@ impl Planner {
     /// The service that owns a destination.
     pub fn owner(&self, dest: &Dest) -> Option<&ObjectKey> {
         self.owners.get(dest).map(|claim| &claim.service)
+    }
+
+    /// The services that claim a destination and do not have it, and as what, the next in line first.
+    pub fn losers(&self, dest: &Dest) -> impl Iterator<Item = (&ObjectKey, AddressKind)> {
+        self.losers.get(dest).into_iter().flatten().map(|claim| (&claim.service, claim.kind))
+    }
+
+    /// Whether a service needs an element of the node.
+    pub fn is_used(&self, element: &Element) -> bool {
+        self.users.contains_key(element)
     }
 
     /// How many service ports have a policy Local for this traffic, endpoints elsewhere, and none on this node: their packets are dropped here.

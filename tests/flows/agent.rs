@@ -52,7 +52,7 @@ impl Served {
         let world = World::build().expect("a world");
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("flows-{}.log", settings.name));
         let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-        command.arg("run").args(flags(settings)).arg("--manifests").arg(folder()).env("NO_COLOR", "1");
+        command.arg("run").args(flags(settings)).arg("--manifests").arg(folder()).env("NO_COLOR", "1").env("WAYPOST_SOCKET", "");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("target/tmp can be written"));
         let agent = world.node.namespace().spawn(&mut command).expect("the agent starts");
         let served = Served { world, agent };

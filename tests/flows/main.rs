@@ -3,6 +3,7 @@
 
 mod agent;
 mod coverage;
+mod explained;
 mod shared;
 mod tables;
 mod walked;
@@ -33,6 +34,7 @@ fn main() {
     ];
     for (settings, flow) in rows() {
         trials.push(Trial::test(name("walk", settings, flow), move || walked::walk(settings, flow)));
+        trials.push(Trial::test(name("explain", settings, flow), move || explained::explained(settings, flow)));
     }
     for (settings, flow) in rows().filter(|(_, flow)| flow.protocol != Protocol::Sctp) {
         let worlds = worlds.clone();

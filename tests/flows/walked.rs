@@ -115,13 +115,27 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flows/cluster")
 }
 
-fn updates(settings: &Settings) -> Vec<Update> {
+/// The cluster's objects as the agent gets them.
+pub fn updates(settings: &Settings) -> Vec<Update> {
     let manifests = manifests::read(&folder()).expect("the manifests are right");
     let updates = manifests.updates(Some(settings.node), &mut Translator::default());
     updates.into_iter().filter(|update| !matches!(update, Update::ListBegin(_) | Update::ListEnd(_))).collect()
 }
 
+/// What the agent knows and plans.
+pub struct Planned {
+    pub store: Store,
+    pub planner: Planner,
+    pub context: Context,
+    pub delta: Delta,
+}
+
 fn planned_in_order(settings: &Settings, updates: Vec<Update>) -> Delta {
+    planned(settings, updates).delta
+}
+
+/// The plan of these objects.
+pub fn planned(settings: &Settings, updates: Vec<Update>) -> Planned {
     let store: Store = updates.into_iter().collect();
     let node = store.node().expect("the node is there");
     let nodeport_networks = networks(&settings.nodeport_networks());
@@ -151,9 +165,10 @@ fn planned_in_order(settings: &Settings, updates: Vec<Update>) -> Delta {
     for key in store.service_keys() {
         planner.update(key, store.service(key), &store.slices(key), &context, &mut delta);
     }
-    delta
+    Planned { store, planner, context, delta }
 }
 
-fn networks(texts: &[&str]) -> Vec<IpNet> {
+/// These networks.
+pub fn networks(texts: &[&str]) -> Vec<IpNet> {
     texts.iter().map(|text| text.parse().expect("a network")).collect()
 }

@@ -1,5 +1,6 @@
 //! What settings and annotations make of Services: the real program on a folder of manifests, with real packets.
 
+mod asked;
 mod conntrack;
 mod counters;
 mod external_ips;
@@ -82,10 +83,18 @@ fn main() {
     }
     libtest_mimic::run(
         &arguments,
-        [masquerade::tests(), external_ips::tests(), conntrack::tests(), sources::tests(), counters::tests(), takeover::tests()]
-            .into_iter()
-            .flatten()
-            .collect(),
+        [
+            asked::tests(),
+            masquerade::tests(),
+            external_ips::tests(),
+            conntrack::tests(),
+            sources::tests(),
+            counters::tests(),
+            takeover::tests(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     )
     .exit();
 }

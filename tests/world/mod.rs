@@ -59,12 +59,18 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
         command.args(["run", "--node-name=node-1", "--manifests"]);
         command.arg(self.folder.join("manifests")).args(flags).env("NO_COLOR", "1");
+        command.env("WAYPOST_SOCKET", self.socket());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log());
         self.agents.push(self.node.namespace().spawn(&mut command).unwrap());
         self.eventually("the agent is ready", || match self.page("/readyz", healthz)? {
             page if page.starts_with("HTTP/1.1 200") => Ok(()),
             page => Err(page),
         });
+    }
+
+    /// Where the agent is asked.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("ask.sock")
     }
 
     pub fn log(&self) -> String {

@@ -249,6 +249,7 @@ pub fn agent_config() -> Config {
             dns_ready: local(8181),
             dns_metrics: local(9153),
             probe: None,
+            socket: None,
         },
         handover: None,
         log: LogConfig { format: LogFormat::Human, filter: "warn".to_string() },

@@ -18,11 +18,15 @@ pub use health::Health;
 use super::objects;
 use crate::model::{Kind, Update};
 use crate::notices::Notices;
+use kube::api::ListParams;
 use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 use watch::Watch;
+
+/// How many objects are asked for at once.
+const PAGE: u32 = 500;
 
 /// Watches the given kinds, one task for each, and sends what happens. Every kind begins with a full listing; later ones follow where the
 /// server has forgotten the changes in between. Own Node only: without a `node_name` no Node is watched.
@@ -37,6 +41,27 @@ pub async fn watch(
     notices: Notices,
 ) {
     watch_at(Pace::default(), client, node_name, kinds, Told { updates, health, notices }).await;
+}
+
+/// All objects of a kind, as they are now.
+///
+/// # Errors
+/// What the server or the way to it says.
+pub async fn list<T>(client: &Client) -> Result<Vec<T>, kube::Error>
+where
+    T: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let api: Api<T> = Api::all(client.clone());
+    let mut objects = Vec::new();
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let list = api.list(&page).await?;
+        objects.extend(list.items);
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
 }
 
 /// Whom a watch tells what it sees.

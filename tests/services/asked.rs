@@ -1,0 +1,110 @@
+//! A running agent is asked over its local socket.
+
+use super::{CLUSTER, World};
+use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+const FLAGS: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:244::/64", "--service-cidr=10.96.0.0/16"];
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        Trial::test("a_running_agent_explains_over_its_socket_and_knows_what_the_kernel_holds", answers),
+        Trial::test("a_running_agent_lists_services_with_their_connections", lists_with_connections),
+        Trial::test(
+            "the_socket_is_for_its_user_alone_and_says_what_it_does_not_understand",
+            only_its_user_and_only_what_it_knows,
+        ),
+        Trial::test("of_two_agents_the_newest_one_answers", the_newest_agent_answers),
+    ]
+}
+
+/// Exit code, standard output and standard error of `waypost`, asked on the node.
+fn waypost(world: &World, words: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+    command.args(words).env("WAYPOST_SOCKET", world.socket());
+    let output = world.node.namespace().output(&mut command).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn explained(world: &World, from: &str, to: &str) -> (i32, Value) {
+    let (code, text, error) = waypost(world, &["explain", "--from", from, "--to", to, "--json"]);
+    let json = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{code}: {text}{error}{}", world.log()));
+    (code, json)
+}
+
+fn answers() -> Result<(), Failed> {
+    let world = World::prepared("asked", CLUSTER).started(FLAGS);
+    world.reached(&world.client, "10.96.0.1:80");
+    let (code, answer) = explained(&world, "10.244.0.2", "web.shop");
+    let account = &answer["accounts"][0];
+    assert_eq!((code, &answer["node"], &account["verdict"]), (0, &json!("node-1"), &json!("balanced")), "{answer:#}");
+    assert_eq!(account["endpoints"][0]["address"], "10.244.0.3");
+    assert_eq!(account["kernel"]["state"], "in-step", "{answer:#}");
+    // The node's own addresses are known beyond those of its object.
+    let (_, answer) = explained(&world, "127.0.0.1", "192.0.2.10:30080");
+    assert_eq!(answer["accounts"][0]["from"]["kind"], "node", "{answer:#}");
+    let (code, answer) = explained(&world, "outside", "198.51.100.2:80");
+    assert_eq!((code, &answer["accounts"][0]["verdict"]), (4, &json!("dropped")), "{answer:#}");
+    let (code, _, error) = waypost(&world, &["explain", "--to", "shop/wep:80"]);
+    assert!(code == 1 && error.contains("did you mean shop/web?"), "{error}");
+    let (code, _, error) = waypost(&world, &["explain", "--from", "pod/shop/web-1", "--to", "shop/web:80"]);
+    assert!(code == 1 && error.contains("does not watch Pods"), "{error}");
+    Ok(())
+}
+
+fn lists_with_connections() -> Result<(), Failed> {
+    let world = World::prepared("listed", CLUSTER).started(FLAGS);
+    for _ in 0..7 {
+        world.reached(&world.client, "10.96.0.1:80");
+    }
+    let (code, text, error) = waypost(&world, &["services", "shop/web", "--json"]);
+    let listing: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{code}: {text}{error}"));
+    let port = &listing["services"][0]["ports"][0];
+    assert_eq!((&port["ready"], &port["local"]), (&json!(2), &json!(2)), "{listing:#}");
+    assert_eq!(port["connections"]["total"], 7, "{listing:#}");
+    let (_, text, _) = waypost(&world, &["services"]);
+    assert!(text.starts_with("SERVICE ") && text.contains("shop/edge"), "{text}");
+    Ok(())
+}
+
+fn only_its_user_and_only_what_it_knows() -> Result<(), Failed> {
+    let mut world = World::prepared("asked-badly", CLUSTER);
+    let (code, _, error) = waypost(&world, &["explain", "--to", "shop/web:80"]);
+    assert!(code == 1 && error.contains("no agent answers on") && error.contains("--kubeconfig"), "{error}");
+    world.start(FLAGS, 10256);
+    assert_eq!(fs::metadata(world.socket())?.permissions().mode() & 0o777, 0o600);
+    for (request, status) in [
+        ("POST /v1/explain HTTP/1.0\r\nContent-Length: 9\r\n\r\n{\"to\": 1}".to_string(), "400"),
+        ("POST /v1/explain HTTP/1.0\r\nContent-Length: 13\r\n\r\n{\"to\": \":80\"}".to_string(), "422"),
+        ("GET /v1/everything HTTP/1.0\r\n\r\n".to_string(), "404"),
+        ("GET /version HTTP/1.0\r\n\r\n".to_string(), "200"),
+        (format!("POST /v1/services HTTP/1.0\r\nContent-Length: 20000\r\n\r\n{}", " ".repeat(20000)), "400"),
+    ] {
+        let mut stream = UnixStream::connect(world.socket())?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{request:?}: {answer}");
+    }
+    Ok(())
+}
+
+fn the_newest_agent_answers() -> Result<(), Failed> {
+    let mut world = World::prepared("asked-newest", CLUSTER).started(FLAGS);
+    let other = ["--healthz-bind-address=127.0.0.1:10266", "--metrics-bind-address=127.0.0.1:10269", "--masquerade-all"];
+    world.start(&[FLAGS, &other].concat(), 10266);
+    let (_, answer) = explained(&world, "10.244.0.2", "web.shop");
+    assert_eq!(answer["accounts"][0]["endpoints"][0]["source"], "masqueraded", "{answer:#}");
+    // The old one's end takes nothing away from the new one.
+    world.agents[0].kill()?;
+    world.agents[0].wait()?;
+    let (code, _) = explained(&world, "10.244.0.2", "web.shop");
+    assert_eq!(code, 0);
+    Ok(())
+}
