@@ -27,6 +27,7 @@
 //! | [`listeners`] | TCP listeners that come and go with what is wanted |
 //! | [`config`] | flags, environment and file, made into one validated [`config::Config`] |
 //! | [`agent`] | the one place where everything is wired together |
+//! | [`import`] | configurations of others, made into ours |
 //! | [`lab`] | network namespaces as nodes and pods: for the demo and for tests with real packets |
 //! | [`commands`] | one file for each verb of the command line |
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ pub mod conntrack;
 pub mod dns;
 pub mod handover;
 pub mod holder;
+pub mod import;
 pub mod lab;
 pub mod leftovers;
 pub mod listeners;

@@ -6,6 +6,7 @@ pub mod check;
 pub mod cleanup;
 pub mod demo;
 pub mod explain;
+pub mod import;
 mod logging;
 pub mod probe;
 pub mod run;
@@ -37,6 +38,8 @@ enum Verb {
     Services(services::ServicesArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup(cleanup::CleanupArgs),
+    /// Turn what kube-proxy is configured with into configuration of ours
+    Import(import::ImportArgs),
     /// Ask the agent behind a --probe-socket how it is: for the probes of a kubelet
     Probe(probe::ProbeArgs),
     /// Print the version
@@ -56,6 +59,7 @@ impl Cli {
             Verb::Explain(args) => explain::run(&args),
             Verb::Services(args) => services::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Cleanup(args) => cleanup::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Probe(args) => probe::run(&args),
             Verb::Version => {
                 println!("waypost {}", env!("CARGO_PKG_VERSION"));

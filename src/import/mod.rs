@@ -1,0 +1,8 @@
+//! What others are configured with, as a configuration of ours. Pure: text in, text out.
+
+mod fields;
+mod kube_proxy;
+#[cfg(test)]
+mod tests;
+
+pub use kube_proxy::{ImportError, Imported, kube_proxy_config};
