@@ -5,7 +5,7 @@ use super::cluster::Cluster;
 use super::flows::world::World;
 use super::flows::{self, ALL_SETTINGS, Flow, Pods, Settings, differences};
 use super::kube_proxy;
-use super::processes::Process;
+use super::processes::{Process, eventually};
 use super::relay::Relay;
 use super::stage;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -24,6 +24,10 @@ const AT_A_TIME: usize = 16;
 /// How many objects are written at a time.
 const WRITERS: usize = 8;
 const NAMESPACE: &str = "shop";
+/// These objects come after the others: what kube-proxy makes of all at once is a larger batch than a user namespace may send.
+const AFFINITY: &str = "affinity.yaml";
+/// Addresses of the last service with affinity, one a family.
+const LAST_WITH_AFFINITY: [&str; 2] = ["10.96.6.4", "fd00:96::604"];
 
 /// A world that kube-proxy serves.
 struct Served {
@@ -36,8 +40,15 @@ type Row<'a> = (&'a Settings, &'a Flow, &'a World);
 
 pub fn does_what_the_table_says(cluster: &Cluster) {
     cluster.kubectl(&["create", "namespace", NAMESPACE]);
-    cluster.runtime().block_on(load(cluster));
+    cluster.runtime().block_on(load(cluster, |file| file != AFFINITY));
     let served = serve(cluster);
+    cluster.runtime().block_on(load(cluster, |file| file == AFFINITY));
+    for Served { world, .. } in served.values() {
+        eventually("kube-proxy follows the services with session affinity", || {
+            let known = world.output("nft", &["list", "ruleset"]);
+            if LAST_WITH_AFFINITY.iter().all(|address| known.contains(address)) { Ok(()) } else { Err("not yet".into()) }
+        });
+    }
     let rows: Vec<Row> = flows::groups()
         .flat_map(|group| group.flows.iter().map(|flow| (group.settings, flow, &served[group.settings.name].world)))
         .filter(|(_, flow, _)| flow.protocol != Protocol::Sctp)
@@ -134,11 +145,11 @@ fn configuration(settings: &Settings) -> String {
     text
 }
 
-/// Gives the objects of the table's folder to the API server, with what is usually written to their status by others.
-async fn load(cluster: &Cluster) {
+/// Gives the objects of these files of the table's folder to the API server, with what is usually written to their status by others.
+async fn load(cluster: &Cluster, wanted: impl Fn(&str) -> bool) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flows/cluster");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
+    files.retain(|file| wanted(&file.file_name().unwrap().to_string_lossy()));
     let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     let documents = texts.iter().flat_map(|text| text.split("\n---\n"));
     let objects = documents.map(|text| serde_saphyr::from_str::<Value>(text).unwrap());

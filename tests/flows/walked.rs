@@ -53,6 +53,8 @@ pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
     let right = match flow.expect {
         Expect::Kept(pods) | Expect::Shares(pods) => balanced(pods, |_, masqueraded| !masqueraded),
         Expect::Masqueraded(pods) => balanced(pods, |packet, masqueraded| masqueraded || packet.from_node),
+        // Nobody is remembered yet.
+        Expect::Sticky(pods, _) => balanced(pods, |_, _| true),
         Expect::Either(_) => return Err("nothing is chance in our tables".into()),
         Expect::Refused => fate == Fate::Refused,
         Expect::Dropped => fate == Fate::Dropped,

@@ -40,6 +40,8 @@ pub enum Expect {
     Masqueraded(&'static [&'static str]),
     /// As `Kept`, and each pod gets its share of many connections: as often as it is named here.
     Shares(&'static [&'static str]),
+    /// One of these pods answers, and always the same, whichever of the flow's destination and these others the client uses.
+    Sticky(&'static [&'static str], &'static [&'static str]),
     /// One of these pods answers; which one, and whom it sees, is chance.
     Either(&'static [&'static str]),
     /// Not by the kernel's tables, but by a listener of the agent on the node: one of these pods answers, and sees the node.

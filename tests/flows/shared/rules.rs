@@ -79,5 +79,7 @@ rules! {
     NoExternalIps: "externalIPs can be switched off",
     Conflict: "of two Services with one address and port the ClusterIP wins, then the load balancer's address, the externalIP, the NodePort, the older",
     MergedRanges: "source ranges may overlap",
+    Affinity: "with session affinity a client comes to the same endpoint, whichever address of the port it uses",
+    AffinityLocal: "session affinity leads nobody past a policy Local",
     NoDetection: "where nobody knows who is a pod nothing to ClusterIPs is masqueraded, and no pod is short-circuited",
 }

@@ -2,6 +2,7 @@
 
 use super::{Client, Expect, Flow};
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +18,8 @@ const CONNECTIONS: usize = 60;
 const AT_LEAST: usize = 12;
 /// So many connections show whether an endpoint has half of them or a third.
 const MANY_CONNECTIONS: usize = 720;
+/// Without affinity two endpoints would not be told from one once in 8 million runs.
+const STICKY_CONNECTIONS: usize = 24;
 
 /// The pods that serve, with their addresses; `client` is [`Client::Pod`], `far` is [`Client::FarPod`].
 const PODS: &[(&str, [&str; 2])] = &[
@@ -120,6 +123,7 @@ impl World {
         match expect {
             Expect::Kept(pods) => spread(client, flow.protocol, to, pods, is_kept),
             Expect::Either(pods) => answered(lab::connect(client, flow.protocol, to, PATIENCE), pods, &|_, _| true).map(drop),
+            Expect::Sticky(pods, others) => sticky(client, flow.protocol, to, others, pods),
             Expect::Shares(pods) => shares(client, flow.protocol, to, pods, is_kept),
             Expect::Masqueraded(pods) | Expect::HandedOn(pods) => {
                 spread(client, flow.protocol, to, pods, |_, seen| is_node(seen))
@@ -194,6 +198,21 @@ fn shares(
         let (count, mean) = (counts.get(*pod).copied().unwrap_or(0) as f64, MANY_CONNECTIONS as f64 * share);
         if (count - mean).abs() > 5.0 * (mean * (1.0 - share)).sqrt() {
             return Err(format!("{pod} should have about {mean} of {MANY_CONNECTIONS} connections: {counts:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Connects to several destinations in turn: one and the same pod must answer.
+fn sticky(client: &Namespace, protocol: Protocol, to: SocketAddr, others: &[&str], pods: &[&str]) -> Result<(), String> {
+    let others = others.iter().map(|text| text.parse().expect("an address and port"));
+    let targets: Vec<SocketAddr> = iter::once(to).chain(others).collect();
+    let mut first: Option<String> = None;
+    for target in targets.iter().cycle().take(STICKY_CONNECTIONS) {
+        let by = answered(lab::connect(client, protocol, *target, PATIENCE), pods, &|_, _| true)?;
+        let first = first.get_or_insert_with(|| by.clone());
+        if *first != by {
+            return Err(format!("{first} answered before, and now at {target} {by}"));
         }
     }
     Ok(())

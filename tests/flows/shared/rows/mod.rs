@@ -1,6 +1,7 @@
 //! The rows, by what they are about. A row names every rule that would have to be broken for it to fail alone.
 
 mod addresses;
+mod affinity;
 mod choice;
 mod masquerade;
 mod policies;
@@ -18,6 +19,7 @@ pub const GROUPS: &[&[Group]] = &[
     verdicts::GROUPS,
     addresses::GROUPS,
     ranges::GROUPS,
+    affinity::GROUPS,
     masquerade::GROUPS,
 ];
 
