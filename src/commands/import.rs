@@ -1,5 +1,7 @@
 //! `waypost import`: what a cluster is configured with today, as configuration of ours.
 
+mod corefile;
+
 use crate::import;
 use anyhow::{Context, bail};
 use clap::{Subcommand, ValueEnum};
@@ -23,6 +25,14 @@ enum What {
         /// The file; - for standard input
         file: PathBuf,
     },
+    /// Turn CoreDNS's Corefile, or the ConfigMap kube-system/coredns, into chart values, and name every plugin without a counterpart
+    Corefile {
+        /// What to print
+        #[arg(long, value_enum, default_value = "values")]
+        output: Output,
+        /// The file; - for standard input
+        file: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -38,10 +48,14 @@ enum Output {
 /// # Errors
 /// The file cannot be read, is something else, or has an impossible value.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
-    let What::KubeProxyConfig { output, file } = &args.what;
+    let (What::KubeProxyConfig { output, file } | What::Corefile { output, file }) = &args.what;
     let text = read(file).with_context(|| format!("cannot read {}", file.display()))?;
     if text.trim().is_empty() {
         bail!("{} is empty", file.display());
+    }
+    if let What::Corefile { .. } = &args.what {
+        print!("{}", corefile::render(&corefile::read(file, &text)?, matches!(output, Output::Values)));
+        return Ok(());
     }
     let imported = import::kube_proxy_config(&text)?;
     print!(

@@ -1,5 +1,6 @@
 //! What others are configured with, as a configuration of ours. Pure: text in, text out.
 
+pub mod corefile;
 mod fields;
 mod kube_proxy;
 #[cfg(test)]
