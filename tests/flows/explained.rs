@@ -46,7 +46,7 @@ pub fn explained(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
 
 fn agrees(account: &Account, flow: &Flow) -> bool {
     let own: Vec<_> = node_addresses().collect();
-    let sent = |pods: &[&str], wanted: SourceSeen| {
+    let sent = |pods: &[&str], wanted: Option<SourceSeen>| {
         let mut reached: Vec<&str> = account.endpoints.iter().map(|one| pod_of(one.address)).collect();
         let mut distinct = pods.to_vec();
         for names in [&mut reached, &mut distinct] {
@@ -56,7 +56,7 @@ fn agrees(account: &Account, flow: &Flow) -> bool {
         let shares: f64 = account.endpoints.iter().map(|one| one.share).sum();
         // A process of the node has an address of the node in any case, and so has a pod that reaches itself.
         let as_wanted = |one: &waypost::proxy::explain::Used| {
-            one.source == wanted
+            wanted.is_none_or(|wanted| one.source == wanted)
                 || account.from.kind == SourceKind::Node
                 || one.address == flow.source()
                 || own.contains(&one.address)
@@ -67,8 +67,9 @@ fn agrees(account: &Account, flow: &Flow) -> bool {
             && account.endpoints.iter().all(as_wanted)
     };
     match flow.expect {
-        Expect::Kept(pods) | Expect::Shares(pods) => sent(pods, SourceSeen::Kept),
-        Expect::Masqueraded(pods) => sent(pods, SourceSeen::Masqueraded),
+        Expect::Kept(pods) | Expect::Shares(pods) => sent(pods, Some(SourceSeen::Kept)),
+        Expect::Masqueraded(pods) => sent(pods, Some(SourceSeen::Masqueraded)),
+        Expect::Sticky(pods, _) => sent(pods, None),
         Expect::Either(_) => false,
         Expect::Refused => account.verdict == Verdict::Refused && account.endpoints.is_empty(),
         Expect::Dropped => account.verdict == Verdict::Dropped && account.endpoints.is_empty(),
