@@ -20,7 +20,7 @@ test: ## Every test, the fast and pure ones first
 	cargo test --lib
 	cargo test --test docs --test purity
 	scripts/cluster tools
-	timeout --kill-after=30s 45m cargo test --test '*'
+	timeout --kill-after=30s 45m cargo test --no-fail-fast --test '*'
 
 check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, alerts, scripts: all that needs no test run
 	@scripts/setup cargo cc go promtool shellcheck

@@ -106,7 +106,9 @@ fn verbs_and_flags_that_the_documents_show_exist() {
         if let Some(verb) = verb {
             assert!(verbs.contains(verb), "{document} shows `{code}`, but there is no verb {verb}; there are {verbs:?}");
         }
-        let help = help(verb.as_slice());
+        // What a verb is about (`import corefile`) has flags of its own.
+        let about = rest.get(1).filter(|word| verb.is_some_and(|verb| help(&[verb]).contains(&format!("\n  {word} "))));
+        let help = help(&verb.into_iter().chain(about.copied()).collect::<Vec<_>>());
         for flag in rest.iter().filter_map(|word| word.strip_prefix("--")).map(|flag| flag.split('=').next().unwrap_or(flag)) {
             assert!(has_flag(&help, flag), "{document} shows `{code}`, which has no flag --{flag}");
         }

@@ -9,6 +9,7 @@ const PURE: &[&str] = &[
     "src/model",
     "src/store.rs",
     "src/proxy",
+    "src/import/corefile",
     "src/snapshot/format.rs",
     "src/dns/name.rs",
     "src/dns/records.rs",

@@ -9,6 +9,8 @@ mod dns_server;
 mod drift;
 mod follow;
 mod health_checks;
+#[cfg(test)]
+mod histories;
 mod last_state;
 mod latency;
 pub mod layouts;

@@ -90,8 +90,6 @@ fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
 }
 
 fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>) -> Agent {
-    let surroundings = Surroundings { host_name: Some("node-1".into()), ..Surroundings::default() };
-    let (config, _): (Config, _) = load(&RunArgs::default(), &surroundings).unwrap();
     let records = Arc::new(Records::new("cluster.local", 30));
     let memory = Arc::new(Mutex::new(Memory::default()));
     let served = Arc::new(Mutex::new(Vec::new()));
@@ -99,6 +97,24 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>)
     let kernel =
         Watched { memory: memory.clone(), records: records.clone(), served: served.clone(), gate, refused: refused.clone() };
     let (notices, told) = Notices::sent();
+    let Wired { updates, ready, status, task, stop } = wire(kernel, records.clone(), notices, state);
+    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), task, stop }
+}
+
+/// The ends of an agent's task.
+pub(super) struct Wired {
+    pub updates: mpsc::Sender<Update>,
+    pub ready: watch::Receiver<bool>,
+    pub status: Status,
+    pub task: JoinHandle<()>,
+    /// Ends the task when it is dropped.
+    pub stop: watch::Sender<()>,
+}
+
+/// Starts the agent's task on this kernel.
+pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, notices: Notices, state: Option<&Path>) -> Wired {
+    let surroundings = Surroundings { host_name: Some("node-1".into()), ..Surroundings::default() };
+    let (config, _): (Config, _) = load(&RunArgs::default(), &surroundings).unwrap();
     let layouts = Family::BOTH.map(|family| Layout {
         family,
         masquerade_mark: 0x4000,
@@ -114,7 +130,7 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>)
     let follow = Follow::new(
         &config,
         Some(data_path),
-        Some((records.clone(), watch::channel(Some(Pulses::default())).1)),
+        Some((records, watch::channel(Some(Pulses::default())).1)),
         Reports {
             home: watch::channel(false).0,
             status: status.clone(),
@@ -129,7 +145,7 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>)
         mpsc::channel(1).1,
     );
     let task = tokio::spawn(follow.run(received, stopped));
-    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), task, stop }
+    Wired { updates, ready, status, task, stop }
 }
 
 impl Agent {

@@ -31,4 +31,4 @@ pub use netlink::{Netlink, cleanup};
 pub use switch::{DnsSwitch, Heart, LAPSE, SWITCH_PREFIX};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -189,7 +189,7 @@ fn statics() -> Delta {
 }
 
 /// Slots are a matter of history: equal up to the order of endpoints in their lists.
-fn without_slots(elements: Vec<Element>) -> Vec<Element> {
+pub(crate) fn without_slots(elements: Vec<Element>) -> Vec<Element> {
     let mut plain: Vec<Element> = elements
         .into_iter()
         .map(|element| match element {
