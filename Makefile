@@ -19,6 +19,7 @@ test: ## Every test, the fast and pure ones first
 	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar setpriv
 	cargo test --lib
 	cargo test --test docs --test purity
+	scripts/build-tools kind-config
 	scripts/cluster tools
 	timeout --kill-after=30s 45m cargo test --no-fail-fast --test '*'
 

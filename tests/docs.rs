@@ -19,8 +19,10 @@ const DOCUMENTS: &[&str] = &[
     "docs/events.md",
     "docs/conntrack.md",
     "docs/explain.md",
+    "docs/install.md",
     "docs/migrate.md",
     "docs/operate.md",
+    "docs/security.md",
     "docs/services.md",
 ];
 

@@ -11,15 +11,24 @@ install_waypost() {
 
 install_stock() {
     echo "Installing kube-proxy and CoreDNS …"
-    stock_objects | kube apply -f - >/dev/null
+    stock_objects kube-proxy coredns | kube apply -f - >/dev/null
     kube --namespace kube-system rollout status daemonset/kube-proxy --timeout=120s
     kube --namespace kube-system rollout status deployment/coredns --timeout=120s
 }
 
 remove_stock() {
-    stock_objects | kube delete --ignore-not-found --wait -f - >/dev/null
+    stock_objects kube-proxy coredns | kube delete --ignore-not-found --wait -f - >/dev/null
 }
 
+# kube-proxy alone, beside whatever is there already.
+install_kube_proxy() { stock_objects kube-proxy | kube apply -f - >/dev/null; }
+
+remove_kube_proxy() { stock_objects kube-proxy | kube delete --ignore-not-found --wait -f - >/dev/null; }
+
 stock_objects() {
-    sed "s|API_SERVER|$api_server|; s|POD_CIDRS|$pod_cidrs|; s|DNS_ADDRESS|$dns_address|" scripts/cluster.d/stock.yaml
+    local part
+    for part in "$@"; do
+        echo "---"
+        sed "s|API_SERVER|$api_server|; s|POD_CIDRS|$pod_cidrs|; s|DNS_ADDRESS|$dns_address|" "scripts/cluster.d/$part.yaml"
+    done
 }

@@ -2,7 +2,7 @@
 
 use super::channel::{Channel, MOST_DESCRIPTORS, Say, awaited};
 use super::{HandoverError, Sockets};
-use rustix::net::sockopt::socket_peercred;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions, TryLockError};
@@ -101,10 +101,11 @@ fn network() -> io::Result<u64> {
 }
 
 fn known(channel: &Channel, path: &Path) -> Result<(), HandoverError> {
-    let peer = socket_peercred(channel.socket()).map_err(|error| HandoverError::Broken(error.into()))?;
-    match peer.uid == rustix::process::geteuid() {
+    // Not by rustix: it takes 0 for no process id, but that is the id of a peer in another container's process namespace.
+    let peer = getsockopt(channel.socket(), PeerCredentials).map_err(|error| HandoverError::Broken(error.into()))?;
+    match peer.uid() == rustix::process::geteuid().as_raw() {
         true => Ok(()),
-        false => Err(HandoverError::Stranger { path: path.to_path_buf(), uid: peer.uid.as_raw() }),
+        false => Err(HandoverError::Stranger { path: path.to_path_buf(), uid: peer.uid() }),
     }
 }
 

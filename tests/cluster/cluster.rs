@@ -55,6 +55,8 @@ impl Cluster {
             .env("CLUSTER", self.name)
             .env("NODES", NODES.len().to_string())
             .env("WITH", "none")
+            // Optimisation takes minutes.
+            .env("PROFILE", "dev")
             .env("KUBECONFIG", self.folder().join("kubeconfig"))
             .env("PATH", format!("{ROOT}/target/tools:{path}:/usr/local/sbin:/usr/sbin:/sbin"))
             .stdin(Stdio::null());

@@ -1,9 +1,9 @@
 //! The commands of the documents, run on the cluster as they stand there.
 //!
-//! A fenced block with the info string `sh` is for the cluster's administrator, `sh node` for a shell on node1; any other word after `sh` is the
+//! A fenced block with the info string `sh` is for the cluster's administrator, `sh node` for a shell on every node; `sh not run:` is followed by the
 //! reason why it cannot be run here. Blocks of one section are run together, in one shell, as a reader would.
 
-use super::cluster::finish;
+use super::cluster::{NODES, finish};
 use super::state::Stage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 /// Where commands that are shown are also run.
-const DOCUMENTS: &[&str] = &["docs/migrate.md"];
+const DOCUMENTS: &[&str] = &["README.md", "docs/install.md", "docs/migrate.md", "docs/operate.md", "docs/security.md"];
 
 /// The sections whose commands have been run.
 #[derive(Default)]
@@ -39,10 +39,14 @@ pub fn run_for(stage: &Stage, document: &'static str, heading: &str, node: u8) {
         match place {
             Place::Administrator => script += &text,
             // The shell sees the text as one word, quotes in it included.
-            Place::Node => script += &format!("scripts/cluster node {node} bash -euc {}\n", quoted(&text)),
+            Place::Node => {
+                for number in NODES {
+                    script += &format!("scripts/cluster node {number} bash -euc {}\n", quoted(&text));
+                }
+            }
         }
     }
-    let output = finish(stage.cluster.command("bash").args(["-c", &script]));
+    let output = finish(stage.cluster.command("timeout").args(["300", "bash", "-c", &script]));
     output.unwrap_or_else(|error| panic!("{document}, {heading}: {error}"));
     stage.documents.0.lock().expect("nobody panics while it is held").insert(section);
 }
@@ -98,7 +102,13 @@ fn place(info: &str) -> Option<Place> {
     match info {
         "sh" => Some(Place::Administrator),
         "sh node" => Some(Place::Node),
-        _ => None,
+        // Excerpts of output, and commands of other places that tests/docs.rs looks at.
+        "" => None,
+        other => {
+            let reason = other.strip_prefix("sh not run: ").unwrap_or_default();
+            assert!(!reason.is_empty(), "```{other}: neither to be run nor with a reason why not");
+            None
+        }
     }
 }
 

@@ -37,27 +37,35 @@ impl Load {
     /// From a pod and from the node itself, on every node, to a Service and to cluster DNS; and from outside to a NodePort of the
     /// first node.
     pub fn start(cluster: &Cluster, shop: &Shop) -> Load {
-        let web = &shop.cluster_ip;
-        let inside = [
-            PAUSE.to_string(),
-            format!("--tcp={web}:80"),
-            format!("--udp={web}:80"),
-            format!("--dns={}:53", shop::DNS),
-            format!("--dns-tcp={}:53", shop::DNS),
-            format!("--name=web.{}.svc.cluster.local.", shop::NAMESPACE),
-        ];
-        let inside: Vec<&str> = inside.iter().map(String::as_str).collect();
-        let mut makers = Vec::new();
+        let name = format!("--name=web.{}.svc.cluster.local.", shop::NAMESPACE);
+        let dns = [format!("--dns={}:53", shop::DNS), format!("--dns-tcp={}:53", shop::DNS), name];
+        Load::from_everywhere(cluster, shop, &dns)
+    }
+
+    /// As [`Load::start`], but asks no questions.
+    pub fn of_services(cluster: &Cluster, shop: &Shop) -> Load {
+        Load::from_everywhere(cluster, shop, &[])
+    }
+
+    /// From outside alone, to this address and port.
+    pub fn from_outside(cluster: &Cluster, target: &str) -> Load {
+        let maker = Maker::start(cluster, "the host outside".into(), &["outside", TOOLBOX, PAUSE, &format!("--tcp={target}")]);
+        Load { makers: vec![maker] }
+    }
+
+    fn from_everywhere(cluster: &Cluster, shop: &Shop, more: &[String]) -> Load {
+        let services = [format!("--tcp={}:80", shop.cluster_ip), format!("--udp={}:80", shop.cluster_ip)];
+        let inside: Vec<&str> = [PAUSE].into_iter().chain(services.iter().chain(more).map(String::as_str)).collect();
+        let node_port = format!("{}:{}", shop::address_of_node(1), shop::NODE_PORT);
+        let mut load = Load::from_outside(cluster, &node_port);
         for node in NODES {
             let number = node.to_string();
             let pod = shop::process_of_client(cluster, node).to_string();
             let in_pod = ["node", &number, "nsenter", "--target", &pod, "--net", TOOLBOX];
-            makers.push(Maker::start(cluster, format!("a pod on node{node}"), &[&in_pod[..], &inside].concat()));
-            makers.push(Maker::start(cluster, format!("node{node}"), &[&["node", &number, TOOLBOX], &inside[..]].concat()));
+            load.makers.push(Maker::start(cluster, format!("a pod on node{node}"), &[&in_pod[..], &inside].concat()));
+            load.makers.push(Maker::start(cluster, format!("node{node}"), &[&["node", &number, TOOLBOX], &inside[..]].concat()));
         }
-        let node_port = format!("--tcp={}:{}", shop::address_of_node(1), shop::NODE_PORT);
-        makers.push(Maker::start(cluster, "the host outside".into(), &["outside", TOOLBOX, PAUSE, &node_port]));
-        Load { makers }
+        load
     }
 
     /// Ends it, and returns what was seen.
@@ -117,9 +125,14 @@ pub fn assert_lost_at_most(reports: &[Report], allowed: impl Fn(&Report) -> usiz
 }
 
 impl Report {
+    /// Whether these are DNS questions.
+    pub fn is_dns(&self) -> bool {
+        self.load.starts_with("dns")
+    }
+
     /// Whether these are DNS questions of a process of a node, not of a pod.
     pub fn is_dns_of_a_node(&self) -> bool {
-        self.load.starts_with("dns") && self.place.starts_with("node")
+        self.is_dns() && self.place.starts_with("node")
     }
 
     fn to_line(&self) -> String {

@@ -4,6 +4,7 @@
 //! One cluster serves all tests, which therefore run one after the other, in this order. Each first brings the cluster into the state that
 //! it begins with, so that it can be run alone.
 
+mod bad_days;
 mod cluster;
 mod documents;
 #[path = "../control_plane/eventually.rs"]
@@ -14,6 +15,7 @@ mod migrate;
 mod network;
 mod shop;
 mod state;
+mod upgrade;
 mod walls;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -30,7 +32,21 @@ const CASES: &[(&str, Case)] = &[
     ("services_answer_pods_host_network_pods_and_the_node_over_tcp_and_udp", network::from_inside),
     ("node_ports_and_load_balancer_addresses_answer_the_host_outside", network::from_outside),
     ("exec_logs_and_port_forward_work", network::kubectl_streams),
+    ("the_chart_is_upgraded_and_rolled_back_under_load_and_loses_nothing", upgrade::there_and_back),
+    ("an_agent_out_of_memory_and_in_a_crash_loop_costs_no_connection", bad_days::out_of_memory),
+    ("a_value_that_only_the_agent_can_refuse_is_named_and_costs_no_connection", bad_days::crash_loop),
+    ("a_node_whose_processes_all_ended_serves_again", bad_days::node_restarts),
+    ("a_new_node_serves", bad_days::new_node),
+    ("a_node_is_drained_and_connections_from_outside_reach_its_ending_pod_until_the_health_check_says_so", bad_days::drained),
+    ("pods_and_agents_that_restart_while_the_api_server_is_away_lose_nothing", bad_days::api_server_away),
+    ("a_wrong_value_is_refused_by_the_charts_schema", bad_days::wrong_value),
+    ("an_agent_that_misses_a_permission_says_which", bad_days::missing_permission),
+    ("a_kube_proxy_beside_the_agents_is_reported", bad_days::kube_proxy_beside),
+    ("a_second_dns_server_on_a_node_is_reported_and_costs_no_question", bad_days::second_dns_server),
+    ("services_go_on_when_the_chart_is_taken_away_and_installed_again", upgrade::away_without_cleanup),
+    ("with_cleanup_nothing_of_waypost_is_left", upgrade::away_with_cleanup),
     ("a_stock_cluster_is_moved_to_waypost_and_back_under_load_and_loses_nothing", migrate::in_and_back),
+    ("a_stock_cluster_gets_waypost_by_the_readme_alone_word_for_word", install::by_the_readme),
     ("every_command_of_the_documents_was_run_by_a_test_before_this_one", documents::all_are_run),
 ];
 
@@ -63,6 +79,7 @@ fn run_tests(mut arguments: Arguments) -> ExitCode {
 /// Runs one case; when it fails, what the cluster looks like is shown with it.
 fn run_case(stage: &Stage, case: Case) -> Result<(), Failed> {
     catch_unwind(AssertUnwindSafe(|| case(stage))).map_err(|panic| {
+        stage.forget();
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
         Failed::from(format!("{text}\n\n{}", stage.describe()))

@@ -5,6 +5,9 @@ use super::documents;
 use super::shop::Shop;
 use std::sync::{Mutex, MutexGuard};
 
+/// The pods of the agents.
+pub const AGENTS: &str = "--selector=app.kubernetes.io/component=agent";
+
 /// The cluster, and which state it is in.
 pub struct Stage {
     /// The cluster.
@@ -59,6 +62,11 @@ impl Stage {
         *self.state() = None;
         let arrived = way();
         *self.state() = Some(arrived);
+    }
+
+    /// After a failure: the next test begins anew.
+    pub fn forget(&self) {
+        *self.state() = None;
     }
 
     /// What is running and what was told lately, for a message of failure.

@@ -1,0 +1,353 @@
+//! What happens to nodes, agents and clusters sooner or later, and what their users notice of it.
+
+use super::cluster::{Cluster, NODES};
+use super::eventually::eventually;
+use super::load::{Load, Report, assert_lost_at_most, assert_nothing_lost};
+use super::shop::{self, process_of};
+use super::state::{AGENTS, Stage};
+use serde_json::Value;
+use std::process::{Child, Command, Stdio};
+
+const SYSTEM: &str = "--namespace=kube-system";
+
+pub fn out_of_memory(stage: &Stage) {
+    let shop = stage.with_waypost();
+    let cluster = &stage.cluster;
+    let load = Load::start(cluster, &shop);
+    let before = revision(cluster);
+    upgrade(cluster, &["--set=agent.resources.limits.memory=8Mi", "--set=agent.resources.requests.memory=8Mi"]);
+    await_agent(cluster, "an agent is killed for want of memory and in a crash loop", |pod| {
+        let container = &pod["status"]["containerStatuses"][0];
+        container["lastState"]["terminated"]["reason"] == "OOMKilled"
+            && container["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    });
+    roll_back(cluster, &before);
+    assert_nothing_lost(&load.end());
+}
+
+pub fn crash_loop(stage: &Stage) {
+    let shop = stage.with_waypost();
+    let cluster = &stage.cluster;
+    let load = Load::start(cluster, &shop);
+    let before = revision(cluster);
+    // Of the right type, so that the schema lets it pass; the program does not.
+    upgrade(cluster, &["--set=agent.config.metrics-bind-address=nowhere"]);
+    let pod = await_agent(cluster, "an agent is in a crash loop", |pod| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    });
+    let said = cluster.kubectl(&[SYSTEM, "logs", name_of(&pod), "--previous"]);
+    assert!(said.contains("metrics-bind-address") && said.contains("nowhere"), "{said}");
+    roll_back(cluster, &before);
+    assert_nothing_lost(&load.end());
+}
+
+pub fn node_restarts(stage: &Stage) {
+    stage.with_waypost();
+    let cluster = &stage.cluster;
+    cluster.script(&["stop-node", "3"]);
+    cluster.script(&["start-node", "3"]);
+    eventually("the agent of node3 has made its tables anew", || {
+        let tables = cluster.try_script(&["node", "3", "nft", "list", "tables"])?;
+        if tables.contains("table ip waypost") && tables.contains("waypost-dns-") { Ok(()) } else { Err(tables) }
+    });
+    eventually("the pods of node3 run again, each with a new address", || {
+        let pods = cluster.get(&["--namespace", shop::NAMESPACE, "pods", "--field-selector=spec.nodeName=node3"]);
+        let again = |pod: &Value| {
+            let container = &pod["status"]["containerStatuses"][0];
+            container["ready"] == true && container["restartCount"].as_u64() > Some(0)
+        };
+        let pods = pods["items"].as_array().expect("a list");
+        if pods.iter().all(again) { Ok(()) } else { Err(format!("{pods:?}")) }
+    });
+    serves(cluster, 3);
+}
+
+pub fn new_node(stage: &Stage) {
+    let shop = stage.with_waypost();
+    let cluster = &stage.cluster;
+    let load = Load::start(cluster, &shop);
+    let _fourth = FourthNode::start(cluster);
+    eventually("the new node has its agent", || {
+        let pod = agent_of(cluster, 4).ok_or("no pod")?;
+        if is_ready(&pod) { Ok(()) } else { Err(pod["status"].to_string()) }
+    });
+    serves(cluster, 4);
+    assert_nothing_lost(&load.end());
+    let page = format!("http://{}:{}/hostname", shop::address_of_node(4), shop::NODE_PORT);
+    cluster.script(&["outside", "curl", "--silent", "--show-error", "--fail", "--max-time", "10", &page]);
+}
+
+/// One node more than usual; it goes when this is dropped.
+struct FourthNode<'a>(&'a Cluster);
+
+impl FourthNode<'_> {
+    fn start(cluster: &Cluster) -> FourthNode<'_> {
+        cluster.script(&["add-node"]);
+        FourthNode(cluster)
+    }
+}
+
+impl Drop for FourthNode<'_> {
+    fn drop(&mut self) {
+        let stopped = self.0.try_script(&["stop-node", "4"]);
+        let deleted = self.0.try_kubectl(&["delete", "node", "node4"]);
+        for error in [stopped, deleted].into_iter().filter_map(Result::err) {
+            eprintln!("node4 does not go: {error}");
+        }
+    }
+}
+
+/// A load balancer asks the health check port, and stops sending connections to a node that says 503. Until then the pod that is ending
+/// gets them.
+pub fn drained(stage: &Stage) {
+    stage.with_waypost();
+    let cluster = &stage.cluster;
+    cluster.kubectl(&["--namespace", shop::NAMESPACE, "rollout", "status", "deployment/graceful", "--timeout=120s"]);
+    let service = cluster.get(&["--namespace", shop::NAMESPACE, "service", "graceful"]);
+    let (port, health) = (&service["spec"]["ports"][0]["nodePort"], &service["spec"]["healthCheckNodePort"]);
+    let address = shop::address_of_node(2);
+    let probe = format!("http://{address}:{health}/");
+    let probe = ["outside", "curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", &probe];
+    let says = |code: &str| {
+        eventually(&format!("the health check says {code}"), || {
+            let said = cluster.try_script(&probe)?;
+            if said == code { Ok(()) } else { Err(said) }
+        })
+    };
+    says("200");
+    let load = Load::from_outside(cluster, &format!("{address}:{port}"));
+    let drain = ["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
+    // It waits until the pods have ended, which is later than the load balancer hears of it.
+    let mut drain = cluster.command("kubectl").args(drain).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // A load balancer wants to hear it several times.
+    for _ in 0..30 {
+        says("503");
+    }
+    let reports = load.end();
+    let drained = drain.wait().unwrap();
+    cluster.kubectl(&["uncordon", "node2"]);
+    assert!(drained.success(), "{drained}");
+    assert_nothing_lost(&reports);
+}
+
+pub fn api_server_away(stage: &Stage) {
+    let shop = stage.with_waypost();
+    let cluster = &stage.cluster;
+    let (client, agent) = (shop::process_of_client(cluster, 3), process_of_agent(cluster, 2));
+    let load = Load::start(cluster, &shop);
+    cluster.script(&["api-stop"]);
+    // A container of a pod and an agent end; the kubelet starts them again without the API server.
+    cluster.node(3, &["kill", "-9", &client.to_string()]);
+    cluster.node(2, &["kill", "-9", &agent.to_string()]);
+    eventually("another agent runs on node2, and answers nothing that it does not know", || {
+        let page = cluster.try_script(&["node", "2", "curl", "--silent", "--max-time", "5", "http://127.0.0.1:10256/readyz"])?;
+        if page.contains("pending") || page.contains("wait") { Ok(()) } else { Err(page) }
+    });
+    cluster.script(&["api-start"]);
+    eventually("the new agent knows everything again", || {
+        let page =
+            cluster.try_script(&["node", "2", "curl", "--silent", "--fail", "--max-time", "5", "http://127.0.0.1:10256/readyz"]);
+        page.map(drop)
+    });
+    assert_lost_at_most(&load.end(), in_hand);
+    // And follows what comes.
+    cluster.kubectl(&["--namespace", shop::NAMESPACE, "create", "service", "clusterip", "late", "--tcp=80:8080"]);
+    for node in NODES {
+        eventually("a new name is known", || {
+            let found = shop::exec(cluster, "client", node, &["dig", "+short", "+search", "late"])?;
+            if found.trim().is_empty() { Err(found) } else { Ok(()) }
+        });
+    }
+    cluster.kubectl(&["--namespace", shop::NAMESPACE, "delete", "service", "late"]);
+}
+
+pub fn wrong_value(stage: &Stage) {
+    stage.with_waypost();
+    let cluster = &stage.cluster;
+    for (setting, says) in [
+        ("agent.localDns=true", "localDns"),
+        ("agent.config.masquerade-bit=40", "masquerade-bit"),
+        ("dns.replicas=many", "replicas"),
+        ("clusterCIDRs={pods}", "clusterCIDRs"),
+    ] {
+        let error = cluster.helm(&["upgrade", "waypost", "charts/waypost", "--reuse-values", "--set", setting]).unwrap_err();
+        assert!(error.contains(says) && error.contains("schema"), "{setting}: {error}");
+    }
+}
+
+pub fn missing_permission(stage: &Stage) {
+    let shop = stage.with_waypost();
+    let cluster = &stage.cluster;
+    let role = cluster.get(&["clusterrole", "waypost-agent"]);
+    let rules = role["rules"].as_array().expect("a list");
+    let slices = rules.iter().position(|rule| rule["resources"][0] == "endpointslices").expect("the chart grants it");
+    let take = format!(r#"[{{"op": "remove", "path": "/rules/{slices}"}}]"#);
+    let give = format!(r#"[{{"op": "add", "path": "/rules/{slices}", "value": {}}}]"#, rules[slices]);
+
+    let load = Load::start(cluster, &shop);
+    cluster.kubectl(&["patch", "clusterrole", "waypost-agent", "--type=json", "--patch", &take]);
+    cluster.node(1, &["kill", "-9", &process_of_agent(cluster, 1).to_string()]);
+    let pod = agent_of(cluster, 1).expect("it is being started again");
+    eventually("the agent says which right it needs", || {
+        let log = cluster.try_kubectl(&[SYSTEM, "logs", name_of(&pod)])?;
+        if log.contains("endpointslices") && log.contains("forbidden") { Ok(()) } else { Err(log) }
+    });
+    let found = check(cluster, name_of(&pod));
+    assert!(found.contains("endpointslices cannot be listed"), "{found}");
+    cluster.kubectl(&["patch", "clusterrole", "waypost-agent", "--type=json", "--patch", &give]);
+    eventually("it is ready when it has the right", || match agent_of(cluster, 1) {
+        Some(pod) if is_ready(&pod) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_lost_at_most(&load.end(), in_hand);
+}
+
+pub fn kube_proxy_beside(stage: &Stage) {
+    let shop = stage.with_waypost();
+    let cluster = &stage.cluster;
+    let load = Load::start(cluster, &shop);
+    cluster.script(&["install-kube-proxy"]);
+    for node in NODES {
+        await_event(cluster, "KubeProxyFound", node);
+        let pod = agent_of(cluster, node).expect("it runs");
+        let found = check(cluster, name_of(&pod));
+        assert!(found.contains("kube-proxy"), "{found}");
+    }
+    cluster.script(&["remove-kube-proxy"]);
+    for node in NODES {
+        let pod = agent_of(cluster, node).expect("it runs");
+        cluster.kubectl(&[SYSTEM, "exec", name_of(&pod), "--", "/waypost", "cleanup", "--kube-proxy"]);
+        let found = check(cluster, name_of(&pod));
+        assert!(!found.contains("kube-proxy"), "{found}");
+    }
+    assert_nothing_lost(&load.end());
+}
+
+/// Somebody's resolver on every address of a node is there before the agent.
+pub fn second_dns_server(stage: &Stage) {
+    let shop = stage.with_waypost();
+    let cluster = &stage.cluster;
+    let load = Load::start(cluster, &shop);
+    // It takes the port in the moment in which the agent does not have it.
+    let take = "until agnhost netexec --http-port=0 --udp-port=53 >/dev/null 2>&1; do :; done";
+    let mut other = OnNode::start(cluster, 2, &["bash", "-c", take]);
+    eventually("the other server has the port", || {
+        if let Some(agent) = running_agent(cluster, 2) {
+            cluster.try_script(&["node", "2", "kill", "-9", &agent.to_string()])?;
+        }
+        let holders = cluster.node(2, &["ss", "--udp", "--listening", "--numeric", "--processes", "sport = 53"]);
+        if holders.contains("agnhost") { Ok(()) } else { Err(holders) }
+    });
+    await_event(cluster, "DnsPortTaken", 2);
+    let pod = agent_of(cluster, 2).expect("it runs");
+    let found = check(cluster, name_of(&pod));
+    assert!(found.contains("dns-address") && found.contains("taken"), "{found}");
+    other.end();
+    eventually("the agent answers its node again", || {
+        let tables = cluster.node(2, &["nft", "list", "tables"]);
+        if tables.contains("waypost-dns-") { Ok(()) } else { Err(tables) }
+    });
+    assert_lost_at_most(&load.end(), in_hand);
+}
+
+/// What an agent that is killed takes with it: a question over TCP that it has accepted, or one that it has read and not yet answered.
+fn in_hand(report: &Report) -> usize {
+    usize::from(report.is_dns())
+}
+
+/// A program that runs on a node until it is told to end.
+struct OnNode(Child);
+
+impl OnNode {
+    fn start(cluster: &Cluster, node: u8, command: &[&str]) -> OnNode {
+        let mut script: Command = cluster.command("scripts/cluster");
+        // With its input its watchdog ends it, and all that it has started.
+        let watched = "trap 'kill 0' EXIT; \"$@\" & read -r _";
+        script.args(["node", &node.to_string(), "setsid", "bash", "-c", watched, "watched"]).args(command);
+        OnNode(script.stdin(Stdio::piped()).spawn().expect("scripts/cluster can be started"))
+    }
+
+    fn end(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for OnNode {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Names and services work for a pod of this node, for a pod of its host's network, and for the node itself.
+fn serves(cluster: &Cluster, node: u8) {
+    let page = ["curl", "--silent", "--show-error", "--fail", "--max-time", "10", "http://web.shop.svc.cluster.local/hostname"];
+    for set in ["client", "host-client"] {
+        eventually(&format!("services and names work for {set} on node{node}"), || {
+            shop::exec(cluster, set, node, &page).map(drop)
+        });
+    }
+}
+
+fn upgrade(cluster: &Cluster, settings: &[&str]) {
+    let upgrade = ["upgrade", "waypost", "charts/waypost", "--reuse-values"];
+    cluster.helm(&[&upgrade, settings].concat()).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The number of the release as it is now.
+fn revision(cluster: &Cluster) -> String {
+    let history = cluster.helm(&["history", "waypost", "--max=1", "--output=json"]).unwrap_or_else(|error| panic!("{error}"));
+    let history: Value = serde_json::from_str(&history).expect("helm prints JSON");
+    history[0]["revision"].to_string()
+}
+
+fn roll_back(cluster: &Cluster, revision: &str) {
+    cluster.helm(&["rollback", "waypost", revision]).unwrap_or_else(|error| panic!("{error}"));
+    cluster.kubectl(&[SYSTEM, "rollout", "status", "daemonset/waypost-agent", "--timeout=180s"]);
+}
+
+fn await_agent(cluster: &Cluster, what: &str, looked_for: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, || {
+        let pods = cluster.get(&[SYSTEM, "pods", AGENTS]);
+        pods["items"].as_array().and_then(|pods| pods.iter().find(|pod| looked_for(pod))).cloned().ok_or_else(|| pods.to_string())
+    })
+}
+
+/// The agent's pod on this node.
+fn agent_of(cluster: &Cluster, node: u8) -> Option<Value> {
+    let pods = cluster.get(&[SYSTEM, "pods", AGENTS, &format!("--field-selector=spec.nodeName=node{node}")]);
+    pods["items"].as_array()?.first().cloned()
+}
+
+fn running_agent(cluster: &Cluster, node: u8) -> Option<u32> {
+    let ids = cluster.try_script(&["node", &node.to_string(), "pgrep", "--exact", "waypost"]).ok()?;
+    // Nobody but the agent on a node without DNS servers; they have the user of their own.
+    ids.lines().next()?.parse().ok()
+}
+
+fn process_of_agent(cluster: &Cluster, node: u8) -> u32 {
+    let pod = agent_of(cluster, node).expect("the node has an agent");
+    process_of(cluster, node, pod["status"]["containerStatuses"][0]["containerID"].as_str().expect("it runs"))
+}
+
+fn is_ready(pod: &Value) -> bool {
+    pod["status"]["containerStatuses"][0]["ready"] == true
+}
+
+fn name_of(pod: &Value) -> &str {
+    pod["metadata"]["name"].as_str().expect("a pod has a name")
+}
+
+/// What `waypost check` prints in the agent's pod, whatever its exit code says.
+fn check(cluster: &Cluster, pod: &str) -> String {
+    let command = [SYSTEM, "exec", pod, "--", "/waypost", "check", "--config=/etc/waypost/waypost.yaml"];
+    cluster.try_kubectl(&command).unwrap_or_else(|found| found)
+}
+
+fn await_event(cluster: &Cluster, reason: &str, node: u8) {
+    eventually(&format!("an Event {reason} on node{node}"), || {
+        let field = format!("--field-selector=reason={reason},involvedObject.name=node{node}");
+        let events = cluster.kubectl(&["--namespace=default", "get", "events", &field, "--output=name"]);
+        if events.is_empty() { Err("there is none".to_string()) } else { Ok(()) }
+    });
+}
