@@ -1,13 +1,10 @@
 //! kube-proxy's configuration as ours: chart values, or the agent's file.
 
 use super::fields::{FIELDS, Meaning, ZERO_COUNTS};
-use crate::config::{RunArgs, SETTINGS, Surroundings, load};
+use crate::config::{RunArgs, Surroundings, load};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-
-/// For settings that another version of the agent has.
-const NOT_YET: &str = "no counterpart in this version: set the sysctls of net.netfilter.nf_conntrack_* on the nodes";
 
 /// Why a text is no configuration of kube-proxy.
 #[derive(Debug, thiserror::Error)]
@@ -107,10 +104,7 @@ impl Given {
         for field in FIELDS {
             let Some(value) = self.fields.get(field.path) else { continue };
             match field.meaning {
-                Meaning::Is(setting) if SETTINGS.iter().any(|known| known.key == setting) => {
-                    settings.insert(setting, value.clone());
-                }
-                Meaning::Is(_) => remarks.push(format!("{}: {value} – {NOT_YET}", field.path)),
+                Meaning::Is(setting) => drop(settings.insert(setting, value.clone())),
                 Meaning::Read => {}
                 Meaning::Needless(why) => remarks.push(format!("{}: {value} – not needed: {why}", field.path)),
                 Meaning::Instead(what) => remarks.push(format!("{}: {value} – no counterpart: {what}", field.path)),
