@@ -75,9 +75,10 @@ pub fn install_with(cluster: &Cluster, values: &[String]) {
     helm(cluster, &["install", "waypost", chart, "--set", &settings].into_iter().chain(values).collect::<Vec<_>>());
 }
 
-/// Takes the chart away again.
+/// Takes the chart away again, and the pods that were announced as its own.
 pub fn uninstall(cluster: &Cluster) {
     helm(cluster, &["uninstall", "waypost"]);
+    cluster.kubectl(&["delete", "pods", "--all", "--namespace", CHART_NAMESPACE, "--force", "--grace-period=0"]);
 }
 
 /// The agent with the chart's rights and configuration, and waits for nothing.
