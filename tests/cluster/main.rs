@@ -42,7 +42,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_wrong_value_is_refused_by_the_charts_schema", bad_days::wrong_value),
     ("an_agent_that_misses_a_permission_says_which", bad_days::missing_permission),
     ("a_kube_proxy_beside_the_agents_is_reported", bad_days::kube_proxy_beside),
-    ("a_second_dns_server_on_a_node_is_reported_and_costs_no_question", bad_days::second_dns_server),
+    ("a_second_dns_server_on_a_node_is_reported", bad_days::second_dns_server),
     ("services_go_on_when_the_chart_is_taken_away_and_installed_again", upgrade::away_without_cleanup),
     ("with_cleanup_nothing_of_waypost_is_left", upgrade::away_with_cleanup),
     ("a_stock_cluster_is_moved_to_waypost_and_back_under_load_and_loses_nothing", migrate::in_and_back),

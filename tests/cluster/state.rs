@@ -18,6 +18,11 @@ pub struct Stage {
     state: Mutex<Option<State>>,
 }
 
+/// Helm waits for what it has made itself, which are not the pods.
+pub fn await_no_agents(cluster: &Cluster) {
+    cluster.kubectl(&["--namespace=kube-system", "wait", "--for=delete", "pod", AGENTS, "--timeout=120s"]);
+}
+
 /// What makes services and names work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -82,6 +87,7 @@ impl Stage {
         let cluster = &self.cluster;
         if cluster.helm(&["status", "waypost"]).is_ok() {
             cluster.helm(&["uninstall", "waypost", "--wait"]).unwrap_or_else(|error| panic!("{error}"));
+            await_no_agents(cluster);
         }
         cluster.script(&["remove-stock"]);
         for node in NODES {

@@ -5,7 +5,7 @@ use super::documents::run;
 use super::eventually::eventually;
 use super::load::{Load, assert_nothing_lost};
 use super::shop;
-use super::state::{Stage, State};
+use super::state::{Stage, State, await_no_agents};
 
 const GUIDE: &str = "docs/operate.md";
 
@@ -31,6 +31,7 @@ pub fn away_without_cleanup(stage: &Stage) {
     stage.leave_to(|| {
         let load = Load::of_services(cluster, &shop);
         cluster.helm(&["uninstall", "waypost", "--wait"]).unwrap();
+        await_no_agents(cluster);
         for node in NODES {
             let left = traces(stage, node);
             assert!(left.contains("table ip waypost") && left.contains(shop::DNS), "what the document says: {left}");
