@@ -116,7 +116,8 @@ pub fn assert_nothing_lost(reports: &[Report]) {
 pub fn assert_lost_at_most(reports: &[Report], allowed: impl Fn(&Report) -> usize) {
     let lost: Vec<String> = reports.iter().filter(|report| report.failures > allowed(report)).map(Report::to_line).collect();
     assert!(lost.is_empty(), "lost under load:\n{}", lost.join("\n"));
-    let idle: Vec<String> = reports.iter().filter(|report| report.attempts < 10).map(Report::to_line).collect();
+    // One that waits in vain for most of a short test tries little else.
+    let idle: Vec<String> = reports.iter().filter(|report| report.attempts < 3).map(Report::to_line).collect();
     assert!(idle.is_empty(), "hardly any load:\n{}", idle.join("\n"));
     let attempts: usize = reports.iter().map(|report| report.attempts).sum();
     let failures: usize = reports.iter().map(|report| report.failures).sum();
