@@ -14,6 +14,7 @@ const PURE: &[&str] = &[
     "src/dns/name.rs",
     "src/dns/records.rs",
     "src/dns/service_record.rs",
+    "src/dns/lookup.rs",
     "src/dns/answer.rs",
     "src/dns/cache.rs",
 ];

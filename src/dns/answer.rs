@@ -3,12 +3,12 @@
 //! Pure: no socket, no DNS library. A question is a lower-cased name in wire form and a type; an owner name that equals the
 //! question is said as [`Owner::Question`], so that whoever encodes the answer echoes the client's spelling (0x20) for free.
 
-use super::name::{DomainName, Labels};
-use super::records::Records;
-use super::service_record::{EndpointRecord, Group, Port, RecordKind, ServiceRecord, pod_address, undashed};
+use super::lookup::{self, Node};
+use super::name::DomainName;
+use super::records::{Records, View};
+use super::service_record::{EndpointRecord, RecordKind, ServiceRecord};
 use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 /// The record types that the cluster's names know (IANA numbers). Any other type is NODATA where the name exists.
 pub mod rtype {
@@ -34,7 +34,7 @@ pub mod rtype {
 pub const MAX_ALIASES: usize = 10;
 const VERSION: &str = "1.1.0";
 const VERSION_TTL: u32 = 28_800;
-const SOA_TTL_MAX: u32 = 300;
+pub(super) const SOA_TTL_MAX: u32 = 300;
 
 /// A question of class IN.
 #[derive(Clone, Copy, Debug)]
@@ -148,25 +148,27 @@ pub enum Data {
 
 /// Answers a question. `seed` decides the order of addresses: equal seeds give equal answers.
 pub fn answer(records: &Records, question: Question<'_>, seed: u64) -> Verdict {
-    if let Some(answer) = reverse(records, question) {
+    let view = records.view();
+    if let Some(answer) = reverse(&view, question) {
         return Verdict::Answer(answer);
     }
     if !is_in_zone(records, question.name) {
         return Verdict::Elsewhere;
     }
-    let mut answer = follow(records, question);
+    let mut answer = follow(&view, question);
     shuffle_addresses(&mut answer.answers, seed);
     Verdict::Answer(answer)
 }
 
 /// Answers from the zone, through aliases inside it.
-fn follow(records: &Records, question: Question<'_>) -> Answer {
+fn follow(view: &View<'_>, question: Question<'_>) -> Answer {
+    let records = view.records();
     let mut answer = Answer::default();
     let mut alias: Option<DomainName> = None;
     for _ in 0..=MAX_ALIASES {
         let name = alias.as_ref().map_or(question.name, |alias| alias.as_wire());
         let owner = alias.clone().map_or(Owner::Question, Owner::Name);
-        let node = find(records, name);
+        let node = lookup::find(view, name);
         if let (Node::Service(service), true) = (&node, question.rtype != rtype::CNAME)
             && let RecordKind::Alias(Some(target)) = &service.kind
         {
@@ -179,112 +181,19 @@ fn follow(records: &Records, question: Question<'_>) -> Answer {
             alias = Some(target);
             continue;
         }
-        fill(records, &node, owner, question.rtype, &mut answer);
+        fill(view, &node, owner, question.rtype, &mut answer);
         return answer;
     }
     Answer { code: Code::ServFail, ..Answer::default() }
 }
 
-/// What a name in the zone is.
-enum Node {
-    Missing,
-    /// Exists without records: names above others, and endpoints' protocols.
-    Bare,
-    Apex,
-    Version,
-    NameServer,
-    Service(Arc<ServiceRecord>),
-    Port {
-        service: Arc<ServiceRecord>,
-        port: Vec<u8>,
-        protocol: Vec<u8>,
-    },
-    Endpoint {
-        service: Arc<ServiceRecord>,
-        label: Vec<u8>,
-        address: Option<IpAddr>,
-    },
-    Pod(IpAddr),
-}
-
 fn is_in_zone(records: &Records, name: &[u8]) -> bool {
-    relative(records, name).is_some()
-}
-
-/// The part of a name in front of the zone, in wire form without the root; `None` outside.
-fn relative<'a>(records: &Records, name: &'a [u8]) -> Option<&'a [u8]> {
-    let zone = records.zone().as_wire();
-    let length = name.len().checked_sub(zone.len())?;
-    let (front, back) = name.split_at(length);
-    let whole_labels = || Labels::of(front).map(|label| label.len() + 1).sum::<usize>() == front.len();
-    (back == zone && whole_labels()).then_some(front)
-}
-
-fn find(records: &Records, name: &[u8]) -> Node {
-    let Some(front) = relative(records, name) else { return Node::Missing };
-    let labels: Vec<&[u8]> = Labels::of(front).collect();
-    match labels.as_slice() {
-        [] => Node::Apex,
-        [b"dns-version"] => Node::Version,
-        [b"dns"] | [b"svc"] | [b"pod"] => Node::Bare,
-        [b"ns", b"dns"] => Node::NameServer,
-        [namespace, b"svc" | b"pod"] => if_namespace(records, namespace, Node::Bare),
-        [label, namespace, b"pod"] => match pod_address(label) {
-            Some(address) => if_namespace(records, namespace, Node::Pod(address)),
-            None => Node::Missing,
-        },
-        [below @ .., service, namespace, b"svc"] => {
-            let key_length = service.len() + namespace.len() + 2;
-            let key_end = front.len() - b"\x03svc".len();
-            match records.service(&front[key_end - key_length..key_end]) {
-                Some(service) => find_in_service(service, below),
-                None => Node::Missing,
-            }
-        }
-        _ => Node::Missing,
-    }
-}
-
-fn if_namespace(records: &Records, namespace: &[u8], node: Node) -> Node {
-    if records.has_namespace(namespace) { node } else { Node::Missing }
-}
-
-fn find_in_service(service: Arc<ServiceRecord>, below: &[&[u8]]) -> Node {
-    let exists = match &service.kind {
-        RecordKind::ClusterIp => true,
-        RecordKind::Headless => service.endpoints().next().is_some(),
-        RecordKind::Alias(target) => target.is_some() && below.is_empty(),
-        RecordKind::SlicesOnly => false,
-    };
-    if !exists {
-        return Node::Missing;
-    }
-    match below {
-        [] => Node::Service(service),
-        [label] => {
-            let address = undashed(label);
-            if service.endpoints().any(|endpoint| endpoint.is_named(label, address)) {
-                Node::Endpoint { service, label: label.to_vec(), address }
-            } else if service.has_protocol(label) {
-                Node::Bare
-            } else {
-                Node::Missing
-            }
-        }
-        [port, protocol] => {
-            let matches = |candidate: &Port| candidate.is(port, protocol);
-            let found = match service.kind {
-                RecordKind::ClusterIp => service.ports.iter().any(matches),
-                _ => service.groups.iter().any(|group| group.ports.iter().any(matches)),
-            };
-            if found { Node::Port { service, port: port.to_vec(), protocol: protocol.to_vec() } } else { Node::Missing }
-        }
-        _ => Node::Missing,
-    }
+    lookup::relative(records, name).is_some()
 }
 
 /// Fills in the records of one type at a node, or the negative answer.
-fn fill(records: &Records, node: &Node, owner: Owner, rtype: u16, answer: &mut Answer) {
+fn fill(view: &View<'_>, node: &Node<'_>, owner: Owner, rtype: u16, answer: &mut Answer) {
+    let records = view.records();
     let before = answer.answers.len();
     let mut put = |ttl, data| answer.answers.push(Record { owner: owner.clone(), ttl, data });
     match node {
@@ -296,7 +205,7 @@ fn fill(records: &Records, node: &Node, owner: Owner, rtype: u16, answer: &mut A
         Node::Bare => {}
         Node::Apex if rtype == rtype::SOA => put(soa_ttl(records), soa(records)),
         Node::Apex if rtype == rtype::NS => {
-            let servers = name_servers(records);
+            let servers = name_servers(view);
             answer.additional = servers.iter().map(|(name, address)| address_record(records, name, *address)).collect();
             let distinct: BTreeSet<DomainName> = servers.into_iter().map(|(name, _)| name).collect();
             distinct.into_iter().for_each(|name| put(records.ttl(), Data::Ns(name)));
@@ -304,34 +213,15 @@ fn fill(records: &Records, node: &Node, owner: Owner, rtype: u16, answer: &mut A
         Node::Apex => {}
         Node::Version if rtype == rtype::TXT => put(VERSION_TTL, Data::Txt(VERSION)),
         Node::Version => {}
-        Node::NameServer => put_addresses(records, name_servers(records).into_iter().map(|(_, address)| address), rtype, put),
-        Node::Pod(address) => put_addresses(records, [*address], rtype, put),
-        Node::Service(service) => match (&service.kind, rtype) {
-            (RecordKind::Alias(Some(target)), rtype::CNAME) => put(records.ttl(), Data::Cname(target.clone())),
-            (_, rtype::SRV) => put_services(records, service_targets(service, |_| true), owner, answer),
-            (RecordKind::ClusterIp, _) => put_addresses(records, service.cluster_ips.iter().copied(), rtype, put),
-            _ => put_addresses(records, service.endpoints().map(|endpoint| endpoint.address), rtype, put),
-        },
-        Node::Port { service, port, protocol } => {
-            let matches = |candidate: &Port| candidate.is(port, protocol);
-            if rtype == rtype::SRV {
-                put_services(records, service_targets(service, matches), owner, answer);
-            } else if service.kind == RecordKind::ClusterIp {
-                put_addresses(records, service.cluster_ips.iter().copied(), rtype, put);
-            } else {
-                let groups = service.groups.iter().filter(|group| group.ports.iter().any(matches));
-                put_addresses(records, groups.flat_map(addresses_of), rtype, put);
-            }
+        Node::NameServer => put_addresses(records, name_servers(view).into_iter().map(|(_, address)| address), rtype, put),
+        Node::Service(ServiceRecord { kind: RecordKind::Alias(Some(target)), .. }) if rtype == rtype::CNAME => {
+            put(records.ttl(), Data::Cname(target.clone()));
         }
-        Node::Endpoint { service, label, address } => {
-            if rtype == rtype::SRV {
-                let mut targets = endpoint_targets(service, |_| true);
-                targets.retain(|target| target.label.get(1..) == Some(label));
-                put_services(records, Targets { labels: &service.labels, list: targets }, owner, answer);
-            } else {
-                let named = service.endpoints().filter(|endpoint| endpoint.is_named(label, *address));
-                put_addresses(records, named.map(|endpoint| endpoint.address), rtype, put);
-            }
+        _ if rtype == rtype::SRV => put_services(records, node, owner, answer),
+        _ => {
+            let mut addresses = Vec::new();
+            node.each_address(|address| addresses.push(address));
+            put_addresses(records, addresses, rtype, put);
         }
     }
     if answer.answers.len() == before {
@@ -341,10 +231,11 @@ fn fill(records: &Records, node: &Node, owner: Owner, rtype: u16, answer: &mut A
 
 /// Names and addresses of the zone's name servers: those of the Services to which the addresses that DNS is served on belong, so that they stay
 /// the same whichever server answers; without such a Service the addresses themselves (CoreDNS's `ns.go`).
-fn name_servers(records: &Records) -> Vec<(DomainName, IpAddr)> {
+fn name_servers(view: &View<'_>) -> Vec<(DomainName, IpAddr)> {
+    let records = view.records();
     let own = records.name_server();
     let mut servers = BTreeSet::new();
-    for service in own.iter().flat_map(|address| records.services_at(*address)) {
+    for service in own.iter().flat_map(|address| view.services_at(*address)) {
         let label_and_address = |endpoint: &EndpointRecord| (endpoint.label(), endpoint.address);
         let of_service: Vec<(Vec<u8>, IpAddr)> = match service.kind {
             RecordKind::ClusterIp => service.cluster_ips.iter().map(|address| (Vec::new(), *address)).collect(),
@@ -374,49 +265,17 @@ fn put_addresses(records: &Records, addresses: impl IntoIterator<Item = IpAddr>,
     }
 }
 
-/// The targets of an SRV answer.
-struct Targets<'a> {
-    labels: &'a [u8],
-    list: Vec<Target>,
-}
-
-struct Target {
-    /// The endpoint's label in wire form; empty for the Service itself.
-    label: Vec<u8>,
-    address: IpAddr,
-    port: u16,
-}
-
-fn service_targets(service: &ServiceRecord, matches: impl Fn(&Port) -> bool) -> Targets<'_> {
-    let list = match service.kind {
-        RecordKind::ClusterIp => {
-            let ports: Vec<u16> = service.ports.iter().filter(|port| matches(port)).map(|port| port.number).collect();
-            let pairs = service.cluster_ips.iter().flat_map(|address| ports.iter().map(|port| (*address, *port)));
-            pairs.map(|(address, port)| Target { label: Vec::new(), address, port }).collect()
-        }
-        _ => endpoint_targets(service, matches),
-    };
-    Targets { labels: &service.labels, list }
-}
-
-fn endpoint_targets(service: &ServiceRecord, matches: impl Fn(&Port) -> bool) -> Vec<Target> {
-    let mut list = Vec::new();
-    for group in &service.groups {
-        for endpoint in &group.endpoints {
-            let ports = group.ports.iter().filter(|port| matches(port));
-            list.extend(ports.map(|port| Target { label: endpoint.label(), address: endpoint.address, port: port.number }));
-        }
-    }
-    list
-}
-
 /// Adds SRV records and the addresses of their targets. Weights share 100 among the pairs of address and port, before
 /// duplicates go, as CoreDNS counts them.
-fn put_services(records: &Records, targets: Targets<'_>, owner: Owner, answer: &mut Answer) {
-    let weight = (100 / targets.list.len().max(1)).max(1) as u16;
+fn put_services(records: &Records, node: &Node<'_>, owner: Owner, answer: &mut Answer) {
+    let Some(service) = node.service() else { return };
+    let mut targets = Vec::new();
+    node.each_target(|target| targets.push(target));
+    let weight = (100 / targets.len().max(1)).max(1) as u16;
     let (mut services, mut glue) = (HashSet::new(), HashSet::new());
-    for target in targets.list {
-        let Some(name) = in_zone(records, &[&target.label, targets.labels, b"\x03svc"]) else { continue };
+    for target in targets {
+        let label = target.endpoint.map(EndpointRecord::label).unwrap_or_default();
+        let Some(name) = in_zone(records, &[&label, &service.labels, b"\x03svc"]) else { continue };
         if glue.insert((name.clone(), target.address)) {
             answer.additional.push(address_record(records, &name, target.address));
         }
@@ -428,56 +287,20 @@ fn put_services(records: &Records, targets: Targets<'_>, owner: Owner, answer: &
 }
 
 /// The answer to a reverse question about an address that the cluster knows.
-fn reverse(records: &Records, question: Question<'_>) -> Option<Answer> {
+fn reverse(view: &View<'_>, question: Question<'_>) -> Option<Answer> {
     if question.rtype != rtype::PTR {
         return None;
     }
-    let address = reverse_address(question.name)?;
+    let records = view.records();
     let mut targets = Vec::new();
-    for service in records.services_at(address) {
-        if service.kind == RecordKind::ClusterIp && service.cluster_ips.contains(&address) {
-            targets.extend(in_zone(records, &[&service.labels, b"\x03svc"]));
-            continue;
-        }
-        let endpoints = service.endpoints().filter(|endpoint| endpoint.address == address);
-        targets.extend(endpoints.filter_map(|endpoint| in_zone(records, &[&endpoint.label(), &service.labels, b"\x03svc"])));
-    }
+    lookup::each_name_at(view, lookup::reverse_address(question.name)?, |service, endpoint| {
+        let label = endpoint.map(EndpointRecord::label).unwrap_or_default();
+        targets.extend(in_zone(records, &[&label, &service.labels, b"\x03svc"]));
+    });
     let mut seen = HashSet::new();
     targets.retain(|target| seen.insert(target.clone()));
     let pointer = |target| Record { owner: Owner::Question, ttl: records.ttl(), data: Data::Ptr(target) };
     (!targets.is_empty()).then(|| Answer { answers: targets.into_iter().map(pointer).collect(), ..Answer::default() })
-}
-
-/// The address in a whole name under `in-addr.arpa` or `ip6.arpa` (RFC 1035, section 3.5; RFC 3596, section 2.5).
-fn reverse_address(name: &[u8]) -> Option<IpAddr> {
-    let labels: Vec<&[u8]> = Labels::of(name).collect();
-    match labels.as_slice() {
-        [d, c, b, a, b"in-addr", b"arpa"] => {
-            let octets = [a, b, c, d].map(|label| octet(label));
-            let [Some(a), Some(b), Some(c), Some(d)] = octets else { return None };
-            Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
-        }
-        [nibbles @ .., b"ip6", b"arpa"] if nibbles.len() == 32 => {
-            let mut value = 0_u128;
-            for label in nibbles.iter().rev() {
-                let [digit] = label else { return None };
-                value = value << 4 | u128::from(char::from(*digit).to_digit(16)?);
-            }
-            Some(IpAddr::V6(Ipv6Addr::from_bits(value)))
-        }
-        _ => None,
-    }
-}
-
-/// A decimal octet without leading zeros: there is one reverse name for an address.
-fn octet(label: &[u8]) -> Option<u8> {
-    let canonical = label == b"0" || !label.starts_with(b"0");
-    let text = std::str::from_utf8(label).ok().filter(|text| canonical && text.bytes().all(|byte| byte.is_ascii_digit()))?;
-    text.parse().ok()
-}
-
-fn addresses_of(group: &Group) -> impl Iterator<Item = IpAddr> {
-    group.endpoints.iter().map(|endpoint| endpoint.address)
 }
 
 fn in_zone(records: &Records, labels: &[&[u8]]) -> Option<DomainName> {

@@ -17,6 +17,7 @@
 
 pub mod answer;
 pub mod cache;
+pub mod fast;
 pub mod forward;
 pub mod metrics;
 pub mod name;
@@ -28,5 +29,6 @@ pub mod resolve;
 pub mod respond;
 pub mod server;
 
+mod lookup;
 mod service_record;
 mod tcp;

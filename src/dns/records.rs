@@ -1,32 +1,43 @@
 //! The shared store of cluster names.
 //!
-//! One writer (the agent's loop) replaces what is known of one Service at a time; any number of threads read. The maps are
-//! cut into shards with a lock each: a change holds one shard for as long as it takes to swap a pointer, and a changed endpoint
-//! copies its own Service, not ten thousand others.
+//! One writer (the agent's loop) replaces what is known of one Service at a time; any number of threads read, and none of them waits: the maps
+//! are lock-free, and what a reader may still look at is freed when it is through. A changed endpoint copies its own Service, not ten thousand
+//! others.
 
 use super::name::DomainName;
 use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, service_labels};
 use crate::model::{Name, ObjectKey, Service, Slice};
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasher, Hash, RandomState};
+use papaya::{HashMapRef, LocalGuard};
+use std::collections::BTreeSet;
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-const SHARDS: usize = 32;
 
 /// The names of the cluster; see the module's documentation.
 #[derive(Debug)]
 pub struct Records {
     zone: DomainName,
     ttl: u32,
-    services: Sharded<ServiceLabels, Arc<ServiceRecord>>,
-    reverse: Sharded<IpAddr, Claims>,
-    namespaces: RwLock<HashSet<Box<[u8]>>>,
+    services: papaya::HashMap<ServiceLabels, ServiceRecord>,
+    reverse: papaya::HashMap<IpAddr, Claims>,
+    namespaces: papaya::HashMap<Box<[u8]>, ()>,
     name_server: RwLock<Vec<IpAddr>>,
     synced: AtomicBool,
     changed: AtomicU32,
+}
+
+type Pinned<'a, K, V> = HashMapRef<'a, K, V, RandomState, LocalGuard<'a>>;
+
+/// A look at the records that borrows what it finds. It keeps everything from being freed that it might have seen: hold it for one question, or
+/// a few.
+#[derive(Debug)]
+pub struct View<'a> {
+    records: &'a Records,
+    services: Pinned<'a, ServiceLabels, ServiceRecord>,
+    reverse: Pinned<'a, IpAddr, Claims>,
+    namespaces: Pinned<'a, Box<[u8]>, ()>,
 }
 
 impl Records {
@@ -38,30 +49,36 @@ impl Records {
         Records {
             zone: DomainName::parse(domain).expect("the configuration has checked the cluster domain").to_lower(),
             ttl,
-            services: Sharded::default(),
-            reverse: Sharded::default(),
-            namespaces: RwLock::default(),
+            services: papaya::HashMap::new(),
+            reverse: papaya::HashMap::new(),
+            namespaces: papaya::HashMap::new(),
             name_server: RwLock::default(),
             synced: AtomicBool::new(false),
             changed: AtomicU32::new(unix_time()),
         }
     }
 
+    /// Begins to read.
+    pub fn view(&self) -> View<'_> {
+        View { records: self, services: self.services.pin(), reverse: self.reverse.pin(), namespaces: self.namespaces.pin() }
+    }
+
     /// Replaces everything known under `key`, reverse names included. Without a Service and slices the key is forgotten; slices
     /// without a Service have reverse names only.
     pub fn publish(&self, key: &ObjectKey, service: Option<&Service>, slices: &[&Slice]) {
         let Some(labels) = service_labels(key) else { return };
-        let old = self.service(&labels);
-        let new = ServiceRecord::new(key, service, slices).map(Arc::new);
-        if old == new {
+        let services = self.services.pin();
+        let old = services.get(labels.as_ref());
+        let new = ServiceRecord::new(key, service, slices);
+        if old == new.as_ref() {
             return;
         }
-        let before = old.as_ref().map(|record| record.addresses()).unwrap_or_default();
-        let after = new.as_ref().map(|record| record.addresses()).unwrap_or_default();
+        let before = old.map(ServiceRecord::addresses).unwrap_or_default();
+        let after = new.as_ref().map(ServiceRecord::addresses).unwrap_or_default();
         let labels = old.map(|record| record.labels.clone()).unwrap_or(labels);
         match new {
-            Some(record) => drop(self.services.write(labels.as_ref()).insert(labels.clone(), record)),
-            None => drop(self.services.write(labels.as_ref()).remove(labels.as_ref())),
+            Some(record) => drop(services.insert(labels.clone(), record)),
+            None => drop(services.remove(labels.as_ref())),
         }
         self.move_claims(&labels, &before, &after);
         self.touch();
@@ -70,9 +87,8 @@ impl Records {
     /// Notes that a namespace exists, or no longer does. Services in a missing namespace are answered all the same.
     pub fn set_namespace(&self, name: &Name, exists: bool) {
         let label = name.to_ascii_lowercase().into_bytes().into_boxed_slice();
-        let mut namespaces = write(&self.namespaces);
-        let changed = if exists { namespaces.insert(label) } else { namespaces.remove(&label) };
-        drop(namespaces);
+        let namespaces = self.namespaces.pin();
+        let changed = if exists { namespaces.insert(label, ()).is_none() } else { namespaces.remove(&label).is_some() };
         if changed {
             self.touch();
         }
@@ -92,7 +108,7 @@ impl Records {
     /// The addresses under which `ns.dns.<zone>`, the zone's name server, is found: those on which DNS is served.
     pub fn set_name_server(&self, addresses: &[IpAddr]) {
         let distinct: BTreeSet<IpAddr> = addresses.iter().copied().filter(|address| !address.is_unspecified()).collect();
-        *write(&self.name_server) = distinct.into_iter().collect();
+        *self.name_server.write().unwrap_or_else(PoisonError::into_inner) = distinct.into_iter().collect();
     }
 
     /// The cluster domain, lower case.
@@ -112,43 +128,26 @@ impl Records {
 
     /// How many Services (or slices without one) are known.
     pub fn service_count(&self) -> usize {
-        self.services.shards.iter().map(|shard| read(shard).len()).sum()
+        self.services.len()
     }
 
     pub(super) fn name_server(&self) -> Vec<IpAddr> {
-        read(&self.name_server).clone()
-    }
-
-    pub(super) fn service(&self, labels: &[u8]) -> Option<Arc<ServiceRecord>> {
-        self.services.read(labels).get(labels).cloned()
-    }
-
-    pub(super) fn has_namespace(&self, label: &[u8]) -> bool {
-        read(&self.namespaces).contains(label)
-    }
-
-    /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone.
-    pub(super) fn services_at(&self, address: IpAddr) -> Vec<Arc<ServiceRecord>> {
-        let labels: Vec<ServiceLabels> =
-            self.reverse.read(&address).get(&address).map(|claims| claims.as_slice().to_vec()).unwrap_or_default();
-        let mut records: Vec<_> = labels.iter().filter_map(|labels| self.service(labels)).collect();
-        let owner = |record: &Arc<ServiceRecord>| record.kind == RecordKind::ClusterIp && record.cluster_ips.contains(&address);
-        if let Some(owner) = records.iter().position(owner) {
-            records = vec![records.swap_remove(owner)];
-        }
-        records
+        self.name_server.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn move_claims(&self, labels: &ServiceLabels, before: &BTreeSet<IpAddr>, after: &BTreeSet<IpAddr>) {
+        let reverse = self.reverse.pin();
+        // There is one writer, so nothing changes between a look and what follows from it.
         for address in before.difference(after) {
-            let mut shard = self.reverse.write(address);
-            let last = shard.get_mut(address).is_some_and(|claims| claims.remove(labels));
-            if last {
-                shard.remove(address);
+            match reverse.get(address).map(|claims| claims.without(labels)) {
+                Some(Claims::None) => drop(reverse.remove(address)),
+                Some(others) => drop(reverse.insert(*address, others)),
+                None => {}
             }
         }
         for address in after.difference(before) {
-            self.reverse.write(address).entry(*address).or_default().add(labels.clone());
+            let claims = reverse.get(address).unwrap_or(&Claims::None).with(labels);
+            reverse.insert(*address, claims);
         }
     }
 
@@ -157,10 +156,32 @@ impl Records {
     }
 }
 
+impl View<'_> {
+    /// The records that are looked at.
+    pub(super) fn records(&self) -> &Records {
+        self.records
+    }
+
+    pub(super) fn service(&self, labels: &[u8]) -> Option<&ServiceRecord> {
+        self.services.get(labels)
+    }
+
+    pub(super) fn has_namespace(&self, label: &[u8]) -> bool {
+        self.namespaces.contains_key(label)
+    }
+
+    /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone.
+    pub(super) fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &ServiceRecord> {
+        let claims = self.reverse.get(&address).map(Claims::as_slice).unwrap_or_default();
+        let found = move || claims.iter().filter_map(|labels| self.service(labels));
+        let owner = found().find(move |record| record.kind == RecordKind::ClusterIp && record.cluster_ips.contains(&address));
+        found().filter(move |record| owner.is_none_or(|owner| std::ptr::eq(owner, *record)))
+    }
+}
+
 /// The Services that claim an address: nearly always one, so that the common case needs no list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Claims {
-    #[default]
     None,
     One(ServiceLabels),
     Many(Vec<ServiceLabels>),
@@ -175,18 +196,16 @@ impl Claims {
         }
     }
 
-    fn add(&mut self, labels: ServiceLabels) {
+    fn with(&self, labels: &ServiceLabels) -> Claims {
         let mut list = self.as_slice().to_vec();
-        if let Err(place) = list.binary_search(&labels) {
-            list.insert(place, labels);
+        if let Err(place) = list.binary_search(labels) {
+            list.insert(place, labels.clone());
         }
-        *self = Claims::from(list);
+        Claims::from(list)
     }
 
-    /// Removes a claim and says whether none is left.
-    fn remove(&mut self, labels: &ServiceLabels) -> bool {
-        *self = Claims::from(self.as_slice().iter().filter(|claim| *claim != labels).cloned().collect::<Vec<_>>());
-        matches!(self, Claims::None)
+    fn without(&self, labels: &ServiceLabels) -> Claims {
+        Claims::from(self.as_slice().iter().filter(|claim| *claim != labels).cloned().collect::<Vec<_>>())
     }
 }
 
@@ -198,41 +217,6 @@ impl From<Vec<ServiceLabels>> for Claims {
             _ => Claims::Many(list),
         }
     }
-}
-
-#[derive(Debug)]
-struct Sharded<K, V> {
-    hasher: RandomState,
-    shards: [RwLock<HashMap<K, V>>; SHARDS],
-}
-
-impl<K, V> Default for Sharded<K, V> {
-    fn default() -> Self {
-        Sharded { hasher: RandomState::new(), shards: std::array::from_fn(|_| RwLock::default()) }
-    }
-}
-
-impl<K, V> Sharded<K, V> {
-    fn read<Q: Hash + ?Sized>(&self, key: &Q) -> RwLockReadGuard<'_, HashMap<K, V>> {
-        read(&self.shards[self.shard(key)])
-    }
-
-    fn write<Q: Hash + ?Sized>(&self, key: &Q) -> RwLockWriteGuard<'_, HashMap<K, V>> {
-        write(&self.shards[self.shard(key)])
-    }
-
-    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        self.hasher.hash_one(key) as usize % SHARDS
-    }
-}
-
-/// A poisoned lock still holds a whole map: every change is one insert or remove, so reading on is right.
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn unix_time() -> u32 {
@@ -260,7 +244,7 @@ mod tests {
     }
 
     fn claimed(records: &Records) -> usize {
-        records.reverse.shards.iter().map(|shard| read(shard).len()).sum()
+        records.reverse.len()
     }
 
     #[test]
@@ -269,7 +253,7 @@ mod tests {
         let (web, other) = (ObjectKey::new("default", "web"), ObjectKey::new("default", "other"));
         records.publish(&web, None, &[&slice(&web, &["10.0.0.1", "10.0.0.2"])]);
         records.publish(&other, None, &[&slice(&other, &["10.0.0.2"])]);
-        assert_eq!(records.services_at("10.0.0.2".parse().unwrap()).len(), 2);
+        assert_eq!(records.view().services_at("10.0.0.2".parse().unwrap()).count(), 2);
         records.publish(&web, None, &[&slice(&web, &["10.0.0.3"])]);
         assert_eq!(claimed(&records), 2);
         records.publish(&web, None, &[]);

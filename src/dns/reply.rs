@@ -3,12 +3,11 @@
 use super::answer::{self, Answer, Code, Data, Owner};
 use super::name::DomainName;
 use super::resolve::Resolved;
-use hickory_proto::op::{Edns, Message, Metadata, ResponseCode};
+use hickory_proto::ProtoError;
+use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record};
-use hickory_proto::serialize::binary::{BinDecoder, BinEncoder};
-use hickory_server::zone_handler::{MessageResponse, MessageResponseBuilder, Queries};
-use std::slice::Iter;
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
 /// The largest UDP payload that is sent, and advertised: it fits the smallest IPv6 packet with room for headers, so that no
 /// answer is ever fragmented (DNS flag day 2020).
@@ -32,8 +31,6 @@ pub struct Reply {
     /// Which part of Waypost the answer is from, in the words of CoreDNS's metrics: `kubernetes`, `forward`, `cache` or nothing.
     pub origin: &'static str,
 }
-
-type Response<'a> = MessageResponse<'a, 'a, Iter<'a, Record>, Iter<'a, Record>, Iter<'a, Record>, Iter<'a, Record>>;
 
 impl Reply {
     /// An empty reply to a request: id, opcode, RD and CD repeated, and an OPT record if the client sent one.
@@ -96,50 +93,66 @@ impl Reply {
 
     /// Cuts the reply to `limit` bytes and returns its encoding. Addresses of targets go first, silently: the client can ask
     /// for them. If answers must go, as many as fit stay and TC says so (RFC 2181, section 9); old resolvers make do with them.
-    pub fn fit(&mut self, queries: &Queries, limit: u16) -> Vec<u8> {
-        if let Some(bytes) = self.encode(queries, self.answers.len(), limit) {
+    pub fn fit(&mut self, query: Option<&Query>, limit: u16) -> Vec<u8> {
+        let limit = usize::from(limit);
+        let whole = |reply: &Reply| reply.encode(query).bytes.filter(|bytes| bytes.len() <= limit);
+        if let Some(bytes) = whole(self) {
             return bytes;
         }
         self.additionals.clear();
-        if let Some(bytes) = self.encode(queries, self.answers.len(), limit) {
+        if let Some(bytes) = whole(self) {
             return bytes;
         }
         self.authorities.clear();
         self.metadata.truncation = true;
-        let (mut fits, mut too_many) = (0, self.answers.len() + 1);
-        while too_many - fits > 1 {
-            let middle = fits + (too_many - fits) / 2;
-            match self.encode(queries, middle, limit) {
-                Some(_) => fits = middle,
-                None => too_many = middle,
-            }
-        }
+        let opt = self.opt().and_then(|opt| opt.to_bytes().ok()).map_or(0, |bytes| bytes.len());
+        let fits = self.encode(query).ends.iter().take_while(|end| **end + opt <= limit).count();
         self.answers.truncate(fits);
-        self.encode(queries, fits, u16::MAX).unwrap_or_default()
+        self.encode(query).bytes.unwrap_or_default()
     }
 
-    fn response<'a>(&'a self, queries: &'a Queries, answers: usize) -> Response<'a> {
-        let builder = MessageResponseBuilder::new(queries, self.edns.as_ref());
-        builder.build(self.metadata, &self.answers[..answers], &self.authorities, &[], &self.additionals)
+    fn encode(&self, query: Option<&Query>) -> Encoded {
+        let (mut bytes, mut ends) = (Vec::with_capacity(512), Vec::with_capacity(self.answers.len()));
+        let emitted = self.emit(query, &mut BinEncoder::new(&mut bytes), &mut ends);
+        Encoded { bytes: emitted.is_ok().then_some(bytes), ends }
     }
 
-    /// The encoding with the first `answers` answers; `None` when it is longer than `limit`. The encoder leaves out what does not
-    /// fit, so it is the counts that tell.
-    fn encode(&self, queries: &Queries, answers: usize, limit: u16) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(512);
-        let mut encoder = BinEncoder::new(&mut bytes);
-        encoder.set_max_size(limit);
-        let sent = self.response(queries, answers).destructive_emit(&mut encoder).ok()?.counts();
-        let whole = usize::from(sent.answers) == answers
-            && usize::from(sent.authorities) == self.authorities.len()
-            && usize::from(sent.additionals) == self.additionals.len() + usize::from(self.edns.is_some());
-        whole.then_some(bytes)
+    /// Names are compressed, with the question as well, which hickory-server's own replies are not.
+    fn emit(&self, query: Option<&Query>, encoder: &mut BinEncoder<'_>, ends: &mut Vec<usize>) -> Result<(), ProtoError> {
+        let opt = self.opt();
+        let count = |length| u16::try_from(length).unwrap_or(u16::MAX);
+        let counts = HeaderCounts {
+            queries: query.is_some().into(),
+            answers: count(self.answers.len()),
+            authorities: count(self.authorities.len()),
+            additionals: count(self.additionals.len() + usize::from(opt.is_some())),
+        };
+        Header { metadata: self.metadata, counts }.emit(encoder)?;
+        query.map_or(Ok(()), |query| query.emit(encoder))?;
+        for answer in &self.answers {
+            answer.emit(encoder)?;
+            ends.push(encoder.len());
+        }
+        for record in self.authorities.iter().chain(&self.additionals) {
+            record.emit(encoder)?;
+        }
+        opt.map_or(Ok(()), |opt| opt.emit(encoder))
+    }
+
+    /// The OPT record has the upper bits of the code.
+    fn opt(&self) -> Option<Edns> {
+        let mut opt = self.edns.clone()?;
+        opt.set_rcode_high(self.metadata.response_code.high());
+        Some(opt)
     }
 }
 
-/// No question, for replies to messages that could not be read.
-pub fn no_queries() -> Option<Queries> {
-    Queries::read(&mut BinDecoder::new(&[]), 0).ok()
+/// A reply in wire form.
+struct Encoded {
+    /// `None` when it is longer than any message can be.
+    bytes: Option<Vec<u8>>,
+    /// Where each answer ends.
+    ends: Vec<usize>,
 }
 
 /// A name of hickory's in our form; `None` for names that are not fully qualified.

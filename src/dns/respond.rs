@@ -74,7 +74,7 @@ impl Responder {
             (None, Ok(request)) => request,
             (refusal, _) => {
                 let code = refusal.unwrap_or(ResponseCode::FormErr);
-                return Some(Reply::to(&header.metadata, None, code).fit(&reply::no_queries()?, PLAIN_UDP_PAYLOAD));
+                return Some(Reply::to(&header.metadata, None, code).fit(None, PLAIN_UDP_PAYLOAD));
             }
         };
         let limit = match (transport, &request.edns) {
@@ -94,7 +94,8 @@ impl Responder {
             error!(client = %request.src(), "answering a DNS question panicked: please report this with the lines above");
             Some(Reply::to(&request.metadata, request.edns.as_ref(), ResponseCode::ServFail))
         })?;
-        let bytes = reply.fit(&request.queries, limit);
+        let query = request.queries.queries().first().map(|query| query.original());
+        let bytes = reply.fit(query, limit);
         self.count(request, &reply, bytes.len(), transport, started);
         Some(bytes)
     }

@@ -3,7 +3,7 @@
 use super::name::{DomainName, MAX_LABEL, push_label};
 use crate::model::{Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -106,13 +106,23 @@ impl EndpointRecord {
     /// The endpoint's own label in wire form: its host name, else its address with dashes.
     pub fn label(&self) -> Vec<u8> {
         let mut wire = Vec::with_capacity(16);
-        let hostname = self.hostname.as_deref().filter(|name| (1..=MAX_LABEL).contains(&name.len()));
-        let pushed = match hostname {
-            Some(hostname) => push_label(&mut wire, hostname.to_ascii_lowercase().as_bytes()),
-            None => push_label(&mut wire, dashed(self.address).as_bytes()),
-        };
-        debug_assert!(pushed.is_some(), "host names are checked for their length and addresses are short");
+        self.push_label(&mut wire);
         wire
+    }
+
+    /// Appends that label.
+    pub fn push_label(&self, wire: &mut Vec<u8>) {
+        match self.hostname.as_deref().filter(|name| (1..=MAX_LABEL).contains(&name.len())) {
+            Some(hostname) => {
+                wire.push(hostname.len() as u8);
+                wire.extend(hostname.bytes().map(|byte| byte.to_ascii_lowercase()));
+            }
+            None => {
+                let text = dashed(self.address);
+                wire.push(text.as_bytes().len() as u8);
+                wire.extend_from_slice(text.as_bytes());
+            }
+        }
     }
 
     /// Whether this is the endpoint that a (lower-case) label names, when the label read as an address is `address`.
@@ -132,22 +142,39 @@ pub fn undashed(label: &[u8]) -> Option<IpAddr> {
 
 /// The address in a pod's name, by CoreDNS's rule: exactly three dashes, none doubled, is IPv4; all else is tried as IPv6.
 pub fn pod_address(label: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(label).ok()?;
-    if text.matches('-').count() == 3 && !text.contains("--") {
-        return text.replace('-', ".").parse().ok().map(IpAddr::V4);
+    let mut text = [0; MAX_LABEL];
+    let text = text.get_mut(..label.len())?;
+    text.copy_from_slice(label);
+    let is_v4 = label.iter().filter(|byte| **byte == b'-').count() == 3 && !label.windows(2).any(|pair| pair == b"--");
+    text.iter_mut().filter(|byte| **byte == b'-').for_each(|byte| *byte = if is_v4 { b'.' } else { b':' });
+    let text = std::str::from_utf8(text).ok()?;
+    if is_v4 { text.parse().ok().map(IpAddr::V4) } else { text.parse().ok().map(IpAddr::V6) }
+}
+
+/// An address as a label, without an allocation.
+struct Dashed {
+    text: [u8; MAX_LABEL],
+    length: usize,
+}
+
+impl Dashed {
+    fn as_bytes(&self) -> &[u8] {
+        &self.text[..self.length]
     }
-    text.replace('-', ":").parse().ok().map(IpAddr::V6)
 }
 
 /// An address as a label. A label must not end in a dash: such an IPv6 address gets a zero at the end, as in CoreDNS.
-fn dashed(address: IpAddr) -> String {
-    let mut text = String::with_capacity(40);
-    write!(text, "{address}").expect("writing to a string cannot fail");
-    let mut text = text.replace([':', '.'], "-");
-    if text.ends_with('-') {
-        text.push('0');
+fn dashed(address: IpAddr) -> Dashed {
+    let mut text = [0; MAX_LABEL];
+    let mut rest = &mut text[..];
+    write!(rest, "{address}").expect("an address is shorter than a label");
+    let mut length = MAX_LABEL - rest.len();
+    text[..length].iter_mut().filter(|byte| matches!(byte, b':' | b'.')).for_each(|byte| *byte = b'-');
+    if text[..length].ends_with(b"-") {
+        text[length] = b'0';
+        length += 1;
     }
-    text
+    Dashed { text, length }
 }
 
 /// The key of a Service; `None` when namespace or name is no label.
@@ -204,7 +231,7 @@ mod tests {
             ("::ffff:10.0.0.1", "--ffff-10-0-0-1"),
         ] {
             let address: IpAddr = address.parse().unwrap();
-            assert_eq!(dashed(address), label);
+            assert_eq!(dashed(address).as_bytes(), label.as_bytes());
             if !label.starts_with("--ffff") {
                 assert_eq!(undashed(label.as_bytes()), Some(address), "{label}");
             }

@@ -6,6 +6,7 @@
 //! | `battery.rs` | reads the table; the cluster it is about |
 //! | `wire.rs` | a running server, clients for UDP and TCP, upstreams that behave and misbehave |
 //! | `answers.rs` | the battery in process and over the wire, truncation, histories |
+//! | `paths.rs` | the fast path against the other one |
 //! | `protocol.rs` | EDNS, other classes and opcodes, garbage, stopping, metrics |
 //! | `forwarding.rs` | names outside the cluster |
 //! | `caching.rs` | their answers, kept for a while |
@@ -14,5 +15,6 @@ mod answers;
 mod battery;
 mod caching;
 mod forwarding;
+mod paths;
 mod protocol;
 mod wire;

@@ -1,0 +1,203 @@
+//! Writing a reply in place, with names compressed exactly as hickory does it: both paths give the same bytes.
+
+use super::ask::{Asked, HEADER};
+use crate::dns::name::Labels;
+
+/// hickory's limits, which keep hostile messages from costing much: so many places to point at, and so many names that are compressed.
+const MAX_PLACES: usize = 64;
+const MAX_COMPRESSED: usize = 120;
+const POINTER: u16 = 0xc000;
+
+/// A reply that is being written. Its memory is used again and again.
+#[derive(Default)]
+pub(super) struct Reply {
+    bytes: Vec<u8>,
+    limit: usize,
+    /// Where in the message a name begins that may be pointed at, and where in `spelled` it stands in full.
+    places: Vec<Place>,
+    spelled: Vec<u8>,
+    compressed: usize,
+    counts: [u16; 3],
+    flags: [u8; 4],
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    at: u16,
+    start: u16,
+    end: u16,
+}
+
+/// The sections of a message behind the question.
+#[derive(Clone, Copy)]
+pub(super) enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// How much was written at some moment.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    length: usize,
+    counts: [u16; 3],
+}
+
+impl Reply {
+    /// Begins a reply: header and question.
+    pub fn begin(&mut self, asked: &Asked<'_>) {
+        self.bytes.clear();
+        self.places.clear();
+        self.spelled.clear();
+        self.compressed = 1;
+        self.counts = [0; 3];
+        self.flags = asked.flags;
+        self.limit = asked.limit() - asked.edns.map_or(0, |edns| edns.reply().len());
+        self.bytes.extend_from_slice(&[0; HEADER]);
+        self.bytes.extend_from_slice(asked.echo);
+        self.remember(&asked.name[..asked.name.len() - 1], HEADER);
+    }
+
+    /// How much is there now.
+    pub fn mark(&self) -> Mark {
+        Mark { length: self.bytes.len(), counts: self.counts }
+    }
+
+    /// Takes back what was written since.
+    pub fn back_to(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.length);
+        self.counts = mark.counts;
+        let length = mark.length as u16;
+        self.places.retain(|place| place.at < length);
+    }
+
+    /// Not everything has found room.
+    pub fn truncated(&mut self) {
+        self.flags[2] |= 0b0000_0010;
+    }
+
+    /// Sets the response code.
+    pub fn code(&mut self, code: u8) {
+        self.flags[3] |= code;
+    }
+
+    /// How many records a section has.
+    pub fn count(&self, section: Section) -> u16 {
+        self.counts[section as usize]
+    }
+
+    /// Adds a record of class IN. `data` is the beginning of its data, `names` follow it (compressed unless `plain`), then `rest`. False when it
+    /// does not fit; then nothing is added.
+    pub fn record(&mut self, section: Section, owner: &[u8], rtype: u16, ttl: u32, data: Data<'_>) -> bool {
+        let before = self.mark();
+        self.name(owner, true);
+        self.bytes.extend_from_slice(&rtype.to_be_bytes());
+        self.bytes.extend_from_slice(&[0, 1]);
+        self.bytes.extend_from_slice(&ttl.to_be_bytes());
+        let length_at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0, 0]);
+        match data {
+            Data::Bytes(bytes) => self.bytes.extend_from_slice(bytes),
+            Data::Name(name) => self.name(name, true),
+            Data::Service { numbers, target } => {
+                numbers.iter().for_each(|number| self.bytes.extend_from_slice(&number.to_be_bytes()));
+                self.name(target, false);
+            }
+            Data::Zone { primary, mailbox, numbers } => {
+                self.name(primary, true);
+                self.name(mailbox, true);
+                numbers.iter().for_each(|number| self.bytes.extend_from_slice(&number.to_be_bytes()));
+            }
+        }
+        let length = (self.bytes.len() - length_at - 2) as u16;
+        self.bytes[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+        if self.bytes.len() > self.limit {
+            self.back_to(before);
+            return false;
+        }
+        self.counts[section as usize] += 1;
+        true
+    }
+
+    /// The whole reply.
+    pub fn finish(&mut self, asked: &Asked<'_>) -> &[u8] {
+        let opt = asked.edns.map(|edns| edns.reply());
+        self.bytes.extend_from_slice(opt.as_ref().map_or(&[], |opt| opt));
+        let [answers, authorities, additionals] = self.counts;
+        let additionals = additionals + u16::from(opt.is_some());
+        self.bytes[..4].copy_from_slice(&self.flags);
+        for (place, count) in [1, answers, authorities, additionals].into_iter().enumerate() {
+            self.bytes[4 + 2 * place..6 + 2 * place].copy_from_slice(&count.to_be_bytes());
+        }
+        &self.bytes
+    }
+
+    /// A name, given without the root. Places are remembered for later names even where this one must not be compressed itself.
+    fn name(&mut self, name: &[u8], may_point: bool) {
+        let may_point = may_point && self.compressed < MAX_COMPRESSED;
+        self.compressed += usize::from(may_point);
+        let at = self.bytes.len();
+        let known = if may_point { self.known_part(name) } else { None };
+        let new = known.map_or(name, |(length, _)| &name[..length]);
+        self.bytes.extend_from_slice(new);
+        match known {
+            Some((_, place)) => self.bytes.extend_from_slice(&(POINTER | place).to_be_bytes()),
+            None => self.bytes.push(0),
+        }
+        if !new.is_empty() {
+            self.remember_part(name, new.len(), at);
+        }
+    }
+
+    /// The end of the name that stands somewhere already: how much is in front of it, and where.
+    fn known_part(&self, name: &[u8]) -> Option<(usize, u16)> {
+        let mut front = 0;
+        for label in Labels::of(name) {
+            let rest = &name[front..];
+            let stands_at = |place: &&Place| &self.spelled[place.start.into()..place.end.into()] == rest;
+            if let Some(place) = self.places.iter().find(stands_at) {
+                return Some((front, place.at));
+            }
+            front += 1 + label.len();
+        }
+        None
+    }
+
+    fn remember(&mut self, name: &[u8], at: usize) {
+        self.remember_part(name, name.len(), at);
+    }
+
+    /// Names that begin in the first `new` bytes of this one may be pointed at.
+    fn remember_part(&mut self, name: &[u8], new: usize, at: usize) {
+        if self.places.len() >= MAX_PLACES {
+            return;
+        }
+        let start = self.spelled.len();
+        self.spelled.extend_from_slice(name);
+        let end = self.spelled.len() as u16;
+        let mut front = 0;
+        for label in Labels::of(&name[..new]) {
+            if self.places.len() < MAX_PLACES {
+                self.places.push(Place { at: (at + front) as u16, start: (start + front) as u16, end });
+            }
+            front += 1 + label.len();
+        }
+    }
+}
+
+/// The data of a record. Names are given without the root.
+#[derive(Clone, Copy)]
+pub(super) enum Data<'a> {
+    /// No name in it.
+    Bytes(&'a [u8]),
+    Name(&'a [u8]),
+    Service {
+        numbers: [u16; 3],
+        target: &'a [u8],
+    },
+    Zone {
+        primary: &'a [u8],
+        mailbox: &'a [u8],
+        numbers: [u32; 5],
+    },
+}

@@ -1,0 +1,275 @@
+//! The fast path: plain questions that the records can answer, from a datagram to the bytes of its reply, without an allocation.
+//!
+//! It says exactly what the other path says (`respond.rs`, `answer.rs`, `reply.rs`), byte by byte, but for the order of addresses, and leaves to
+//! that path whatever is not plain: other classes and opcodes, EDNS with options, aliases, the zone's own records, and names outside the zone.
+//! What a name is, both ask of the same code (`lookup.rs`). Pure.
+
+mod ask;
+mod compose;
+
+use super::answer::{SOA_TTL_MAX, rtype};
+use super::lookup::{self, Node};
+use super::name::MAX_NAME;
+use super::records::{Records, View};
+use super::service_record::{EndpointRecord, RecordKind, ServiceRecord};
+use ask::Asked;
+use compose::{Data, Reply, Section};
+use std::net::IpAddr;
+
+/// SRV records and reverse names are compared with each other; where there are more, the other path does it.
+const MOST_COMPARED: usize = 64;
+
+const NX_DOMAIN: u8 = 3;
+const SERV_FAIL: u8 = 2;
+
+/// Answers questions. Each thread has its own, because its memory is used again for each question.
+pub struct Composer {
+    reply: Reply,
+    lower: Vec<u8>,
+    addresses: Vec<IpAddr>,
+    names: Names,
+    random: u64,
+}
+
+/// A reply, and what the metrics want to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Composed<'a> {
+    /// The whole datagram.
+    pub bytes: &'a [u8],
+    /// The type that was asked for.
+    pub rtype: u16,
+    /// The response code.
+    pub code: u8,
+    /// Whether the DO bit was set.
+    pub dnssec_ok: bool,
+}
+
+impl Composer {
+    /// One that shuffles addresses by this seed.
+    pub fn new(seed: u64) -> Composer {
+        Composer {
+            reply: Reply::default(),
+            lower: Vec::with_capacity(MAX_NAME),
+            addresses: Vec::new(),
+            names: Names::default(),
+            random: seed | 1,
+        }
+    }
+
+    /// The reply to a datagram; `None` where the other path must look at it.
+    pub fn answer(&mut self, view: &View<'_>, datagram: &[u8]) -> Option<Composed<'_>> {
+        let asked = Asked::read(datagram)?;
+        self.lower.clear();
+        self.lower.extend(asked.name.iter().map(u8::to_ascii_lowercase));
+        let lower = std::mem::take(&mut self.lower);
+        let code = self.compose(view, &asked, &lower);
+        self.lower = lower;
+        let code = code?;
+        self.reply.code(code);
+        let dnssec_ok = asked.edns.is_some_and(|edns| edns.dnssec_ok);
+        Some(Composed { bytes: self.reply.finish(&asked), rtype: asked.rtype, code, dnssec_ok })
+    }
+
+    /// Writes everything but the end, and says the code.
+    fn compose(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<u8> {
+        self.reply.begin(asked);
+        if asked.rtype == rtype::PTR && self.pointers(view, asked, name)? {
+            return Some(0);
+        }
+        lookup::relative(view.records(), name)?;
+        let node = lookup::find(view, name);
+        match &node {
+            // Seldom asked, and made of other things than one service.
+            Node::Apex | Node::Version | Node::NameServer => return None,
+            Node::Missing if !view.records().is_synced() => return Some(SERV_FAIL),
+            Node::Missing => return self.nothing(view.records()).then_some(NX_DOMAIN),
+            _ if node.service().is_some_and(|service| matches!(service.kind, RecordKind::Alias(_))) => return None,
+            _ if asked.is_for_addresses() => self.addresses(view.records(), asked, &node),
+            _ if asked.rtype == rtype::SRV => self.services(view.records(), asked, &node)?,
+            _ => {}
+        }
+        let is_empty = self.reply.count(Section::Answer) == 0;
+        (!is_empty || self.nothing(view.records())).then_some(0)
+    }
+
+    /// The zone's SOA, which goes with a negative answer. False in the rare case that it does not fit.
+    fn nothing(&mut self, records: &Records) -> bool {
+        let zone = without_root(records.zone().as_wire());
+        let mut name = [0; MAX_NAME];
+        let mut name_of = |labels: &[u8]| match name.get_mut(..labels.len() + zone.len()) {
+            Some(place) if place.len() < MAX_NAME => {
+                place[..labels.len()].copy_from_slice(labels);
+                place[labels.len()..].copy_from_slice(zone);
+                (name, labels.len() + zone.len())
+            }
+            _ => {
+                name[..zone.len()].copy_from_slice(zone);
+                (name, zone.len())
+            }
+        };
+        let (primary, mailbox) = (name_of(b"\x02ns\x03dns"), name_of(b"\x0ahostmaster"));
+        let numbers = [records.serial(), 7200, 1800, 86400, records.ttl()];
+        let data = Data::Zone { primary: &primary.0[..primary.1], mailbox: &mailbox.0[..mailbox.1], numbers };
+        self.reply.record(Section::Authority, zone, rtype::SOA, records.ttl().min(SOA_TTL_MAX), data)
+    }
+
+    /// Each address of the asked family once, in any order, as many as fit.
+    fn addresses(&mut self, records: &Records, asked: &Asked<'_>, node: &Node<'_>) {
+        let is_v4 = asked.rtype == rtype::A;
+        self.addresses.clear();
+        node.each_address(|address| {
+            if address.is_ipv4() == is_v4 {
+                self.addresses.push(address);
+            }
+        });
+        if self.addresses.len() > 1 {
+            self.addresses.sort_unstable();
+            self.addresses.dedup();
+        }
+        let owner = without_root(asked.name);
+        for place in 0..self.addresses.len() {
+            let other = place + self.below(self.addresses.len() - place);
+            self.addresses.swap(place, other);
+            let fits = match self.addresses[place] {
+                IpAddr::V4(v4) => self.reply.record(Section::Answer, owner, rtype::A, records.ttl(), Data::Bytes(&v4.octets())),
+                IpAddr::V6(v6) => {
+                    self.reply.record(Section::Answer, owner, rtype::AAAA, records.ttl(), Data::Bytes(&v6.octets()))
+                }
+            };
+            if !fits {
+                return self.reply.truncated();
+            }
+        }
+    }
+
+    /// SRV records and the addresses of their targets. `None` when there are too many.
+    fn services(&mut self, records: &Records, asked: &Asked<'_>, node: &Node<'_>) -> Option<()> {
+        let Some(service) = node.service() else { return Some(()) };
+        self.names.clear();
+        let mut count = 0_usize;
+        node.each_target(|target| {
+            count += 1;
+            if count <= MOST_COMPARED {
+                self.names.push(records, service, target.endpoint, target.address, target.port);
+            }
+        });
+        if count > MOST_COMPARED {
+            return None;
+        }
+        let weight = (100 / count.max(1)).max(1) as u16;
+        let owner = without_root(asked.name);
+        for (index, target) in self.names.entries.iter().enumerate() {
+            let is_new = |before: &Entry| before.port != target.port || self.names.of(before) != self.names.of(target);
+            if self.names.entries[..index].iter().all(is_new) {
+                let data = Data::Service { numbers: [0, weight, target.port], target: self.names.of(target) };
+                if !self.reply.record(Section::Answer, owner, rtype::SRV, records.ttl(), data) {
+                    self.reply.truncated();
+                    return Some(());
+                }
+            }
+        }
+        let before = self.reply.mark();
+        for (index, target) in self.names.entries.iter().enumerate() {
+            let is_new = |before: &Entry| before.address != target.address || self.names.of(before) != self.names.of(target);
+            if self.names.entries[..index].iter().all(is_new) {
+                let (owner, ttl) = (self.names.of(target), records.ttl());
+                let fits = match target.address {
+                    IpAddr::V4(v4) => self.reply.record(Section::Additional, owner, rtype::A, ttl, Data::Bytes(&v4.octets())),
+                    IpAddr::V6(v6) => self.reply.record(Section::Additional, owner, rtype::AAAA, ttl, Data::Bytes(&v6.octets())),
+                };
+                if !fits {
+                    self.reply.back_to(before);
+                    return Some(());
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// The names at an address of the cluster, and whether there are any. `None` when there are too many.
+    fn pointers(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<bool> {
+        let Some(address) = lookup::reverse_address(name) else { return Some(false) };
+        let records = view.records();
+        self.names.clear();
+        let mut count = 0_usize;
+        lookup::each_name_at(view, address, |service, endpoint| {
+            count += 1;
+            if count <= MOST_COMPARED {
+                self.names.push(records, service, endpoint, address, 0);
+            }
+        });
+        if count > MOST_COMPARED {
+            return None;
+        }
+        let owner = without_root(asked.name);
+        for (index, target) in self.names.entries.iter().enumerate() {
+            if self.names.entries[..index].iter().all(|before| self.names.of(before) != self.names.of(target))
+                && !self.reply.record(Section::Answer, owner, rtype::PTR, records.ttl(), Data::Name(self.names.of(target)))
+            {
+                self.reply.truncated();
+                break;
+            }
+        }
+        Some(!self.names.entries.is_empty())
+    }
+
+    /// A number below this one.
+    fn below(&mut self, limit: usize) -> usize {
+        // Xorshift (Marsaglia), as in the other path.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 32) as usize % limit
+    }
+}
+
+/// Names of hosts, with address and port.
+#[derive(Default)]
+struct Names {
+    spelled: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    start: usize,
+    end: usize,
+    address: IpAddr,
+    port: u16,
+}
+
+impl Names {
+    fn clear(&mut self) {
+        self.spelled.clear();
+        self.entries.clear();
+    }
+
+    /// Adds `endpoint.service.namespace.svc.zone`, unless it is too long for a name.
+    fn push(
+        &mut self,
+        records: &Records,
+        service: &ServiceRecord,
+        endpoint: Option<&EndpointRecord>,
+        address: IpAddr,
+        port: u16,
+    ) {
+        let start = self.spelled.len();
+        if let Some(endpoint) = endpoint {
+            endpoint.push_label(&mut self.spelled);
+        }
+        self.spelled.extend_from_slice(&service.labels);
+        self.spelled.extend_from_slice(b"\x03svc");
+        self.spelled.extend_from_slice(without_root(records.zone().as_wire()));
+        let end = self.spelled.len();
+        if end - start < MAX_NAME {
+            self.entries.push(Entry { start, end, address, port });
+        }
+    }
+
+    fn of(&self, entry: &Entry) -> &[u8] {
+        &self.spelled[entry.start..entry.end]
+    }
+}
+
+fn without_root(name: &[u8]) -> &[u8] {
+    name.strip_suffix(&[0]).unwrap_or(name)
+}

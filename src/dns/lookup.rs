@@ -1,0 +1,234 @@
+//! What a name is: the tree of the cluster's names, by the Kubernetes DNS specification 1.1.0 and CoreDNS's habits.
+//!
+//! Pure, and without allocation: what is found is borrowed from the records and the question.
+
+use super::name::Labels;
+use super::records::{Records, View};
+use super::service_record::{EndpointRecord, Group, Port, RecordKind, ServiceRecord, pod_address, undashed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The most labels that a name of the cluster has before the zone: `_port._proto.service.namespace.svc`.
+const MAX_LABELS: usize = 5;
+
+/// What a name in the zone is.
+pub enum Node<'a> {
+    Missing,
+    /// Exists without records: names above others, and endpoints' protocols.
+    Bare,
+    Apex,
+    Version,
+    NameServer,
+    Service(&'a ServiceRecord),
+    Port {
+        service: &'a ServiceRecord,
+        port: &'a [u8],
+        protocol: &'a [u8],
+    },
+    Endpoint {
+        service: &'a ServiceRecord,
+        label: &'a [u8],
+        address: Option<IpAddr>,
+    },
+    Pod(IpAddr),
+}
+
+/// The part of a (lower-case) name in front of the zone, in wire form without the root; `None` outside.
+pub fn relative<'a>(records: &Records, name: &'a [u8]) -> Option<&'a [u8]> {
+    let zone = records.zone().as_wire();
+    let length = name.len().checked_sub(zone.len())?;
+    let (front, back) = name.split_at(length);
+    let whole_labels = || Labels::of(front).map(|label| label.len() + 1).sum::<usize>() == front.len();
+    (back == zone && whole_labels()).then_some(front)
+}
+
+/// Finds a lower-case name of the zone.
+pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
+    let Some(front) = relative(view.records(), name) else { return Node::Missing };
+    let mut labels = [&[][..]; MAX_LABELS];
+    let mut count = 0;
+    for label in Labels::of(front) {
+        let Some(place) = labels.get_mut(count) else { return Node::Missing };
+        *place = label;
+        count += 1;
+    }
+    match labels[..count] {
+        [] => Node::Apex,
+        [b"dns-version"] => Node::Version,
+        [b"dns"] | [b"svc"] | [b"pod"] => Node::Bare,
+        [b"ns", b"dns"] => Node::NameServer,
+        [namespace, b"svc" | b"pod"] => if_namespace(view, namespace, Node::Bare),
+        [label, namespace, b"pod"] => match pod_address(label) {
+            Some(address) => if_namespace(view, namespace, Node::Pod(address)),
+            None => Node::Missing,
+        },
+        [ref below @ .., service, namespace, b"svc"] => {
+            let key_length = service.len() + namespace.len() + 2;
+            let key_end = front.len() - b"\x03svc".len();
+            match view.service(&front[key_end - key_length..key_end]) {
+                Some(service) => find_in_service(service, below),
+                None => Node::Missing,
+            }
+        }
+        _ => Node::Missing,
+    }
+}
+
+fn if_namespace<'a>(view: &View<'_>, namespace: &[u8], node: Node<'a>) -> Node<'a> {
+    if view.has_namespace(namespace) { node } else { Node::Missing }
+}
+
+fn find_in_service<'a>(service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'a> {
+    let exists = match &service.kind {
+        RecordKind::ClusterIp => true,
+        RecordKind::Headless => service.endpoints().next().is_some(),
+        RecordKind::Alias(target) => target.is_some() && below.is_empty(),
+        RecordKind::SlicesOnly => false,
+    };
+    if !exists {
+        return Node::Missing;
+    }
+    match *below {
+        [] => Node::Service(service),
+        [label] => {
+            let address = undashed(label);
+            if service.endpoints().any(|endpoint| endpoint.is_named(label, address)) {
+                Node::Endpoint { service, label, address }
+            } else if service.has_protocol(label) {
+                Node::Bare
+            } else {
+                Node::Missing
+            }
+        }
+        [port, protocol] => {
+            let matches = |candidate: &Port| candidate.is(port, protocol);
+            let found = match service.kind {
+                RecordKind::ClusterIp => service.ports.iter().any(matches),
+                _ => service.groups.iter().any(|group| group.ports.iter().any(matches)),
+            };
+            if found { Node::Port { service, port, protocol } } else { Node::Missing }
+        }
+        _ => Node::Missing,
+    }
+}
+
+/// The target of an SRV record.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The endpoint; `None` stands for the Service itself.
+    pub endpoint: Option<&'a EndpointRecord>,
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+impl<'a> Node<'a> {
+    /// Tells every address at this node, of both families and perhaps some of them twice. The name server's are not the node's own.
+    pub fn each_address(&self, mut tell: impl FnMut(IpAddr)) {
+        match *self {
+            Node::Pod(address) => tell(address),
+            Node::Service(service) | Node::Port { service, .. } if service.kind == RecordKind::ClusterIp => {
+                service.cluster_ips.iter().for_each(|address| tell(*address));
+            }
+            Node::Service(service) => service.endpoints().for_each(|endpoint| tell(endpoint.address)),
+            Node::Port { service, port, protocol } => {
+                let has_port = |group: &&Group| group.ports.iter().any(|candidate| candidate.is(port, protocol));
+                let endpoints = service.groups.iter().filter(has_port).flat_map(|group| &group.endpoints);
+                endpoints.for_each(|endpoint| tell(endpoint.address));
+            }
+            Node::Endpoint { service, label, address } => {
+                let named = service.endpoints().filter(|endpoint| endpoint.is_named(label, address));
+                named.for_each(|endpoint| tell(endpoint.address));
+            }
+            Node::Missing | Node::Bare | Node::Apex | Node::Version | Node::NameServer => {}
+        }
+    }
+
+    /// Tells the target of each SRV record at this node, perhaps some of them twice; and nothing where there are no such records.
+    pub fn each_target(&self, mut tell: impl FnMut(Target<'a>)) {
+        match *self {
+            Node::Service(service) => each_target_of(service, |_| true, tell),
+            Node::Port { service, port, protocol } => each_target_of(service, |candidate| candidate.is(port, protocol), tell),
+            Node::Endpoint { service, label, address } => each_endpoint_of(
+                service,
+                |_| true,
+                |target| {
+                    if target.endpoint.is_some_and(|endpoint| endpoint.is_named(label, address)) {
+                        tell(target);
+                    }
+                },
+            ),
+            _ => {}
+        }
+    }
+
+    /// The Service to which the node belongs.
+    pub fn service(&self) -> Option<&'a ServiceRecord> {
+        match *self {
+            Node::Service(service) | Node::Port { service, .. } | Node::Endpoint { service, .. } => Some(service),
+            _ => None,
+        }
+    }
+}
+
+fn each_target_of<'a>(service: &'a ServiceRecord, matches: impl Fn(&Port) -> bool, mut tell: impl FnMut(Target<'a>)) {
+    if service.kind != RecordKind::ClusterIp {
+        return each_endpoint_of(service, matches, tell);
+    }
+    for address in &service.cluster_ips {
+        let ports = service.ports.iter().filter(|port| matches(port));
+        ports.for_each(|port| tell(Target { endpoint: None, address: *address, port: port.number }));
+    }
+}
+
+fn each_endpoint_of<'a>(service: &'a ServiceRecord, matches: impl Fn(&Port) -> bool, mut tell: impl FnMut(Target<'a>)) {
+    for group in &service.groups {
+        for endpoint in &group.endpoints {
+            let ports = group.ports.iter().filter(|port| matches(port));
+            ports.for_each(|port| tell(Target { endpoint: Some(endpoint), address: endpoint.address, port: port.number }));
+        }
+    }
+}
+
+/// The address in a whole name under `in-addr.arpa` or `ip6.arpa` (RFC 1035, section 3.5; RFC 3596, section 2.5).
+pub fn reverse_address(name: &[u8]) -> Option<IpAddr> {
+    let mut labels = [&[][..]; 34];
+    let mut count = 0;
+    for label in Labels::of(name) {
+        *labels.get_mut(count)? = label;
+        count += 1;
+    }
+    match &labels[..count] {
+        [d, c, b, a, b"in-addr", b"arpa"] => Some(IpAddr::V4(Ipv4Addr::new(octet(a)?, octet(b)?, octet(c)?, octet(d)?))),
+        [nibbles @ .., b"ip6", b"arpa"] if nibbles.len() == 32 => {
+            let mut value = 0_u128;
+            for label in nibbles.iter().rev() {
+                let [digit] = label else { return None };
+                value = value << 4 | u128::from(char::from(*digit).to_digit(16)?);
+            }
+            Some(IpAddr::V6(Ipv6Addr::from_bits(value)))
+        }
+        _ => None,
+    }
+}
+
+/// A decimal octet without leading zeros: there is one reverse name for an address.
+fn octet(label: &[u8]) -> Option<u8> {
+    let canonical = label == b"0" || !label.starts_with(b"0");
+    let text = std::str::from_utf8(label).ok().filter(|text| canonical && text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    text.parse().ok()
+}
+
+/// Tells the names at an address that the cluster knows: each one's Service, and the endpoint if it is one's. Perhaps some of them twice.
+pub fn each_name_at<'a>(
+    view: &'a View<'_>,
+    address: IpAddr,
+    mut tell: impl FnMut(&'a ServiceRecord, Option<&'a EndpointRecord>),
+) {
+    for service in view.services_at(address) {
+        if service.kind == RecordKind::ClusterIp && service.cluster_ips.contains(&address) {
+            tell(service, None);
+            continue;
+        }
+        let endpoints = service.endpoints().filter(|endpoint| endpoint.address == address);
+        endpoints.for_each(|endpoint| tell(service, Some(endpoint)));
+    }
+}

@@ -1,0 +1,238 @@
+//! The two paths of a question over UDP say the same: byte by byte, but for the order of addresses.
+
+use crate::battery::{cases, cluster, endpoint, headless, slice, type_number};
+use crate::wire::query;
+use hickory_proto::op::{Edns, Message};
+use hickory_proto::rr::Name;
+use proptest::prelude::*;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use waypost::config::{CacheConfig, Upstreams};
+use waypost::dns::fast::Composer;
+use waypost::dns::forward::Forwarder;
+use waypost::dns::metrics::Metrics;
+use waypost::dns::records::Records;
+use waypost::dns::resolve::Resolver;
+use waypost::dns::respond::Responder;
+
+/// Both paths over the same records. Names from elsewhere are not resolved here: SERVFAIL.
+struct Both {
+    records: Arc<Records>,
+    slow: Responder,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Both {
+    fn over(records: Records) -> Both {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let records = Arc::new(records);
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        let slow = runtime.block_on(async {
+            let forwarder = Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone());
+            let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
+            Responder::new(records.clone(), resolver, metrics, 53)
+        });
+        Both { records, slow, runtime }
+    }
+
+    fn fast(&self, datagram: &[u8]) -> Option<Vec<u8>> {
+        Composer::new(7).answer(&self.records.view(), datagram).map(|composed| composed.bytes.to_vec())
+    }
+
+    fn slow(&self, datagram: &[u8]) -> Option<Vec<u8>> {
+        let client: SocketAddr = "10.0.0.1:5353".parse().unwrap();
+        self.runtime.block_on(self.slow.answer_datagram(datagram.to_vec(), client))
+    }
+
+    /// Whether the fast path has an answer, which must be the other's.
+    fn agree_on(&self, datagram: &[u8]) -> bool {
+        let Some(fast) = self.fast(datagram) else { return false };
+        let slow = self.slow(datagram).expect("what the fast path answers the other one answers too");
+        assert_eq!(in_order(&fast), in_order(&slow), "{:?}", Message::from_vec(datagram));
+        true
+    }
+}
+
+/// The bytes of a reply, except that records of the same type, owner and length in the answer section are in the order of their data; such
+/// are the addresses of one name. Truncated ones are a choice: which ones is not compared.
+fn in_order(reply: &[u8]) -> (Vec<u8>, Option<Message>) {
+    let message = Message::from_vec(reply).unwrap();
+    let types: Vec<u16> = message.answers.iter().map(|answer| answer.record_type().into()).collect();
+    let length = match types.first() {
+        // A pointer, ten bytes, and the address.
+        Some(1) => 2 + 10 + 4,
+        Some(28) => 2 + 10 + 16,
+        _ => return (reply.to_vec(), None),
+    };
+    assert!(types.iter().all(|rtype| *rtype == types[0]), "addresses are of one family: {message:?}");
+    let question: usize = message.queries[0].name().iter().map(|label| label.len() + 1).sum::<usize>() + 1 + 4;
+    let (head, rest) = reply.split_at(12 + question);
+    let (addresses, tail) = rest.split_at(length * types.len());
+    let mut chunks: Vec<&[u8]> = addresses.chunks(length).collect();
+    chunks.sort();
+    if message.metadata.truncation {
+        chunks.iter_mut().for_each(|chunk| *chunk = &chunk[..12]);
+    }
+    (
+        [head, &chunks.concat(), tail].concat(),
+        Some(message).map(|mut message| {
+            message.answers.clear();
+            message
+        }),
+    )
+}
+
+/// The same question in all the ways in which clients ask it.
+fn variants(name: &str, rtype: u16) -> Vec<Message> {
+    let plain = query(name, rtype);
+    let mut spelled = plain.clone();
+    let odd: String = name.chars().enumerate().map(|(at, c)| if at % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect();
+    spelled.queries[0].set_name(Name::from_labels(odd.split('.').map(str::as_bytes)).unwrap());
+    let mut unusual_flags = plain.clone();
+    unusual_flags.metadata.recursion_desired = false;
+    unusual_flags.metadata.checking_disabled = true;
+    unusual_flags.metadata.authentic_data = true;
+    unusual_flags.metadata.truncation = true;
+    let mut all = vec![plain.clone(), spelled.clone(), unusual_flags];
+    for (payload, dnssec_ok) in [(0, false), (512, true), (700, false), (1232, true), (65_535, false)] {
+        for base in [&plain, &spelled] {
+            let mut edns = Edns::new();
+            edns.set_max_payload(payload).set_dnssec_ok(dnssec_ok);
+            all.push(base.clone().set_edns(edns).clone());
+        }
+    }
+    all
+}
+
+/// With what the battery has no reason to ask for: long answers.
+fn crowded_cluster() -> Records {
+    let records = cluster();
+    let many = |range: std::ops::Range<u16>, prefix: &str| {
+        range.map(|number| endpoint(&format!("{prefix}{}.{}", number / 200, number % 200))).collect::<Vec<_>>()
+    };
+    for (key, count) in [("data/large", 1000), ("data/forty", 40), ("data/seventy", 70), ("data/twenty", 20)] {
+        let ports = ["peer/tcp/7000", "client/tcp/2379"];
+        let slices = [slice(key, &ports, many(0..count, "10.9.")), slice(key, &ports[..1], many(count / 2..count, "10.9."))];
+        records.publish(&slices[0].service, Some(&headless(key)), &slices.iter().collect::<Vec<_>>());
+    }
+    records
+}
+
+const CROWDED: [&str; 5] = [
+    "large.data.svc.cluster.local",
+    "forty.data.svc.cluster.local",
+    "seventy.data.svc.cluster.local",
+    "_peer._tcp.twenty.data.svc.cluster.local",
+    "10-9-0-3.twenty.data.svc.cluster.local",
+];
+
+#[test]
+fn both_paths_say_the_same_to_the_whole_battery_however_it_is_asked() {
+    let both = Both::over(crowded_cluster());
+    let types = [1, 28, 33, 12, 6, 2, 5, 16, 255, 65, 4711];
+    let (mut fast, mut left) = (0, Vec::new());
+    let own = cases().into_iter().map(|case| (case.name, type_number(&case.rtype)));
+    let crowded = CROWDED.iter().flat_map(|name| types.map(|rtype| ((*name).to_string(), rtype)));
+    for (name, rtype) in own.chain(crowded) {
+        for (variant, message) in variants(&name, rtype).into_iter().enumerate() {
+            if both.agree_on(&message.to_vec().unwrap()) {
+                fast += 1;
+            } else if variant == 0 {
+                left.push((name.clone(), rtype));
+            }
+        }
+    }
+    // What is left to the other path is left for a reason.
+    for (name, rtype) in &left {
+        let reply = Message::from_vec(&both.slow(&query(name, *rtype).to_vec().unwrap()).unwrap()).unwrap();
+        let is_alias = reply.answers.iter().any(|answer| u16::from(answer.record_type()) == 5);
+        let is_elsewhere = !reply.metadata.authoritative && reply.metadata.response_code.low() == 2;
+        let is_zones_own =
+            ["cluster.local", "dns-version.cluster.local", "ns.dns.cluster.local"].contains(&name.to_lowercase().as_str());
+        let is_long = CROWDED.contains(&name.as_str()) && *rtype == 33;
+        assert!(is_alias || is_elsewhere || is_zones_own || is_long || is_of_an_alias(name), "{name} {rtype}: {reply:?}");
+    }
+    assert!(fast > 3500, "{fast} questions were answered by the fast path, {} of the battery were not", left.len());
+}
+
+fn is_of_an_alias(name: &str) -> bool {
+    cases()
+        .iter()
+        .any(|case| case.name == name && case.expected.iter().any(|line| line.contains(" CNAME ") || line == "SERVFAIL"))
+}
+
+#[test]
+fn before_everything_is_listed_both_paths_know_the_same() {
+    let records = Records::new("cluster.local", 30);
+    crate::battery::publish_all(&records);
+    let both = Both::over(records);
+    let answered =
+        cases().iter().filter(|case| both.agree_on(&query(&case.name, type_number(&case.rtype)).to_vec().unwrap())).count();
+    assert!(answered > 200, "{answered}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// Bytes changed, cut off and added: what the fast path takes for a plain question is one, and what is not one it leaves alone.
+    #[test]
+    fn both_paths_say_the_same_to_damaged_questions(
+        which in any::<prop::sample::Index>(),
+        variant in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+        added in prop::collection::vec(any::<u8>(), 0..2),
+    ) {
+        thread_local!(static BOTH: Both = Both::over(crowded_cluster()));
+        let cases = cases();
+        let case = which.get(&cases);
+        let mut datagram = variant.get(&variants(&case.name, type_number(&case.rtype))).to_vec().unwrap();
+        for (place, byte) in changes {
+            let place = place.index(datagram.len());
+            datagram[place] = byte;
+        }
+        if let Some(cut) = cut {
+            datagram.truncate(cut.index(datagram.len()));
+        }
+        datagram.extend(added);
+        BOTH.with(|both| both.agree_on(&datagram));
+    }
+
+    /// Names made of the cluster's own labels, in any order.
+    #[test]
+    fn both_paths_say_the_same_about_names_made_of_known_labels(
+        labels in prop::collection::vec(prop::sample::select(&LABELS[..]), 0..8),
+        rtype in prop::sample::select(&[1_u16, 28, 33, 12, 6, 255][..]),
+        variant in any::<prop::sample::Index>(),
+    ) {
+        thread_local!(static BOTH: Both = Both::over(crowded_cluster()));
+        let name = [&labels[..], &["cluster", "local"]].concat().join(".");
+        let datagram = variant.get(&variants(&name, rtype)).to_vec().unwrap();
+        BOTH.with(|both| both.agree_on(&datagram));
+    }
+}
+
+const LABELS: [&str; 22] = [
+    "svc",
+    "pod",
+    "default",
+    "data",
+    "web",
+    "large",
+    "twenty",
+    "db",
+    "plain",
+    "_tcp",
+    "_udp",
+    "_http",
+    "_",
+    "_peer",
+    "tcp",
+    "10-9-0-3",
+    "10-244-1-2",
+    "dns",
+    "ns",
+    "web-0",
+    "kubernetes",
+    "absent",
+];
