@@ -28,6 +28,7 @@ pub struct Metrics {
     connection_hits: IntCounterVec,
     connection_misses: IntCounterVec,
     hedges: IntCounter,
+    loops: IntGaugeVec,
     cache: CacheMetrics,
 }
 
@@ -129,6 +130,13 @@ impl Metrics {
                 "waypost_dns_hedges_total",
                 "Questions asked at a second upstream server because the first was slow.",
             )?,
+            loops: IntGaugeVec::new(
+                Opts::new(
+                    "waypost_dns_upstream_loop",
+                    "1 while an upstream server is left out because it leads back to this one.",
+                ),
+                &["to"],
+            )?,
             cache: CacheMetrics::new()?,
         };
         registry.register(Box::new(build))?;
@@ -189,6 +197,11 @@ impl Metrics {
     /// A second upstream server is asked because the first is slow.
     pub fn hedged(&self) {
         self.hedges.inc();
+    }
+
+    /// An upstream server is left out because it leads back here, or is not any more.
+    pub fn upstream_leads_back(&self, upstream: SocketAddr, is_loop: bool) {
+        self.loops.with_label_values(&[&upstream.to_string()]).set(is_loop.into());
     }
 
     /// Shows the cache of this server from now on, with nothing in it.
@@ -256,6 +269,7 @@ impl Metrics {
         for counter in [&self.health_check_failures, &self.connection_hits, &self.connection_misses] {
             registry.register(Box::new(counter.clone()))?;
         }
+        registry.register(Box::new(self.loops.clone()))?;
         self.cache.register(registry)
     }
 }

@@ -1,14 +1,14 @@
 //! A question for elsewhere: answered from the cache, or asked at the upstream servers, once for all who wait for the same.
 
 use super::cache::{Cache, Found, Key, Kind, Refresh};
-use super::forward::{ForwardError, Forwarder, is_helpful};
+use super::forward::{ForwardError, Forwarder, PROBE_TYPE, is_helpful};
 use super::metrics::Metrics;
 use super::name::DomainName;
 use super::reply;
 use crate::config::CacheConfig;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use hickory_proto::op::{Edns, Message, MessageType, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{RData, Record, RecordType};
 use std::collections::HashMap;
@@ -61,6 +61,11 @@ impl Resolver {
     /// Addresses of our own, which are never asked.
     pub fn never_ask(&self, own: &[SocketAddr]) {
         self.0.forwarder.never_ask(own);
+    }
+
+    /// Whether this question that has arrived is one of our own, sent to find loops.
+    pub fn is_own_probe(&self, query: &Query) -> bool {
+        self.0.forwarder.is_own_probe(query)
     }
 
     /// The servers that are asked at present.
@@ -198,9 +203,12 @@ impl Drop for Asking {
 }
 
 /// The key of a question; `None` where others must not see the answer: one for a part of the network only (client subnet), or one from a server
-/// that was told not to look further.
+/// that was told not to look further. Nor does a question by which somebody looks for a loop wait for another one that does: its own.
 fn key_of(question: &Message) -> Option<Key> {
     let query = question.queries.first().filter(|_| question.metadata.recursion_desired)?;
+    if query.query_type() == PROBE_TYPE {
+        return None;
+    }
     let edns = question.edns.as_ref();
     if edns.is_some_and(|edns| edns.option(EdnsCode::Subnet).is_some()) {
         return None;

@@ -124,6 +124,8 @@ impl Responder {
                     self.pursue(request, target, rtype, &mut reply).await;
                 }
             }
+            // The answer ends its way round.
+            Verdict::Elsewhere if self.resolver.is_own_probe(query) => reply.metadata.response_code = ResponseCode::NXDomain,
             Verdict::Elsewhere => match self.resolve(request, upstream_query(request, query.clone())).await {
                 Ok(upstream) => reply.hand_on(upstream, query.name()),
                 Err(error) => fail(&mut reply, query, &error),
@@ -212,7 +214,7 @@ fn fail(reply: &mut Reply, query: &Query, error: &ForwardError) {
     reply.origin = "forward";
     reply.metadata.response_code = match error {
         ForwardError::Busy => ResponseCode::Refused,
-        ForwardError::NoUpstream | ForwardError::NoAnswer | ForwardError::Excepted => ResponseCode::ServFail,
+        ForwardError::NoUpstream | ForwardError::Loop | ForwardError::NoAnswer | ForwardError::Excepted => ResponseCode::ServFail,
     };
     debug!(name = %query.name(), %error, "a question was not answered");
 }

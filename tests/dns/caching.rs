@@ -1,7 +1,7 @@
 //! Answers from upstream servers, kept for a while.
 
 use crate::battery::cluster;
-use crate::wire::{ELSEWHERE, Running, answer_to, fake_upstream, query, udp};
+use crate::wire::{ELSEWHERE, Running, answer_to, client_question, fake_upstream, query, udp};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
 use hickory_proto::rr::rdata::{A, CNAME, SOA};
@@ -206,13 +206,12 @@ async fn a_hundred_questions_at_once_are_one_to_the_upstream() {
     while running.counted("coredns_cache_requests_total", "") < 100 {
         tokio::task::yield_now().await;
     }
-    let mut buffer = [0; 512];
-    let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
-    let question = Message::from_vec(&buffer[..length]).unwrap();
+    let (question, from) = client_question(&socket).await;
     socket.send_to(&answer_to(&question, ELSEWHERE).to_vec().unwrap(), from).await.unwrap();
     let answers = clients.join_all().await;
     assert!(answers.iter().all(|answer| answer.answers.len() == 1));
     // A datagram that was sent again because this machine is slow is for the same question.
+    let mut buffer = [0; 512];
     while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
         assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.id, question.metadata.id);
     }

@@ -1,7 +1,7 @@
 //! Names outside the cluster: upstreams that are silent, slow, lying, cut short or gone.
 
 use crate::battery::cluster;
-use crate::wire::{ELSEWHERE, Running, answer_to, fake_upstream, query, tcp, udp, upstream};
+use crate::wire::{ELSEWHERE, Running, answer_to, client_question, fake_upstream, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::rdata::{A, NULL};
@@ -90,10 +90,8 @@ async fn a_slow_upstreams_first_answer_still_counts_after_a_retry() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
-        let mut buffer = [0; 512];
-        let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
-        let first = Message::from_vec(&buffer[..length]).unwrap();
-        let (_, other) = socket.recv_from(&mut buffer).await.unwrap();
+        let (first, client) = client_question(&socket).await;
+        let (_, other) = client_question(&socket).await;
         assert_ne!(client, other, "a retry comes from another port");
         socket.send_to(&answer_to(&first, ELSEWHERE).to_vec().unwrap(), client).await.unwrap();
     });
@@ -137,10 +135,9 @@ async fn cut_short(with_tcp: bool) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let socket = UdpSocket::bind(address).await.unwrap();
     tokio::spawn(async move {
-        let mut buffer = [0; 512];
         loop {
-            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
-            let mut answer = answer_to(&Message::from_vec(&buffer[..length]).unwrap(), ELSEWHERE);
+            let (question, client) = client_question(&socket).await;
+            let mut answer = answer_to(&question, ELSEWHERE);
             answer.metadata.truncation = true;
             socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
         }

@@ -9,11 +9,13 @@
 //! | `paths.rs` | the fast path against the other one |
 //! | `protocol.rs` | EDNS, other classes and opcodes, garbage, stopping, metrics |
 //! | `forwarding.rs` | names outside the cluster |
+//! | `faults.rs` | upstreams that lie, speak TCP only, or lead back |
 //! | `caching.rs` | their answers, kept for a while |
 
 mod answers;
 mod battery;
 mod caching;
+mod faults;
 mod forwarding;
 mod paths;
 mod protocol;

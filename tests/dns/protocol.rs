@@ -1,7 +1,7 @@
 //! What clients send that is not a plain question: EDNS, other classes and opcodes, garbage; and a stop that drains.
 
 use crate::battery::cluster;
-use crate::wire::{ELSEWHERE, Running, answer_to, lines, query, tcp, tcp_bytes, udp, udp_bytes};
+use crate::wire::{ELSEWHERE, Running, answer_to, client_question, lines, query, tcp, tcp_bytes, udp, udp_bytes};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, RecordType};
@@ -205,10 +205,8 @@ async fn a_stop_waits_for_the_answers_under_way_and_then_releases_the_addresses(
     let over_udp = tokio::spawn(async move { udp(address, &query("www.example.com", 1)).await });
     let over_tcp = tokio::spawn(async move { tcp(address, &query("www.example.org", 1)).await });
     let mut forwarded = HashMap::new();
-    let mut buffer = [0; 512];
     while forwarded.len() < 2 {
-        let (length, from) = upstream.recv_from(&mut buffer).await.unwrap();
-        let question = Message::from_vec(&buffer[..length]).unwrap();
+        let (question, from) = client_question(&upstream).await;
         forwarded.insert(question.queries[0].name().to_string(), (question, from));
     }
     let mut stopping = Box::pin(running.serving.shutdown());

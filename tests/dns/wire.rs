@@ -1,7 +1,7 @@
 //! Asking over the wire: a running server, a client for UDP and TCP, and an upstream that answers everything.
 
 use crate::battery::abbreviate;
-use hickory_proto::op::{Message, MessageType, OpCode, Query};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -162,15 +162,31 @@ pub async fn upstream() -> SocketAddr {
     fake_upstream(|question, _| vec![answer_to(question, ELSEWHERE)]).await
 }
 
+/// The next datagram that is a question of a client, and who sent it. Questions by which the server looks for loops are another matter (`faults.rs`):
+/// they are answered on the way, as any server would.
+pub async fn client_question(socket: &UdpSocket) -> (Message, SocketAddr) {
+    let mut buffer = vec![0; 65_535];
+    loop {
+        let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+        let question = Message::from_vec(&buffer[..length]).unwrap();
+        if question.queries.first().is_none_or(|query| query.query_type() != RecordType::HINFO) {
+            return (question, client);
+        }
+        let mut answer = answer_to(&question, ELSEWHERE);
+        answer.answers.clear();
+        answer.metadata.response_code = ResponseCode::NXDomain;
+        socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+    }
+}
+
 /// An upstream over UDP; `behave` gets each question with its number and returns the datagrams to send back.
 pub async fn fake_upstream(mut behave: impl FnMut(&Message, usize) -> Vec<Message> + Send + 'static) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
-        let mut buffer = vec![0; 65_535];
         for number in 0.. {
-            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
-            for answer in behave(&Message::from_vec(&buffer[..length]).unwrap(), number) {
+            let (question, client) = client_question(&socket).await;
+            for answer in behave(&question, number) {
                 socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
             }
         }

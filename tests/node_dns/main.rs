@@ -1,6 +1,7 @@
 //! DNS on the node and its dead man's switch, with the real program: agents on the node, and a server behind `kube-dns`.
 
 mod handover;
+mod kills;
 mod watchdog;
 mod world;
 
@@ -20,6 +21,7 @@ fn main() {
         Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),
     ];
     tests.extend(handover::tests());
+    tests.extend(kills::tests());
     tests.extend(watchdog::tests());
     libtest_mimic::run(&arguments, tests).exit();
 }

@@ -295,13 +295,15 @@ pub fn ask_over(stream: &mut TcpStream) -> io::Result<u32> {
     ttl_of(&reply)
 }
 
-fn question() -> io::Result<Vec<u8>> {
+/// What everybody asks.
+pub fn question() -> io::Result<Vec<u8>> {
     let mut message = Message::query();
     message.add_query(Query::query(Name::from_str("kube-dns.kube-system.svc.cluster.local.").unwrap(), RecordType::A));
     message.to_vec().map_err(io::Error::other)
 }
 
-fn ttl_of(reply: &[u8]) -> io::Result<u32> {
+/// The TTL of a good answer.
+pub fn ttl_of(reply: &[u8]) -> io::Result<u32> {
     let reply = Message::from_vec(reply).map_err(io::Error::other)?;
     match reply.answers.first() {
         Some(record) if record.data == RData::A("10.96.0.10".parse::<std::net::Ipv4Addr>().unwrap().into()) => Ok(record.ttl),

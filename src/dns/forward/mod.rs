@@ -9,19 +9,23 @@
 //! |---|---|
 //! | `pool` | the servers of one zone: which ones, in which order, and the race between them |
 //! | `server` | one server: its health, its connections |
+//! | `loops` | servers that lead back to us |
 //! | `exchange` | one question and one answer over a socket |
 
 mod exchange;
+mod loops;
 mod pool;
 mod server;
 
 pub(super) use exchange::is_helpful;
+pub(super) use loops::PROBE_TYPE;
 
 use super::metrics::Metrics;
 use super::resolv_conf;
 use crate::config::{DnsConfig, ForwardConfig, Upstreams};
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::Name;
+use loops::{Care, Probes};
 use pool::Pool;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -38,6 +42,7 @@ pub struct Forwarder {
     except: Vec<Name>,
     /// How many more questions may be under way; `None`: any number.
     room: Option<Semaphore>,
+    probes: Arc<Probes>,
     metrics: Arc<Metrics>,
 }
 
@@ -52,6 +57,9 @@ pub enum ForwardError {
     /// There is nobody to ask.
     #[error("no upstream server is known: check the nameserver lines of the resolv.conf in use, or set --dns-upstream")]
     NoUpstream,
+    /// All of them lead back to this agent.
+    #[error("every upstream server asks this agent what it is asked: look at --dns-upstream, or the resolv.conf in use")]
+    Loop,
     /// The configuration says that this domain is not forwarded.
     #[error("the domain is not forwarded, by --dns-forward-except")]
     Excepted,
@@ -79,18 +87,27 @@ impl Forwarder {
         behind_resolved: &Path,
         metrics: Arc<Metrics>,
     ) -> Forwarder {
-        let pool = |upstreams: &Upstreams| Pool::new(upstreams, config, behind_resolved, metrics.clone());
+        let probes = Arc::new(Probes::default());
+        let pool = |zone: Name, upstreams: &Upstreams| {
+            let care = Care { zone, only_tcp: config.only_tcp, probes: probes.clone(), metrics: metrics.clone() };
+            Pool::new(upstreams, config, behind_resolved, care)
+        };
         let mut stubs: Vec<(Name, Pool)> =
-            stubs.iter().map(|(zone, servers)| (name(zone), pool(&Upstreams::Servers(servers.clone())))).collect();
+            stubs.iter().map(|(zone, servers)| (name(zone), pool(name(zone), &Upstreams::Servers(servers.clone())))).collect();
         stubs.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.num_labels()));
         let room = (config.max_concurrent > 0).then(|| Semaphore::new(config.max_concurrent));
         let except = config.except.iter().map(|domain| name(domain)).collect();
-        Forwarder { stubs, others: pool(upstreams), except, room, metrics }
+        Forwarder { stubs, others: pool(Name::root(), upstreams), except, room, probes, metrics }
     }
 
     /// Addresses of our own, which are never asked: that would be a loop.
     pub fn never_ask(&self, own: &[SocketAddr]) {
         self.stubs.iter().map(|(_, pool)| pool).chain([&self.others]).for_each(|pool| pool.never_ask(own));
+    }
+
+    /// Whether this question, which has arrived here, is one by which an upstream server is found out to lead back to us. It goes nowhere else.
+    pub fn is_own_probe(&self, query: &Query) -> bool {
+        self.probes.arrived(query)
     }
 
     /// The servers that are asked at present for what no stub zone has.

@@ -2,9 +2,9 @@
 
 use super::ForwardError;
 use super::exchange::is_helpful;
+use super::loops::Care;
 use super::server::Server;
 use crate::config::{ForwardConfig, Policy, Upstreams};
-use crate::dns::metrics::Metrics;
 use crate::dns::resolv_conf::{self, Stamp};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -34,7 +34,7 @@ pub(super) struct Pool {
     config: ForwardConfig,
     /// Where the next round begins, with the policy round_robin.
     next: AtomicUsize,
-    metrics: Arc<Metrics>,
+    care: Care,
 }
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ struct State {
 }
 
 impl Pool {
-    pub fn new(upstreams: &Upstreams, config: &ForwardConfig, behind_resolved: &Path, metrics: Arc<Metrics>) -> Pool {
+    pub fn new(upstreams: &Upstreams, config: &ForwardConfig, behind_resolved: &Path, care: Care) -> Pool {
         let (source, configured) = match upstreams {
             Upstreams::Servers(servers) => (Source::Fixed, servers.clone()),
             Upstreams::ResolvConf(path) => {
@@ -64,7 +64,7 @@ impl Pool {
         };
         let mut state = State { configured, ..State::default() };
         state.choose();
-        let pool = Pool { source, state: RwLock::new(state), config: config.clone(), next: AtomicUsize::new(0), metrics };
+        let pool = Pool { source, state: RwLock::new(state), config: config.clone(), next: AtomicUsize::new(0), care };
         pool.refresh();
         pool
     }
@@ -73,6 +73,13 @@ impl Pool {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.own.extend_from_slice(own);
         state.choose();
+        drop(state);
+        self.look_for_loops(&self.servers());
+    }
+
+    /// Servers that have not been looked at yet are: a loop is better found before a client waits.
+    fn look_for_loops(&self, servers: &[Arc<Server>]) {
+        servers.iter().for_each(|server| server.look_for_loop(&self.care));
     }
 
     pub fn upstreams(&self) -> Vec<SocketAddr> {
@@ -82,12 +89,14 @@ impl Pool {
 
     pub async fn ask(&self, message: &Message) -> Result<Message, ForwardError> {
         self.refresh();
-        let order = self.order(&self.servers());
+        let servers = self.servers();
+        self.look_for_loops(&servers);
+        let order = self.order(&servers);
         if order.is_empty() {
-            return Err(ForwardError::NoUpstream);
+            return Err(if servers.is_empty() { ForwardError::NoUpstream } else { ForwardError::Loop });
         }
         if order.iter().all(|server| server.is_down(self.config.max_fails)) {
-            self.metrics.health_checks_broken();
+            self.care.metrics.health_checks_broken();
         }
         self.ask_in_order(message, &order).await
     }
@@ -122,7 +131,7 @@ impl Pool {
                 () = sleep_until((Instant::now() + patience).min(deadline)) => {
                     self.suspect(server);
                     if early {
-                        self.metrics.hedged();
+                        self.care.metrics.hedged();
                         early = false;
                     }
                 }
@@ -138,17 +147,20 @@ impl Pool {
         deadline: Instant,
     ) -> (&'a Arc<Server>, io::Result<Message>) {
         let asked = Instant::now();
-        let outcome = timeout_at(deadline, server.exchange(message, self.config.only_tcp, &self.metrics)).await;
+        let outcome = tokio::select! {
+            outcome = timeout_at(deadline, server.exchange(message, self.config.only_tcp, &self.care.metrics)) => outcome,
+            () = server.turns_out_a_loop() => Ok(Err(io::Error::other("it leads back here"))),
+        };
         let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if let Ok(answer) = &outcome {
-            self.metrics.upstream_answered(server.address, answer.metadata.response_code.into(), asked.elapsed());
+            self.care.metrics.upstream_answered(server.address, answer.metadata.response_code.into(), asked.elapsed());
         }
         (server, outcome)
     }
 
-    /// All servers as the policy says; those that may be down at the end, and those that are behind them.
+    /// All servers that do not lead back here, as the policy says; those that may be down at the end, and those that are behind them.
     fn order(&self, servers: &[Arc<Server>]) -> Vec<Arc<Server>> {
-        let mut order = servers.to_vec();
+        let mut order: Vec<_> = servers.iter().filter(|server| !server.is_loop()).cloned().collect();
         match self.config.policy {
             Policy::Random => order.shuffle(&mut rand::rng()),
             Policy::RoundRobin if !order.is_empty() => {
@@ -163,7 +175,7 @@ impl Pool {
 
     fn suspect(&self, server: &Arc<Server>) {
         if self.config.max_fails > 0 {
-            server.check(&self.metrics);
+            server.check(&self.care);
         }
     }
 
@@ -223,12 +235,15 @@ fn reaches(server: SocketAddr, own: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::metrics::Metrics;
+    use hickory_proto::rr::Name;
 
     fn pool(count: u8, policy: Policy) -> Pool {
         let servers = (1..=count).map(|number| SocketAddr::from(([192, 0, 2, number], 53))).collect();
         let config = ForwardConfig { policy, ..ForwardConfig::default() };
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-        Pool::new(&Upstreams::Servers(servers), &config, Path::new("/nonexistent"), metrics)
+        let care = Care { zone: Name::root(), only_tcp: false, probes: Arc::default(), metrics };
+        Pool::new(&Upstreams::Servers(servers), &config, Path::new("/nonexistent"), care)
     }
 
     fn firsts(pool: &Pool, times: usize) -> Vec<u8> {

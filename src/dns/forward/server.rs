@@ -1,6 +1,7 @@
 //! One upstream server: its health, and its connections.
 
 use super::exchange::{over_tcp, over_udp};
+use super::loops::Care;
 use crate::dns::metrics::Metrics;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
@@ -10,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
 
 /// An idle connection is used again for this long (CoreDNS's `expire`).
 const EXPIRE: Duration = Duration::from_secs(10);
@@ -20,6 +23,14 @@ const MAX_IDLE: usize = 16;
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a server that leads back to us is asked whether it still does.
+const LOOK_FOR_LOOP_EVERY: Duration = Duration::from_secs(10);
+/// After this long without an answer over UDP the question is asked over TCP as well: some networks let nothing else through.
+const UDP_PATIENCE: Duration = Duration::from_secs(1);
+/// So many of these may be under way, so that a dead server costs few sockets.
+const TCP_INSTEAD: usize = 16;
+/// A server that answers over TCP only is asked so at once for this long.
+const TCP_FIRST: Duration = Duration::from_secs(60);
 
 /// A server.
 #[derive(Debug)]
@@ -30,12 +41,28 @@ pub(super) struct Server {
     fails: AtomicU32,
     /// A question has failed, and no check has succeeded since.
     checking: AtomicBool,
+    /// Whether a loop was looked for.
+    looked: AtomicBool,
+    /// Whether it leads back to us.
+    is_loop: watch::Sender<bool>,
     idle: Mutex<Vec<(TcpStream, Instant)>>,
+    tcp_instead: Semaphore,
+    /// Since when it is known to answer over TCP only.
+    tcp_first: Mutex<Option<Instant>>,
 }
 
 impl Server {
     pub fn new(address: SocketAddr) -> Server {
-        Server { address, fails: AtomicU32::new(0), checking: AtomicBool::new(false), idle: Mutex::default() }
+        Server {
+            address,
+            fails: AtomicU32::new(0),
+            checking: AtomicBool::new(false),
+            looked: AtomicBool::new(false),
+            is_loop: watch::Sender::new(false),
+            idle: Mutex::default(),
+            tcp_instead: Semaphore::new(TCP_INSTEAD),
+            tcp_first: Mutex::default(),
+        }
     }
 
     /// Whether more checks in a row have failed than that.
@@ -48,28 +75,77 @@ impl Server {
         self.checking.load(Ordering::Relaxed)
     }
 
-    /// Asks for a sign of life until there is one: nobody is checked who answers what clients ask.
-    pub fn check(self: &Arc<Server>, metrics: &Arc<Metrics>) {
+    /// Whether it leads back to us.
+    pub fn is_loop(&self) -> bool {
+        *self.is_loop.borrow()
+    }
+
+    /// Waits until it turns out to lead back to us.
+    pub async fn turns_out_a_loop(&self) {
+        // The sender lives as long as the server.
+        let _ = self.is_loop.subscribe().wait_for(|is_loop| *is_loop).await;
+    }
+
+    /// Looks whether it leads back to us, once.
+    pub fn look_for_loop(self: &Arc<Server>, care: &Care) {
+        if self.looked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (server, care) = (Arc::downgrade(self), care.clone());
+        tokio::spawn(async move {
+            if let Some(server) = server.upgrade()
+                && care.leads_back(&server).await
+            {
+                server.check(&care);
+            }
+        });
+    }
+
+    /// Asks for a sign of life until there is one: nobody is checked who answers what clients ask. What leads back to us is no life.
+    pub fn check(self: &Arc<Server>, care: &Care) {
         if self.checking.swap(true, Ordering::Relaxed) {
             return;
         }
         // A server that is no longer configured is let go.
-        let (server, metrics) = (Arc::downgrade(self), metrics.clone());
+        let (server, care) = (Arc::downgrade(self), care.clone());
         tokio::spawn(async move {
             while let Some(server) = server.upgrade() {
-                let mut question = Message::query();
-                question.metadata.recursion_desired = true;
-                question.add_query(Query::query(Name::root(), RecordType::NS));
-                if matches!(timeout(CHECK_TIMEOUT, server.exchange(&question, false, &metrics)).await, Ok(Ok(_))) {
+                let (is_loop, is_alive) = tokio::join!(care.leads_back(&server), server.is_alive(&care.metrics));
+                server.note_loop(is_loop, &care.metrics);
+                if is_alive && !is_loop {
                     server.answered();
                     return;
                 }
-                server.fails.fetch_add(1, Ordering::Relaxed);
-                metrics.health_check_failed(server.address);
                 drop(server);
-                sleep(CHECK_EVERY).await;
+                sleep(if is_loop { LOOK_FOR_LOOP_EVERY } else { CHECK_EVERY }).await;
             }
         });
+    }
+
+    async fn is_alive(&self, metrics: &Metrics) -> bool {
+        let mut question = Message::query();
+        question.metadata.recursion_desired = true;
+        question.add_query(Query::query(Name::root(), RecordType::NS));
+        if matches!(timeout(CHECK_TIMEOUT, self.exchange(&question, false, metrics)).await, Ok(Ok(_))) {
+            return true;
+        }
+        self.fails.fetch_add(1, Ordering::Relaxed);
+        metrics.health_check_failed(self.address);
+        false
+    }
+
+    fn note_loop(&self, is_loop: bool, metrics: &Metrics) {
+        let changed = self.is_loop.send_if_modified(|before| std::mem::replace(before, is_loop) != is_loop);
+        match is_loop {
+            _ if !changed => return,
+            true => warn!(
+                server = %self.address,
+                "this upstream DNS server asks us what we ask it: it is left out until it does so no more; look at its forwarders, and at \
+                 --dns-upstream or the resolv.conf in use"
+            ),
+            false => info!(server = %self.address, "this upstream DNS server asks us no more: it is asked again"),
+        }
+        metrics.upstream_leads_back(self.address, is_loop);
     }
 
     /// It has answered, whatever.
@@ -78,7 +154,8 @@ impl Server {
         self.checking.store(false, Ordering::Relaxed);
     }
 
-    /// One question: by UDP, and by TCP where the answer was cut or nothing else is wanted. If TCP fails the cut answer is better than none.
+    /// One question: by UDP, and by TCP where the answer was cut, where there is none, or where nothing else is wanted. If TCP fails the cut
+    /// answer is better than none.
     pub async fn exchange(&self, message: &Message, only_tcp: bool, metrics: &Metrics) -> io::Result<Message> {
         let mut message = message.clone();
         message.metadata.id = rand::random();
@@ -86,11 +163,33 @@ impl Server {
         if only_tcp {
             return self.by_tcp(&message, &bytes, metrics).await;
         }
-        let answer = over_udp(self.address, &message, &bytes).await?;
-        if !answer.metadata.truncation {
+        if self.is_tcp_first()
+            && let Ok(answer) = self.by_tcp(&message, &bytes, metrics).await
+        {
             return Ok(answer);
         }
-        Ok(self.by_tcp(&message, &bytes, metrics).await.unwrap_or(answer))
+        let by_udp = over_udp(self.address, &message, &bytes);
+        tokio::pin!(by_udp);
+        tokio::select! {
+            answer = &mut by_udp => match answer {
+                Ok(answer) if !answer.metadata.truncation => Ok(answer),
+                Ok(cut) => Ok(self.by_tcp(&message, &bytes, metrics).await.unwrap_or(cut)),
+                Err(error) => self.by_tcp_instead(&message, &bytes, metrics).await.ok_or(error),
+            },
+            Some(answer) = async { sleep(UDP_PATIENCE).await; self.by_tcp_instead(&message, &bytes, metrics).await } => Ok(answer),
+        }
+    }
+
+    /// Over TCP, because nothing comes over UDP.
+    async fn by_tcp_instead(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> Option<Message> {
+        let _place = self.tcp_instead.try_acquire().ok()?;
+        let answer = self.by_tcp(message, bytes, metrics).await.ok()?;
+        *self.tcp_first.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Some(answer)
+    }
+
+    fn is_tcp_first(&self) -> bool {
+        self.tcp_first.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < TCP_FIRST)
     }
 
     async fn by_tcp(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> io::Result<Message> {

@@ -45,7 +45,7 @@ pub fn take_over(blocks: &[Block]) -> Result<Takeover, CorefileError> {
 /// What is said of plugins as a whole: the name, the advice, and whether answers will differ.
 const PLUGINS: &[(&str, &str, bool)] = &[
     ("errors", "failures are logged and counted in any case", false),
-    ("loop", "own addresses are never asked, and a question for the cluster's domain never leaves the server", false),
+    ("loop", "own addresses are never asked, and an upstream server that leads back is left out until it does so no more", false),
     ("reload", "a change of the chart's values replaces the pods, one after the other", false),
     ("debug", "the setting log-level has debug", false),
     ("log", "questions are counted, not logged", true),
