@@ -6,7 +6,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt, sockopt};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// A dump that was interrupted by a change is begun anew this often.
 const DUMP_ATTEMPTS: usize = 20;
@@ -265,6 +265,12 @@ impl NfSocket {
             recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT),
             Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR)
         ) {}
+    }
+}
+
+impl AsFd for NfSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -4,6 +4,9 @@
 //! socket (`flags owner`, Linux 5.12): the kernel removes it the moment the socket closes, `kill -9` included. From the next packet on the
 //! ordinary `services` entries send questions to the servers behind the `kube-dns` Service.
 //!
+//! The kernel releases what a killed process had open in the reverse order of the descriptors' numbers. So the socket has a higher one than the
+//! sockets that answer: a question that comes while they go must not find the switch there and nobody behind it.
+//!
 //! A process that hangs keeps its socket. So the rules hold only for addresses in a set whose elements lapse after a second, and
 //! the agent keeps them from lapsing with packets ([`Heart`]) that its own rule takes out of the way: 2 µs for a beat, where a batch over netlink
 //! would count up the generation of the whole ruleset and wake everybody who listens to it. One that is stopped
@@ -18,8 +21,10 @@ use super::socket::NfSocket;
 use super::wire::{CREATE, Writer};
 use crate::model::{Family, Protocol};
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::io::fcntl_dupfd_cloexec;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// Without a beat questions go elsewhere after this time.
@@ -28,6 +33,8 @@ pub const LAPSE: Duration = Duration::from_secs(1);
 /// How the names of the tables begin. Where there is one, an agent runs.
 pub const SWITCH_PREFIX: &str = "waypost-dns-";
 
+/// Above the descriptors of sockets that listen, which are opened at the start, or after the hand-over in their place.
+const ABOVE_THE_OTHERS: i32 = 512;
 /// `NFT_TABLE_F_OWNER`.
 const OWNER: u32 = 2;
 /// `raw`: before connection tracking.
@@ -51,7 +58,7 @@ const BEAT_PORT: u16 = 9;
 
 /// The table, for as long as this value lives.
 pub struct DnsSwitch {
-    _owner: NfSocket,
+    _owner: OwnedFd,
 }
 
 /// Keeps the switch closed: somebody must beat it more often than once in [`LAPSE`].
@@ -90,8 +97,14 @@ impl DnsSwitch {
                 write_chains(writer, &table, &chains(family, &own), &mut message);
             })?;
         }
-        Ok((DnsSwitch { _owner: socket }, heart))
+        let owner = first_to_go(&socket).map_err(|error| NftError::Socket { action: "keeping the switch of DNS", error })?;
+        Ok((DnsSwitch { _owner: owner }, heart))
     }
+}
+
+/// The same socket under a high number, or under any where so many are not allowed.
+fn first_to_go(socket: &impl AsFd) -> io::Result<OwnedFd> {
+    fcntl_dupfd_cloexec(socket, ABOVE_THE_OTHERS).or_else(|_| socket.as_fd().try_clone_to_owned())
 }
 
 impl Heart {

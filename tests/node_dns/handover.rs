@@ -1,20 +1,13 @@
 //! Agents that take over from each other on one node, under questions and connections that never pause.
 
-use crate::world::{ADDRESSES, AGENT_TTL, Agent, FALLBACK_TTL, PATIENCE, World, ask, ask_from, ask_over, connect};
+use crate::load::{CLIENTS, Load};
+use crate::world::{AGENT_TTL, Agent, FALLBACK_TTL, PATIENCE, World, ask_over, connect, server};
 use libtest_mimic::{Failed, Trial};
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
-use waypost::lab::{self, Namespace, Outcome};
-use waypost::model::Protocol;
-
-/// Between two questions of one client: the machine may be a small one, and six clients ask.
-const PAUSE: Duration = Duration::from_millis(3);
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -194,116 +187,6 @@ fn probe(world: &World, ttl: u32, page: &str) -> Result<String, String> {
     let output = Command::new(env!("CARGO_BIN_EXE_waypost")).args(["probe", page, "--socket"]).arg(socket).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(text) } else { Err(text) }
-}
-
-fn server(address: &str) -> SocketAddr {
-    SocketAddr::new(address.parse().unwrap(), 53)
-}
-
-/// Each asks, or connects, one time after the other.
-const CLIENTS: usize = 8;
-
-/// Clients that never pause for long, each on a thread of its own.
-struct Load {
-    stop: Arc<AtomicBool>,
-    tries: Arc<[AtomicUsize]>,
-    clients: Vec<JoinHandle<Seen>>,
-}
-
-/// What a client saw.
-#[derive(Default)]
-struct Seen {
-    /// How often each.
-    ttls: BTreeMap<u32, usize>,
-    failures: Vec<String>,
-}
-
-type Attempt = Box<dyn FnMut(usize) -> Result<Option<u32>, String> + Send>;
-
-impl Load {
-    fn start(world: &World) -> Load {
-        let mut attempts: Vec<(Namespace, Attempt)> = Vec::new();
-        for namespace in [world.client.namespace(), world.node.namespace()] {
-            for tcp in [false, true] {
-                let asking = move |turn: usize| {
-                    let address = ADDRESSES[turn % ADDRESSES.len()];
-                    ask(server(address), tcp).map(Some).map_err(|error| format!("{address}, tcp: {tcp}: {error}"))
-                };
-                attempts.push((namespace.clone(), Box::new(asking)));
-            }
-            // One socket for all questions: whatever the kernel remembers of it must never be in the way.
-            let mut socket = None;
-            let same_socket = move |_| {
-                let socket = socket.get_or_insert_with(|| {
-                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                    socket.connect(server("10.96.0.10")).unwrap();
-                    socket
-                });
-                ask_from(socket).map(Some).map_err(|error| format!("one socket: {error}"))
-            };
-            attempts.push((namespace.clone(), Box::new(same_socket)));
-            let connecting = |_| match lab::connect_here(Protocol::Tcp, "10.96.0.1:80".parse().unwrap(), PATIENCE) {
-                Outcome::Reached { by, .. } if by == "web" => Ok(None),
-                other => Err(format!("10.96.0.1:80: {other}")),
-            };
-            attempts.push((namespace.clone(), Box::new(connecting)));
-        }
-        assert_eq!(attempts.len(), CLIENTS);
-        let (stop, tries) = (Arc::new(AtomicBool::new(false)), (0..CLIENTS).map(|_| AtomicUsize::new(0)).collect::<Arc<[_]>>());
-        let client = |(number, (namespace, mut attempt)): (usize, (Namespace, Attempt))| {
-            let (stop, tries) = (stop.clone(), tries.clone());
-            let work = move || {
-                let mut seen = Seen::default();
-                while !stop.load(Ordering::Relaxed) {
-                    match attempt(tries[number].load(Ordering::Relaxed)) {
-                        Ok(ttl) => ttl.into_iter().for_each(|ttl| *seen.ttls.entry(ttl).or_default() += 1),
-                        Err(failure) => seen.failures.push(failure),
-                    }
-                    tries[number].fetch_add(1, Ordering::Relaxed);
-                    thread::sleep(PAUSE);
-                }
-                seen
-            };
-            thread::spawn(move || namespace.run(work).unwrap())
-        };
-        let clients = attempts.into_iter().enumerate().map(client).collect();
-        let load = Load { stop, tries, clients };
-        load.goes_on();
-        load
-    }
-
-    /// Waits until every client has made a few more attempts.
-    fn goes_on(&self) {
-        let goals: Vec<usize> = self.tries.iter().map(|tries| tries.load(Ordering::Relaxed) + 6).collect();
-        let began = Instant::now();
-        while self.tries.iter().zip(&goals).any(|(tries, goal)| tries.load(Ordering::Relaxed) < *goal) {
-            assert!(began.elapsed() < 3 * PATIENCE, "a client is stuck");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn end(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut all = Seen::default();
-        for client in self.clients {
-            let seen = client.join().unwrap();
-            seen.ttls.into_iter().for_each(|(ttl, count)| *all.ttls.entry(ttl).or_default() += count);
-            all.failures.extend(seen.failures);
-        }
-        all
-    }
-
-    /// The TTLs of all answers.
-    fn end_without_failure(self) -> BTreeMap<u32, usize> {
-        let Seen { ttls, failures } = self.end();
-        assert_eq!(failures, Vec::<String>::new());
-        ttls
-    }
-
-    fn end_with_at_most(self, limit: usize) {
-        let Seen { failures, .. } = self.end();
-        assert!(failures.len() <= limit, "{} failures, of which {limit} may be: {failures:?}", failures.len());
-    }
 }
 
 /// Whoever changes the node's nftables is seen.

@@ -2,6 +2,8 @@
 
 mod handover;
 mod kills;
+mod load;
+mod refusals;
 mod watchdog;
 mod world;
 
@@ -20,6 +22,7 @@ fn main() {
         Trial::test("a_killed_agent_leaves_the_node_with_dns_and_comes_home", a_killed_agent_leaves_the_node_with_dns),
         Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),
     ];
+    tests.extend(refusals::tests());
     tests.extend(handover::tests());
     tests.extend(kills::tests());
     tests.extend(watchdog::tests());

@@ -245,12 +245,17 @@ impl World {
     }
 }
 
+/// Where a server listens for questions.
+pub fn server(address: &str) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), 53)
+}
+
 /// The TTL with which a server answers for `kube-dns`, at the first try.
 pub fn ask(server: SocketAddr, tcp: bool) -> io::Result<u32> {
     ask_within(server, tcp, PATIENCE)
 }
 
-fn ask_within(server: SocketAddr, tcp: bool, limit: Duration) -> io::Result<u32> {
+pub fn ask_within(server: SocketAddr, tcp: bool, limit: Duration) -> io::Result<u32> {
     if tcp {
         return ask_over(&mut connect_within(server, limit)?);
     }
@@ -260,12 +265,7 @@ fn ask_within(server: SocketAddr, tcp: bool, limit: Duration) -> io::Result<u32>
     ask_from_within(&socket, limit)
 }
 
-/// The same from a connected socket.
-pub fn ask_from(socket: &UdpSocket) -> io::Result<u32> {
-    ask_from_within(socket, PATIENCE)
-}
-
-fn ask_from_within(socket: &UdpSocket, limit: Duration) -> io::Result<u32> {
+pub fn ask_from_within(socket: &UdpSocket, limit: Duration) -> io::Result<u32> {
     socket.set_read_timeout(Some(limit))?;
     socket.send(&question()?)?;
     let mut reply = vec![0; 1500];
