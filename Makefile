@@ -5,10 +5,10 @@ export PATH := $(CURDIR)/target/tools:$(CURDIR)/target/tools/bin:$(PATH):/usr/lo
 CARGO_DENY_VERSION := 0.20.2
 SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null) $(wildcard scripts/*/*.sh)
 
-.PHONY: help demo test check lab cluster cluster-down bench kind image manifests
+.PHONY: help demo test check lab cluster cluster-down bench bench-dns kind image manifests
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: ## Services and DNS shown at work on this machine: no root, no cluster (DIR=folder for your own manifests, ARGS=--shell)
 	@scripts/setup cargo cc
@@ -50,6 +50,10 @@ cluster-down: ## Ends the cluster and leaves nothing but its logs
 bench: ## First start at 1,000 and 10,000 services, against kube-proxy with the same API server: times, memory, ratios
 	@scripts/setup cargo cc go nft
 	benches/first_start
+
+bench-dns: ## What a DNS question over UDP costs, beside Knot DNS and CoreDNS with the same names
+	@scripts/setup cargo cc
+	cargo bench --bench dns
 
 kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their place (needs kind, docker, kubectl, helm)
 	@scripts/kind

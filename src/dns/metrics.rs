@@ -3,13 +3,26 @@
 //! `zone` is `.` and `view` is empty, as in CoreDNS with one server block for everything (kubeadm's Corefile).
 
 use super::cache::Kind;
+use super::tally::{Tallies, Tally};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ZONE: &str = ".";
 const VIEW: &str = "";
-const SIZES: [f64; 14] = [0., 100., 200., 300., 400., 511., 1023., 2047., 4095., 8291., 16_000., 32_000., 48_000., 64_000.];
+/// Sizes of messages, bytes.
+pub(super) const SIZES: [u64; 14] = [0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16_000, 32_000, 48_000, 64_000];
+/// Times, nanoseconds: from a quarter of a millisecond on, each twice the one before.
+pub(super) const TIMES: [u64; 16] = {
+    let mut times = [250_000; 16];
+    let mut index = 1;
+    while index < times.len() {
+        times[index] = 2 * times[index - 1];
+        index += 1;
+    }
+    times
+};
 
 /// The counters of DNS.
 #[derive(Debug)]
@@ -20,6 +33,8 @@ pub struct Metrics {
     response_sizes: HistogramVec,
     dnssec_requests: IntCounterVec,
     responses: IntCounterVec,
+    /// What the threads of the fast path count of these.
+    tallies: Tallies,
     panics: IntCounter,
     upstream_durations: HistogramVec,
     rejects: IntCounter,
@@ -86,22 +101,23 @@ impl Metrics {
                 "coredns_dns_request_duration_seconds",
                 "Time from a DNS question to its answer.",
                 &of_server,
-                times()?,
+                times(),
             )?,
-            request_sizes: histograms("coredns_dns_request_size_bytes", "Size of DNS questions.", &by_transport, SIZES.to_vec())?,
-            response_sizes: histograms("coredns_dns_response_size_bytes", "Size of DNS answers.", &by_transport, SIZES.to_vec())?,
+            request_sizes: histograms("coredns_dns_request_size_bytes", "Size of DNS questions.", &by_transport, sizes())?,
+            response_sizes: histograms("coredns_dns_response_size_bytes", "Size of DNS answers.", &by_transport, sizes())?,
             dnssec_requests: counters("coredns_dns_do_requests_total", "DNS questions with the DO bit set.", &of_server)?,
             responses: counters(
                 "coredns_dns_responses_total",
                 "DNS answers, by response code and origin.",
                 &["server", "zone", "view", "rcode", "plugin"],
             )?,
+            tallies: Tallies::default(),
             panics: IntCounter::new("coredns_panics_total", "DNS questions that made the server panic.")?,
             upstream_durations: histograms(
                 "coredns_proxy_request_duration_seconds",
                 "Time that an upstream server took to answer.",
                 &["proxy_name", "to", "rcode"],
-                times()?,
+                times(),
             )?,
             rejects: IntCounter::new(
                 "coredns_forward_max_concurrent_rejects_total",
@@ -150,8 +166,8 @@ impl Metrics {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
         };
-        let family = if what.ipv6 { "2" } else { "1" };
-        let (server, rtype) = (what.server, type_label(what.rtype));
+        let family = family_label(what.ipv6);
+        let (server, rtype) = (what.server, TYPES[type_index(what.rtype)]);
         self.requests.with_label_values(&[server, ZONE, VIEW, transport, family, rtype]).inc();
         self.responses.with_label_values(&[server, ZONE, VIEW, code_label(what.code), what.origin]).inc();
         self.durations.with_label_values(&[server, ZONE, VIEW]).observe(what.started.elapsed().as_secs_f64());
@@ -160,6 +176,11 @@ impl Metrics {
         if what.dnssec_ok {
             self.dnssec_requests.with_label_values(&[server, ZONE, VIEW]).inc();
         }
+    }
+
+    /// The counts of one thread that answers from the records, on one port and for clients of one family.
+    pub(super) fn tally(&self, server: &Arc<str>, ipv6: bool) -> Arc<Tally> {
+        self.tallies.join([("server", server.clone()), ("zone", ZONE.into()), ("view", VIEW.into())], family_label(ipv6))
     }
 
     /// Counts a panic that was contained.
@@ -255,12 +276,12 @@ impl Metrics {
     }
 
     fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        registry.register(Box::new(self.requests.clone()))?;
-        registry.register(Box::new(self.durations.clone()))?;
-        registry.register(Box::new(self.request_sizes.clone()))?;
-        registry.register(Box::new(self.response_sizes.clone()))?;
-        registry.register(Box::new(self.dnssec_requests.clone()))?;
-        registry.register(Box::new(self.responses.clone()))?;
+        registry.register(self.tallies.beside(&self.requests))?;
+        registry.register(self.tallies.beside(&self.durations))?;
+        registry.register(self.tallies.beside(&self.request_sizes))?;
+        registry.register(self.tallies.beside(&self.response_sizes))?;
+        registry.register(self.tallies.beside(&self.dnssec_requests))?;
+        registry.register(self.tallies.beside(&self.responses))?;
         registry.register(Box::new(self.panics.clone()))?;
         registry.register(Box::new(self.upstream_durations.clone()))?;
         for counter in [&self.rejects, &self.health_checks_broken, &self.hedges] {
@@ -328,33 +349,48 @@ fn histograms(name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> Res
     HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)
 }
 
-fn times() -> Result<Vec<f64>, prometheus::Error> {
-    prometheus::exponential_buckets(0.000_25, 2.0, 16)
+fn times() -> Vec<f64> {
+    TIMES.iter().map(|nanoseconds| *nanoseconds as f64 / 1e9).collect()
+}
+
+fn sizes() -> Vec<f64> {
+    SIZES.iter().map(|bytes| *bytes as f64).collect()
 }
 
 /// The types that CoreDNS names; the rest is `other`, so that clients cannot make new time series at will.
-fn type_label(rtype: u16) -> &'static str {
+pub(super) const TYPES: [&str; 19] = [
+    "other", "A", "NS", "CNAME", "SOA", "PTR", "MX", "TXT", "AAAA", "SRV", "NAPTR", "DS", "RRSIG", "NSEC", "DNSKEY", "HTTPS",
+    "IXFR", "AXFR", "ANY",
+];
+
+/// Where in [`TYPES`] a type is.
+pub(super) fn type_index(rtype: u16) -> usize {
     match rtype {
-        1 => "A",
-        2 => "NS",
-        5 => "CNAME",
-        6 => "SOA",
-        12 => "PTR",
-        15 => "MX",
-        16 => "TXT",
-        28 => "AAAA",
-        33 => "SRV",
-        35 => "NAPTR",
-        43 => "DS",
-        46 => "RRSIG",
-        47 => "NSEC",
-        48 => "DNSKEY",
-        65 => "HTTPS",
-        251 => "IXFR",
-        252 => "AXFR",
-        255 => "ANY",
-        _ => "other",
+        1 => 1,
+        2 => 2,
+        5 => 3,
+        6 => 4,
+        12 => 5,
+        15 => 6,
+        16 => 7,
+        28 => 8,
+        33 => 9,
+        35 => 10,
+        43 => 11,
+        46 => 12,
+        47 => 13,
+        48 => 14,
+        65 => 15,
+        251 => 16,
+        252 => 17,
+        255 => 18,
+        _ => 0,
     }
+}
+
+/// The numbers of IANA: 1 is IPv4, 2 is IPv6.
+fn family_label(ipv6: bool) -> &'static str {
+    if ipv6 { "2" } else { "1" }
 }
 
 fn code_label(code: u16) -> &'static str {

@@ -30,5 +30,7 @@ pub mod respond;
 pub mod server;
 
 mod lookup;
+mod receive;
 mod service_record;
+mod tally;
 mod tcp;

@@ -7,6 +7,7 @@ use super::name::DomainName;
 use super::records::Records;
 use super::reply::{self, PLAIN_UDP_PAYLOAD, Reply, UDP_PAYLOAD};
 use super::resolve::{Resolved, Resolver};
+use super::tally::Tally;
 use futures::FutureExt;
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
@@ -42,6 +43,26 @@ impl Responder {
         let server: Arc<str> = format!("dns://:{port}").into();
         metrics.cache_of(&server);
         Responder { records, resolver, metrics, server, tcp_questions }
+    }
+
+    /// The names of the cluster.
+    pub(super) fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Whether a plain question that the records can answer may be answered from them at once, without a look at anything else.
+    pub(super) fn may_answer_at_once(&self) -> bool {
+        true
+    }
+
+    /// The counts of a thread that does so, for clients of one family.
+    pub(super) fn tally(&self, ipv6: bool) -> Arc<Tally> {
+        self.metrics.tally(&self.server, ipv6)
+    }
+
+    /// Counts a panic of such a thread.
+    pub(super) fn panicked(&self) {
+        self.metrics.panicked();
     }
 
     /// Answers one datagram; `None` where silence is the right answer: less than a header, or a response (answering those would

@@ -1,9 +1,11 @@
 //! The sockets: UDP and TCP on each address, from bind to a drained stop.
 //!
-//! Both have loops of their own: they can be drained, and a socket can be left to another process in the middle of everything.
+//! Both have loops of their own (UDP in `receive.rs`, TCP in `tcp.rs`): they can be drained, and a socket can be left to another process in
+//! the middle of everything.
 
 use super::metrics::Metrics;
-use super::pulse::{self, Pulse, Pulses};
+use super::pulse::Pulses;
+use super::receive::{Port, Receivers};
 use super::records::Records;
 use super::resolve::Resolver;
 use super::respond::Responder;
@@ -16,9 +18,9 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{interval, timeout};
-use tracing::{debug, warn};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::warn;
 
 /// What the loops of the sockets are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,22 +115,17 @@ impl Sockets {
         records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
         let (stop, _) = watch::channel(Stop::Not);
         let pulses = Pulses::default();
-        let mut serving = Serving { addresses: self.addresses, stop, pulses, udp: Vec::new(), tcp: Vec::new() };
-        for ((udp, tcp), address) in self.pairs.into_iter().zip(&serving.addresses) {
+        let (mut ports, mut tcp) = (Vec::new(), Vec::new());
+        for ((udp, listener), address) in self.pairs.into_iter().zip(&self.addresses) {
             let responder = Responder::new(records.clone(), resolver.clone(), metrics.clone(), address.port());
-            for socket in udp {
-                let udp = tokio::net::UdpSocket::from_std(socket).map_err(|error| explain(*address, "UDP", error))?;
-                serving.udp.push(tokio::spawn(serve_udp(
-                    udp,
-                    responder.clone(),
-                    serving.stop.subscribe(),
-                    serving.pulses.join(),
-                )));
-            }
-            let tcp = tokio::net::TcpListener::from_std(tcp).map_err(|error| explain(*address, "TCP", error))?;
-            serving.tcp.push(tokio::spawn(tcp::serve(tcp, responder, serving.stop.subscribe(), serving.pulses.join())));
+            let port = |socket| Port { socket: Arc::new(socket), responder: responder.clone() };
+            ports.extend(udp.into_iter().map(port));
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| explain(*address, "TCP", error))?;
+            tcp.push(tokio::spawn(tcp::serve(listener, responder, stop.subscribe(), pulses.join())));
         }
-        Ok(serving)
+        let first = self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+        let udp = Receivers::start(&ports, &stop, &pulses).map_err(|error| explain(first, "UDP", error))?;
+        Ok(Serving { addresses: self.addresses, stop, pulses, udp, tcp })
     }
 }
 
@@ -137,7 +134,7 @@ pub struct Serving {
     addresses: Vec<SocketAddr>,
     stop: watch::Sender<Stop>,
     pulses: Pulses,
-    udp: Vec<JoinHandle<()>>,
+    udp: Receivers,
     tcp: Vec<JoinHandle<()>>,
 }
 
@@ -155,79 +152,44 @@ impl Serving {
     /// Leaves the sockets to another process that reads them as well: what has not been received is its affair. Answers under way are finished;
     /// connections that are open go on until [`Serving::shutdown`].
     pub async fn leave(&mut self) {
-        self.stop.send_replace(Stop::Leaves);
-        ended(&mut self.udp, "questions").await;
+        self.tell(Stop::Leaves);
+        self.udp_ended().await;
     }
 
     /// Stops listening after answering every question that has arrived; a few seconds at most.
     pub async fn shutdown(mut self) {
-        self.stop.send_replace(Stop::Ends);
-        ended(&mut self.udp, "questions").await;
-        let mut tcp = std::mem::take(&mut self.tcp);
-        ended(&mut tcp, "questions over TCP").await;
+        self.tell(Stop::Ends);
+        self.udp_ended().await;
+        for mut one in self.tcp.drain(..) {
+            if timeout(DRAIN, &mut one).await.is_err() {
+                warn!("some DNS questions over TCP were still unanswered at the end");
+                one.abort();
+            }
+        }
     }
-}
 
-/// Waits until the loops have ended, those that do in time.
-async fn ended(loops: &mut Vec<JoinHandle<()>>, what: &str) {
-    for mut one in loops.drain(..) {
-        if timeout(DRAIN, &mut one).await.is_err() {
-            warn!("some DNS {what} were still unanswered at the end");
-            one.abort();
+    fn tell(&self, stop: Stop) {
+        self.stop.send_replace(stop);
+        self.udp.wake();
+    }
+
+    async fn udp_ended(&mut self) {
+        if timeout(DRAIN, self.udp.ended()).await.is_err() {
+            warn!("some DNS questions were still unanswered at the end");
         }
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.udp.iter().chain(&self.tcp).for_each(JoinHandle::abort);
+        self.tell(Stop::Leaves);
+        self.tcp.iter().for_each(JoinHandle::abort);
     }
 }
 
 /// Waits until told to stop.
 pub(super) async fn told(stop: &mut watch::Receiver<Stop>) -> Stop {
     stop.wait_for(|stop| *stop != Stop::Not).await.map_or(Stop::Ends, |told| *told)
-}
-
-/// Receives until told to stop, then, unless another process does, what has already arrived; then waits for the answers under way.
-async fn serve_udp(socket: tokio::net::UdpSocket, responder: Responder, mut stop: watch::Receiver<Stop>, pulse: Pulse) {
-    let socket = Arc::new(socket);
-    let mut answers = JoinSet::new();
-    let mut buffer = vec![0; usize::from(u16::MAX)];
-    let mut idle = interval(pulse::EVERY);
-    loop {
-        pulse.beat();
-        let received = tokio::select! {
-            received = socket.recv_from(&mut buffer) => received,
-            _ = idle.tick() => continue,
-            told = told(&mut stop) => match told {
-                Stop::Leaves => break,
-                Stop::Not | Stop::Ends => match socket.try_recv_from(&mut buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    received => received,
-                },
-            },
-        };
-        match received {
-            Ok((length, client)) => {
-                answers.spawn(answer_one(socket.clone(), responder.clone(), buffer[..length].to_vec(), client));
-            }
-            Err(error) => {
-                warn!(%error, "receiving DNS questions failed");
-                // A failing socket must not take a whole core.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-        while answers.try_join_next().is_some() {}
-    }
-    while answers.join_next().await.is_some() {}
-}
-
-async fn answer_one(socket: Arc<tokio::net::UdpSocket>, responder: Responder, datagram: Vec<u8>, client: SocketAddr) {
-    let Some(answer) = responder.answer_datagram(datagram, client).await else { return };
-    if let Err(error) = socket.send_to(&answer, client).await {
-        debug!(%client, %error, "the answer could not be sent");
-    }
 }
 
 fn bind_pair(open: &Open, address: SocketAddr) -> Result<((Vec<UdpSocket>, TcpListener), SocketAddr), DnsError> {

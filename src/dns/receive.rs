@@ -1,0 +1,377 @@
+//! The threads that receive questions over UDP, one for each core: many datagrams with one system call, and their answers with another.
+//!
+//! All threads read all sockets. So there is one queue for each address, whoever is free takes from it, and an agent that takes over finds in it
+//! what this one has not received; with a socket for each thread (SO_REUSEPORT) clients would be tied to threads, ports would not be exclusive, and
+//! it would not be faster (ARCHITECTURE.md has the figures). What the records can answer is answered on the spot (`fast/`); the rest goes to the
+//! runtime, and its answers go out by the same socket.
+
+use super::fast::{Composed, Composer};
+use super::pulse::{self, Pulse, Pulses};
+use super::records::View;
+use super::reply::UDP_PAYLOAD;
+use super::respond::Responder;
+use super::server::Stop;
+use super::tally::Tally;
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg, sendto};
+use std::array;
+use std::convert::Infallible;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, warn};
+
+/// Datagrams that are received with one system call.
+const BATCH: usize = 32;
+/// The longest question. Waypost says that it takes 1232 bytes (EDNS); who sends more than this has not listened.
+const LONGEST: usize = 4096;
+/// A cache line more than that, so that the beginnings of all places do not compete for the same lines.
+const PLACE: usize = LONGEST + 64;
+/// The place of an answer.
+const ANSWER: usize = UDP_PAYLOAD as usize;
+/// More threads than these are not needed for any load that a node sees.
+const MOST_THREADS: usize = 8;
+/// So many batches of one socket, then the others have their turn.
+const TURN: usize = 16;
+/// The event that wakes all threads.
+const WAKE: u64 = u64::MAX;
+/// How often, and after how long, a full send buffer is tried again.
+const SEND_ATTEMPTS: usize = 50;
+const SEND_PAUSE: Duration = Duration::from_millis(1);
+
+/// A socket, and who answers what comes by it.
+#[derive(Clone)]
+pub(super) struct Port {
+    pub socket: Arc<UdpSocket>,
+    pub responder: Responder,
+}
+
+/// The threads, and the answers that the runtime has under way for them.
+pub(super) struct Receivers {
+    waker: Arc<OwnedFd>,
+    /// Closed when all of that has ended.
+    working: mpsc::Receiver<Infallible>,
+}
+
+impl Receivers {
+    /// Starts to receive. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the system has no thread or descriptor left.
+    pub fn start(ports: &[Port], stop: &watch::Sender<Stop>, pulses: &Pulses) -> io::Result<Receivers> {
+        let waker = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (work, working) = mpsc::channel(1);
+        let receivers = Receivers { waker, working };
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let epolls = (0..threads).map(|_| receivers.epoll(ports)).collect::<io::Result<Vec<_>>>()?;
+        for (number, epoll) in epolls.into_iter().enumerate() {
+            let (ports, waker) = (ports.to_vec(), receivers.waker.clone());
+            let (stop, pulse) = (stop.subscribe(), pulses.join());
+            let slow = Slow { runtime: Handle::current(), work: work.clone() };
+            // Made on its thread, to which the headers of its system calls are bound.
+            let work = move || {
+                let ports = ports.into_iter().map(OfThread::new).collect();
+                let (composer, inbox, outbox) = (Composer::new(rand::random()), Inbox::new(), Outbox::new());
+                Receiver { ports, epoll, _waker: waker, stop, pulse, composer, inbox, outbox, slow }.run();
+            };
+            thread::Builder::new().name(format!("dns-{number}")).spawn(work)?;
+        }
+        Ok(receivers)
+    }
+
+    /// After the threads have been told to stop: they look at what they are told.
+    pub fn wake(&self) {
+        if let Err(error) = rustix::io::write(&self.waker, &1_u64.to_ne_bytes()) {
+            warn!(%error, "the threads that receive DNS questions could not be woken");
+        }
+    }
+
+    /// Waits until all have stopped, and all answers under way are given.
+    pub async fn ended(&mut self) {
+        while self.working.recv().await.is_some() {}
+    }
+
+    fn epoll(&self, ports: &[Port]) -> io::Result<OwnedFd> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (index, port) in ports.iter().enumerate() {
+            // Exclusive: a datagram wakes one thread and not all.
+            let events = epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE;
+            epoll::add(&epoll, &port.socket, epoll::EventData::new_u64(index as u64), events)?;
+        }
+        epoll::add(&epoll, &self.waker, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        Ok(epoll)
+    }
+}
+
+/// One thread.
+struct Receiver {
+    ports: Vec<OfThread>,
+    epoll: OwnedFd,
+    _waker: Arc<OwnedFd>,
+    stop: watch::Receiver<Stop>,
+    pulse: Pulse,
+    composer: Composer,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// Last, so that who waits for the end finds the sockets closed.
+    slow: Slow,
+}
+
+impl Receiver {
+    fn run(mut self) {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: pulse::EVERY.subsec_nanos().into() };
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 8];
+        loop {
+            self.pulse.beat();
+            let ready = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+                Ok(ready) => ready,
+                Err(Errno::INTR) => 0,
+                Err(error) => {
+                    rest(error.into());
+                    0
+                }
+            };
+            for event in &events[..ready] {
+                match event.data.u64() {
+                    WAKE => {
+                        let told = *self.stop.borrow();
+                        match told {
+                            Stop::Not => {}
+                            Stop::Leaves => return,
+                            Stop::Ends => return self.finish(),
+                        }
+                    }
+                    index => self.take_turn(index as usize),
+                }
+            }
+        }
+    }
+
+    /// Answers what has arrived at a socket, for a while.
+    fn take_turn(&mut self, index: usize) {
+        for _ in 0..TURN {
+            match self.take_batch(index) {
+                Ok(BATCH) => {}
+                Ok(_) => return,
+                Err(error) => return rest(error),
+            }
+        }
+    }
+
+    /// Answers all that has arrived.
+    fn finish(&mut self) {
+        for index in 0..self.ports.len() {
+            while self.take_batch(index).is_ok_and(|received| received > 0) {}
+        }
+    }
+
+    /// Receives and answers what one system call brings, and says how much that was.
+    fn take_batch(&mut self, index: usize) -> io::Result<usize> {
+        let OfThread { port, headers, tally } = &mut self.ports[index];
+        let received = self.inbox.receive(&port.socket, headers)?;
+        if received == 0 {
+            return Ok(0);
+        }
+        let mut before = Instant::now();
+        let view = port.responder.records().view();
+        let at_once = port.responder.may_answer_at_once();
+        for (datagram, client) in self.inbox.datagrams(received) {
+            let Some(answer) = at_once.then(|| guarded(&mut self.composer, port, &view, datagram)).flatten() else {
+                self.slow.answer(port, datagram.to_vec(), client);
+                continue;
+            };
+            self.outbox.add(answer.bytes, client);
+            let now = Instant::now();
+            tally.note(&answer, datagram.len(), now - before);
+            before = now;
+        }
+        drop(view);
+        self.outbox.send(&port.socket);
+        Ok(received)
+    }
+}
+
+/// A bug must not take the thread, and with it a part of all questions. The other path, which gets the question then, has such a guard as well.
+fn guarded<'a>(composer: &'a mut Composer, port: &Port, view: &View<'_>, datagram: &[u8]) -> Option<Composed<'a>> {
+    // Whatever a panic leaves in the composer is overwritten by the next question.
+    let parts = AssertUnwindSafe((composer, view, datagram));
+    let answered = catch_unwind(move || {
+        // As a whole: its parts alone would not count as safe.
+        let whole = parts;
+        let (composer, view, datagram) = whole.0;
+        composer.answer(view, datagram)
+    });
+    answered.unwrap_or_else(|_| {
+        error!("answering a DNS question panicked: please report this with the lines above");
+        port.responder.panicked();
+        None
+    })
+}
+
+/// A failing socket must not take a whole core.
+fn rest(error: io::Error) {
+    warn!(%error, "receiving DNS questions failed");
+    thread::sleep(Duration::from_millis(100));
+}
+
+/// What a thread has of a port of its own.
+struct OfThread {
+    port: Port,
+    headers: Headers,
+    tally: Arc<Tally>,
+}
+
+impl OfThread {
+    fn new(port: Port) -> OfThread {
+        let tally = port.responder.tally(port.socket.local_addr().is_ok_and(|address| address.is_ipv6()));
+        OfThread { port, headers: MultiHeaders::preallocate(BATCH, None), tally }
+    }
+}
+
+/// The kernel leaves the length of the last address in them, so that each family needs its own.
+type Headers = MultiHeaders<SockaddrStorage>;
+
+/// Received datagrams.
+struct Inbox {
+    questions: Vec<u8>,
+    lengths: [usize; BATCH],
+    clients: [Option<SocketAddr>; BATCH],
+}
+
+impl Inbox {
+    fn new() -> Inbox {
+        Inbox { questions: vec![0; BATCH * PLACE], lengths: [0; BATCH], clients: [None; BATCH] }
+    }
+
+    /// Receives what is there. Questions that are too long have no client.
+    fn receive(&mut self, socket: &UdpSocket, headers: &mut Headers) -> io::Result<usize> {
+        let mut places = self.questions.chunks_exact_mut(PLACE);
+        let mut places: [_; BATCH] =
+            array::from_fn(|_| [IoSliceMut::new(places.next().map_or(&mut [], |place| &mut place[..LONGEST]))]);
+        let datagrams = match recvmmsg(socket.as_raw_fd(), headers, places.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(0),
+            received => received?,
+        };
+        let mut received = 0;
+        for datagram in datagrams {
+            let is_whole = !datagram.flags.contains(MsgFlags::MSG_TRUNC);
+            self.lengths[received] = datagram.bytes;
+            self.clients[received] = datagram.address.as_ref().filter(|_| is_whole).and_then(socket_address);
+            received += 1;
+        }
+        Ok(received)
+    }
+
+    /// The datagrams that were received last, with their clients.
+    fn datagrams(&self, received: usize) -> impl Iterator<Item = (&[u8], SocketAddr)> {
+        let places = self.questions.chunks_exact(PLACE).zip(self.lengths).zip(self.clients).take(received);
+        places.filter_map(|((place, length), client)| Some((place.get(..length)?, client?)))
+    }
+}
+
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(SocketAddr::from((v4.ip(), v4.port()))),
+        (_, Some(v6)) => Some(SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id()).into()),
+        _ => None,
+    }
+}
+
+/// Answers to be sent.
+struct Outbox {
+    bytes: Vec<u8>,
+    lengths: [usize; BATCH],
+    clients: [SocketAddrAny; BATCH],
+    count: usize,
+}
+
+impl Outbox {
+    fn new() -> Outbox {
+        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Outbox { bytes: vec![0; BATCH * ANSWER], lengths: [0; BATCH], clients: array::from_fn(|_| nobody.into()), count: 0 }
+    }
+
+    /// At most as many as one batch, each no longer than what is sent over UDP.
+    fn add(&mut self, answer: &[u8], client: SocketAddr) {
+        let start = self.count * ANSWER;
+        self.bytes[start..start + answer.len()].copy_from_slice(answer);
+        self.lengths[self.count] = answer.len();
+        self.clients[self.count] = client.into();
+        self.count += 1;
+    }
+
+    /// Sends all. What the socket does not take for a while is lost, and so is what the kernel refuses to send to its client.
+    fn send(&mut self, socket: &UdpSocket) {
+        let (mut sent, mut attempts) = (0, 0);
+        while sent < self.count {
+            match self.send_some(socket, sent) {
+                Ok(some) => sent += some,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if attempts < SEND_ATTEMPTS => {
+                    attempts += 1;
+                    thread::sleep(SEND_PAUSE);
+                }
+                Err(error) => {
+                    debug!(%error, "an answer could not be sent");
+                    sent += 1;
+                }
+            }
+        }
+        self.count = 0;
+    }
+
+    fn send_some(&self, socket: &UdpSocket, first: usize) -> Result<usize, Errno> {
+        let answer = |index: usize| &self.bytes[index * ANSWER..][..self.lengths[index]];
+        if first + 1 == self.count {
+            return sendto(socket, answer(first), SendFlags::DONTWAIT, &self.clients[first]).map(|_| 1);
+        }
+        let slices: [_; BATCH] = array::from_fn(|index| [IoSlice::new(answer(index))]);
+        let mut controls: [_; BATCH] = array::from_fn(|_| SendAncillaryBuffer::default());
+        let mut controls = controls.iter_mut();
+        let mut messages = array::from_fn::<_, BATCH, _>(|index| {
+            let control = controls.next().expect("there are as many as messages");
+            MMsgHdr::new_with_addr(&self.clients[index], &slices[index], control)
+        });
+        sendmmsg(socket, &mut messages[first..self.count], SendFlags::DONTWAIT)
+    }
+}
+
+/// The way to the runtime, for questions that need more than the records.
+struct Slow {
+    runtime: Handle,
+    work: mpsc::Sender<Infallible>,
+}
+
+impl Slow {
+    fn answer(&self, port: &Port, datagram: Vec<u8>, client: SocketAddr) {
+        let (Port { socket, responder }, work) = (port.clone(), self.work.clone());
+        self.runtime.spawn(async move {
+            if let Some(answer) = responder.answer_datagram(datagram, client).await {
+                send_later(&socket, &answer, client).await;
+            }
+            // In this order: who waits for the end of the work finds the socket closed.
+            drop(socket);
+            drop(work);
+        });
+    }
+}
+
+/// The socket is not the runtime's, which would be woken by each of its datagrams; so a full buffer is waited for by the clock.
+async fn send_later(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
+    for _ in 0..SEND_ATTEMPTS {
+        match socket.send_to(answer, client) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(SEND_PAUSE).await,
+            Err(error) => return debug!(%client, %error, "the answer could not be sent"),
+            Ok(_) => return,
+        }
+    }
+    debug!(%client, "the answer could not be sent: the socket takes no more");
+}
