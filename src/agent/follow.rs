@@ -6,6 +6,7 @@ use super::localhost_ports::LocalhostPorts;
 use super::names::Dns;
 use super::plan::Plan;
 use super::stale_flows::StaleFlows;
+use super::watchdog::GuardedSwitch;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::Config;
 use crate::dns::pulse::Pulses;
@@ -82,8 +83,9 @@ impl Follow {
         Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses, inquiries, domain }
     }
 
-    /// Follows the updates until they end or `stopped` is closed. What is under way in the kernel then is finished by its thread.
-    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>, mut stopped: watch::Receiver<()>) {
+    /// Follows the updates until they end or `stopped` is closed. New questions of DNS go elsewhere then; what is returned keeps the connections
+    /// here that have begun here. What is under way in the kernel then is finished by its thread.
+    pub async fn run(mut self, mut updates: mpsc::Receiver<Update>, mut stopped: watch::Receiver<()>) -> Option<GuardedSwitch> {
         let mut buffer = Vec::with_capacity(UPDATES_AT_ONCE);
         let mut addresses = interval(RETRY_REFUSED);
         addresses.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -99,7 +101,7 @@ impl Follow {
                 count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
                     if count == 0 {
                         tracing::error!("the source of updates ended; the tables and names stay as they are");
-                        return;
+                        return self.dns.as_mut().and_then(Dns::open_switch);
                     }
                     buffer.drain(..).for_each(|update| self.take_in(update));
                 }
@@ -122,7 +124,7 @@ impl Follow {
                     if let Some(last_state) = &mut self.last_state {
                         last_state.finish(&self.store).await;
                     }
-                    return;
+                    return self.dns.as_mut().and_then(Dns::open_switch);
                 }
             }
             self.act();

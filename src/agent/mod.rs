@@ -51,6 +51,7 @@ use std::sync::Arc;
 use succession::Milestones;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use watchdog::GuardedSwitch;
 
 /// Questions that may wait for the agent's task.
 const INQUIRIES: usize = 16;
@@ -85,7 +86,7 @@ pub enum AgentError {
 pub struct Running {
     ready: watch::Receiver<bool>,
     stop: watch::Sender<()>,
-    follow: JoinHandle<()>,
+    follow: JoinHandle<Option<GuardedSwitch>>,
     /// What runs beside; it ends with this value.
     beside: JoinSet<()>,
     /// Told once another agent serves this node in this one's place.
@@ -103,6 +104,8 @@ pub struct Running {
 pub struct Retired {
     successor: Successor,
     dns: Option<DnsServer>,
+    /// Outlives the connections of `dns`.
+    switch: Option<GuardedSwitch>,
     status: Status,
     _probes: JoinSet<()>,
 }
@@ -248,8 +251,8 @@ impl Running {
     /// Leaves everything to the other agent but the answers and connections under way.
     pub async fn retire(mut self, successor: Successor) -> Retired {
         self.status.retired();
-        // With it goes the DNS switch: the other agent's stands.
-        self.stop_following().await;
+        // New questions are the other agent's: its DNS switch stands.
+        let switch = self.stop_following().await;
         if let Some(dns) = &self.dns {
             dns.leave().await;
         }
@@ -259,13 +262,13 @@ impl Running {
         }
         self.sockets.close_all();
         successor.retired().await;
-        Retired { successor, dns: self.dns, status: self.status, _probes: self.probes }
+        Retired { successor, dns: self.dns, switch, status: self.status, _probes: self.probes }
     }
 
     /// Ends the agent: answers under way are finished, the tables stay in the kernel and keep serving.
     pub async fn shutdown(mut self) {
         self.status.stopping();
-        self.stop_following().await;
+        let _until_the_last_answer = self.stop_following().await;
         // Copies that nobody reads would swallow what comes from now on.
         self.sockets.close_all();
         if let Some(dns) = self.dns {
@@ -283,12 +286,11 @@ impl Running {
         }
     }
 
-    async fn stop_following(&mut self) {
+    /// Ends the agent's task. What it returns keeps connections for DNS here that have begun here.
+    async fn stop_following(&mut self) -> Option<GuardedSwitch> {
         // Nobody listens when the task has ended by itself.
         let _ = self.stop.send(());
-        if !self.follow.is_finished() {
-            let _ = (&mut self.follow).await;
-        }
+        (&mut self.follow).await.ok().flatten()
     }
 }
 
@@ -304,6 +306,7 @@ impl Retired {
         if let Some(dns) = self.dns {
             dns.shutdown().await;
         }
+        drop(self.switch);
     }
 }
 

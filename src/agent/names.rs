@@ -124,6 +124,14 @@ impl Dns {
         }
     }
 
+    /// From now on the pods of this node are answered elsewhere, but for what they have begun here: that can be finished for as long as the returned
+    /// value lives.
+    pub fn open_switch(&mut self) -> Option<GuardedSwitch> {
+        let mut switch = self.switch.take()?;
+        switch.only_finish();
+        Some(switch)
+    }
+
     /// Whether the pods of this node are to be answered here.
     pub fn is_to_be_local(&self) -> bool {
         !self.local.is_empty()

@@ -5,6 +5,7 @@ use super::follow::{Follow, Reports};
 use super::last_state::LastState;
 use super::metrics::ProxyMetrics;
 use super::stale_flows::StaleFlows;
+use super::watchdog::GuardedSwitch;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{Config, RunArgs, Surroundings, load};
 use crate::dns::answer::{Code, Question, Verdict, answer};
@@ -81,7 +82,7 @@ struct Agent {
     status: Status,
     refused: Arc<Mutex<Option<Element>>>,
     told: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Option<GuardedSwitch>>,
     stop: watch::Sender<()>,
 }
 
@@ -106,7 +107,7 @@ pub(super) struct Wired {
     pub updates: mpsc::Sender<Update>,
     pub ready: watch::Receiver<bool>,
     pub status: Status,
-    pub task: JoinHandle<()>,
+    pub task: JoinHandle<Option<GuardedSwitch>>,
     /// Ends the task when it is dropped.
     pub stop: watch::Sender<()>,
 }

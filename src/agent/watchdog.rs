@@ -12,8 +12,8 @@ const EVERY: Duration = Duration::from_millis(LAPSE.as_millis() as u64 / 4);
 
 /// The switch, closed for as long as this value lives and DNS is alive.
 pub struct GuardedSwitch {
-    _switch: DnsSwitch,
-    _until_the_end: Sender<()>,
+    switch: DnsSwitch,
+    until_the_end: Option<Sender<()>>,
 }
 
 impl GuardedSwitch {
@@ -29,7 +29,16 @@ impl GuardedSwitch {
         let work = move || guard(&heart, watch, &ended);
         let started = thread::Builder::new().name("dns-watchdog".into()).spawn(work);
         started.map_err(|error| NftError::Socket { action: "starting the watchdog of DNS", error })?;
-        Ok(GuardedSwitch { _switch: switch, _until_the_end: until_the_end })
+        Ok(GuardedSwitch { switch, until_the_end: Some(until_the_end) })
+    }
+
+    /// New questions go elsewhere from now on. Connections that began here can be finished for as long as this value lives.
+    pub fn only_finish(&mut self) {
+        // Nobody watches any more: loops that end are no sign of death.
+        drop(self.until_the_end.take());
+        if let Err(error) = self.switch.only_finish() {
+            tracing::warn!(%error, "questions come here until the last moment, and may find nobody");
+        }
     }
 }
 

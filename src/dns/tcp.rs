@@ -16,13 +16,17 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{debug, warn};
 
 /// A connection without a question is closed after this time (CoreDNS's value). One that does not take its answer gets no longer either.
 const IDLE: Duration = Duration::from_secs(10);
 /// The same at the end of the server: a client that asks one question after the other has asked again by then.
 const IDLE_AT_THE_END: Duration = Duration::from_millis(500);
+/// At the end of the server a pause as long as this means that no connection is being made any more.
+const LAST_CONNECTION: Duration = Duration::from_millis(50);
+/// And where clients do not know yet that it ends, this is when it does.
+const ACCEPTS_AT_THE_END: Duration = Duration::from_millis(500);
 /// Connections of one socket at a time. One more ends the oldest, so that nobody can keep the others out by holding all of them.
 const MAX_CONNECTIONS: usize = 4096;
 /// Questions of one connection that are worked on at a time; the others wait in the connection.
@@ -52,7 +56,17 @@ pub(super) async fn serve(listener: TcpListener, responder: Responder, stop: wat
                 }
             },
             Some(_) = connections.join_next() => open.retain(|connection| !connection.is_finished()),
-            _ = told(&mut stopping) => break,
+            told = told(&mut stopping) => {
+                // To close the listener would reset those that wait to be accepted, or are being made.
+                let deadline = Instant::now() + ACCEPTS_AT_THE_END;
+                while told == Stop::Ends
+                    && Instant::now() < deadline
+                    && let Ok(Ok((stream, client))) = timeout(LAST_CONNECTION, listener.accept()).await
+                {
+                    connections.spawn(converse(stream, client, responder.clone(), stop.clone()));
+                }
+                break;
+            }
         }
     }
     drop(listener);

@@ -45,6 +45,13 @@ pub enum Expr {
         /// Bits to flip.
         xor: u32,
     },
+    /// Goes on only if these of a TCP segment's flags are set, of those that are asked about. Uses register 0.
+    TcpFlags {
+        /// The flags that are looked at.
+        among: u8,
+        /// Those that must be set; the others must not be.
+        set: u8,
+    },
     /// Goes on only if the register equals the value (or differs from it).
     Compare {
         /// Register to look at.
@@ -208,6 +215,13 @@ pub const CT_DESTINATION_V4: u32 = 20;
 /// `NFT_CT_DST_IP6`.
 pub const CT_DESTINATION_V6: u32 = 22;
 
+/// Flags of a TCP segment.
+pub const SYN: u8 = 0x02;
+/// Flags of a TCP segment.
+pub const ACK: u8 = 0x10;
+/// Where they stand in its header.
+const TCP_FLAGS: u32 = 13;
+
 const DROP: u32 = 0;
 const GOTO: u32 = -4i32 as u32;
 const RETURN: u32 = -5i32 as u32;
@@ -229,7 +243,7 @@ const RANDOM: u32 = 1;
 const JENKINS: u32 = 0;
 
 impl Expr {
-    /// Writes the expression as one element of a rule's list.
+    /// Writes the expression into a rule's list.
     pub fn write(&self, writer: &mut Writer) {
         let register = |word: u32| FIRST_REGISTER + word;
         match self {
@@ -258,6 +272,17 @@ impl Expr {
                 w.nest(4, |inner| inner.bytes(VALUE, &mask.to_ne_bytes()));
                 w.nest(5, |inner| inner.bytes(VALUE, &xor.to_ne_bytes()));
             }),
+            Expr::TcpFlags { among, set } => {
+                Expr::Payload { base: Base::Transport, offset: TCP_FLAGS, length: 1, to: 0 }.write(writer);
+                element(writer, "bitwise", |w| {
+                    w.u32(1, register(0));
+                    w.u32(2, register(0));
+                    w.u32(3, 1);
+                    w.nest(4, |inner| inner.bytes(VALUE, &[*among]));
+                    w.nest(5, |inner| inner.bytes(VALUE, &[0]));
+                });
+                Expr::Compare { register: 0, differs: false, value: vec![*set] }.write(writer);
+            }
             Expr::Compare { register: word, differs, value } => element(writer, "cmp", |w| {
                 w.u32(1, register(*word));
                 w.u32(2, u32::from(*differs));

@@ -24,6 +24,7 @@ pub(super) const GET_CHAIN: u16 = 4;
 const DEL_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const GET_RULE: u16 = 7;
+pub(super) const DEL_RULE: u16 = 8;
 pub(super) const NEW_SET: u16 = 9;
 const GET_SET: u16 = 10;
 const DEL_SET: u16 = 11;

@@ -22,7 +22,7 @@ const INTEGER: u32 = 4;
 pub(super) const IPV4: u32 = 7;
 pub(super) const IPV6: u32 = 8;
 const PROTOCOL: u32 = 12;
-const SERVICE: u32 = 13;
+pub(super) const SERVICE: u32 = 13;
 /// `NFT_DATA_VERDICT`.
 const VERDICT_DATA: u32 = 0xffff_ff00;
 

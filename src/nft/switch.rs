@@ -11,12 +11,16 @@
 //! the agent keeps them from lapsing with packets ([`Heart`]) that its own rule takes out of the way: 2 µs for a beat, where a batch over netlink
 //! would count up the generation of the whole ruleset and wake everybody who listens to it. One that is stopped
 //! sends none, and needs nobody beside it who notices.
+//!
+//! A TCP connection stays where it began: its first segment puts it into a set, and the others come here if it is there. Otherwise a connection
+//! to a server elsewhere would be cut when the switch closes, and one to the agent when it opens: a segment in the middle of a connection
+//! that the kernel does not track is taken for a new one, and translated.
 
-use super::expr::{Answer, Base, Expr, META_L4PROTO, META_MARK, Verdict};
+use super::expr::{ACK, Answer, Base, Expr, META_L4PROTO, META_MARK, SYN, Verdict};
 use super::kernel::NftError;
 use super::layout::{ChainSpec, Hook, protocol};
-use super::netlink::{NEW_SET, NEW_TABLE, write_chains};
-use super::sets::{IPV4, IPV6};
+use super::netlink::{DEL_RULE, NEW_SET, NEW_TABLE, WriteMessage, write_chains};
+use super::sets::{IPV4, IPV6, SERVICE};
 use super::socket::NfSocket;
 use super::wire::{CREATE, Writer};
 use crate::model::{Family, Protocol};
@@ -45,10 +49,16 @@ const DNS: u16 = 53;
 
 /// The addresses to which questions are left alone.
 const ALIVE: &str = "alive";
+/// TCP connections that began here: client, address, the client's port.
+const CONNECTIONS: &str = "connections";
+/// A connection without a packet is forgotten after this time: the server ends one without a question earlier.
+const CONNECTION_IDLE: Duration = Duration::from_secs(30);
+/// Connections that begin when so many are remembered go elsewhere.
+const CONNECTIONS_ROOM: u32 = 65536;
 /// `NFT_SET_TIMEOUT | NFT_SET_EVAL`: elements come from packets, and lapse.
 const FROM_PACKETS: u32 = 0x10 | 0x20;
 /// One that has lapsed may still be there beside its successor for a moment.
-const ROOM: u32 = 1024;
+const ALIVE_ROOM: u32 = 1024;
 /// User data as `nft` stores it: keys are in network order.
 const BIG_ENDIAN_KEYS: [u8; 6] = if cfg!(target_endian = "little") { [0, 4, 2, 0, 0, 0] } else { [0, 4, 0, 0, 0, 2] };
 /// Only processes with CAP_NET_ADMIN can mark their packets ("wayp").
@@ -58,7 +68,20 @@ const BEAT_PORT: u16 = 9;
 
 /// The table, for as long as this value lives.
 pub struct DnsSwitch {
-    _owner: OwnedFd,
+    owner: NfSocket,
+    /// Keeps the owner's socket under a high number as well.
+    _first_to_go: OwnedFd,
+    table: String,
+    addresses: Vec<IpAddr>,
+}
+
+/// What is kept here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Every question, for as long as the heart beats.
+    Questions,
+    /// Only what belongs to a connection that began here.
+    Connections,
 }
 
 /// Keeps the switch closed: somebody must beat it more often than once in [`LAPSE`].
@@ -76,29 +99,57 @@ impl DnsSwitch {
     /// When the kernel refuses the table or a socket; nothing is changed then.
     pub fn make(addresses: &[IpAddr]) -> Result<(DnsSwitch, Heart), NftError> {
         let heart = Heart::new(addresses).map_err(|error| NftError::Socket { action: "making the heartbeat of DNS", error })?;
-        let mut socket = NfSocket::open()?;
-        let table = format!("{SWITCH_PREFIX}{}", socket.port_id()?);
+        let owner = NfSocket::open()?;
+        let table = format!("{SWITCH_PREFIX}{}", owner.port_id()?);
+        let first_to_go = first_to_go(&owner).map_err(|error| NftError::Socket { action: "keeping the switch of DNS", error })?;
+        let mut switch = DnsSwitch { owner, _first_to_go: first_to_go, table, addresses: addresses.to_vec() };
+        switch.write(|writer, table, family, own, message| {
+            message(writer, NEW_TABLE, CREATE, &|w| {
+                w.string(1, table);
+                w.u32(2, OWNER);
+            });
+            message(writer, NEW_SET, CREATE, &|w| write_alive(w, table, family));
+            message(writer, NEW_SET, CREATE, &|w| write_connections(w, table, family));
+            write_chains(writer, table, &chains(family, own, Keep::Questions), message);
+        })?;
+        Ok((switch, heart))
+    }
+
+    /// Sends new questions elsewhere, from the next packet on. Connections that began here stay for as long as this value lives.
+    ///
+    /// # Errors
+    /// When the kernel refuses it; nothing is changed then.
+    pub fn only_finish(&mut self) -> Result<(), NftError> {
+        self.write(|writer, table, family, own, message| {
+            let chains = chains(family, own, Keep::Connections);
+            for chain in &chains {
+                message(writer, DEL_RULE, 0, &|w| {
+                    w.string(1, table);
+                    w.string(2, &chain.name);
+                });
+            }
+            write_chains(writer, table, &chains, message);
+        })
+    }
+
+    /// Sends a batch for each family that has an address.
+    fn write(&mut self, fill: impl Fn(&mut Writer, &str, Family, &[IpAddr], &mut WriteMessage<'_>)) -> Result<(), NftError> {
         for family in Family::BOTH {
-            let own: Vec<IpAddr> = addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
+            let own: Vec<IpAddr> = self.addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
             if own.is_empty() {
                 continue;
             }
-            socket.batch(|socket, writer| {
-                let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
+            let table = &self.table;
+            self.owner.batch(|socket, writer| {
+                let mut message = |writer: &mut Writer, kind, flags, content: &dyn Fn(&mut Writer)| {
                     writer.begin(kind, flags, socket.next_sequence(), protocol(family));
-                    fill(writer);
+                    content(writer);
                     writer.end();
                 };
-                message(writer, NEW_TABLE, CREATE, &|w| {
-                    w.string(1, &table);
-                    w.u32(2, OWNER);
-                });
-                message(writer, NEW_SET, CREATE, &|w| write_alive(w, &table, family));
-                write_chains(writer, &table, &chains(family, &own), &mut message);
+                fill(writer, table, family, &own, &mut message);
             })?;
         }
-        let owner = first_to_go(&socket).map_err(|error| NftError::Socket { action: "keeping the switch of DNS", error })?;
-        Ok((DnsSwitch { _owner: owner }, heart))
+        Ok(())
     }
 }
 
@@ -131,34 +182,52 @@ impl Heart {
 }
 
 fn write_alive(writer: &mut Writer, table: &str, family: Family) {
-    let (kind, length) = match family {
+    let (kind, length) = address_type(family);
+    write_set_from_packets(writer, table, ALIVE, (kind, length), ALIVE_ROOM, LAPSE);
+    writer.u32(10, 1);
+}
+
+fn write_connections(writer: &mut Writer, table: &str, family: Family) {
+    let (kind, length) = address_type(family);
+    let key = ((kind << 12) | (kind << 6) | SERVICE, 2 * length + 4);
+    write_set_from_packets(writer, table, CONNECTIONS, key, CONNECTIONS_ROOM, CONNECTION_IDLE);
+    writer.u32(10, 2);
+}
+
+/// `nft`'s data type of an address, and how many bytes it takes.
+fn address_type(family: Family) -> (u32, u32) {
+    match family {
         Family::V4 => (IPV4, 4),
         Family::V6 => (IPV6, 16),
-    };
+    }
+}
+
+fn write_set_from_packets(writer: &mut Writer, table: &str, set: &str, key: (u32, u32), room: u32, timeout: Duration) {
     writer.string(1, table);
-    writer.string(2, ALIVE);
+    writer.string(2, set);
     writer.u32(3, FROM_PACKETS);
-    writer.u32(4, kind);
-    writer.u32(5, length);
-    writer.nest(9, |description| description.u32(1, ROOM));
-    writer.u32(10, 1);
-    writer.u64(11, LAPSE.as_millis() as u64);
+    writer.u32(4, key.0);
+    writer.u32(5, key.1);
+    writer.nest(9, |description| description.u32(1, room));
+    writer.u64(11, timeout.as_millis() as u64);
     writer.bytes(13, &BIG_ENDIAN_KEYS);
 }
 
 /// Untracked in both directions: no NAT, no conntrack entry, no race between two questions over one socket. Answers are so in any case: one
 /// that was under way when the heart stopped must not be taken for a new connection, and masqueraded.
-fn chains(family: Family, addresses: &[IpAddr]) -> Vec<ChainSpec> {
-    let protocols = [Protocol::Udp, Protocol::Tcp];
-    let questions = || protocols.map(|protocol| question(family, protocol));
-    let answers = addresses.iter().flat_map(|address| protocols.map(|protocol| answer(*address, protocol)));
+fn chains(family: Family, addresses: &[IpAddr], keep: Keep) -> Vec<ChainSpec> {
+    let questions = || match keep {
+        Keep::Questions => vec![question(family), first_segment(family), segment(family, true)],
+        Keep::Connections => vec![segment(family, false)],
+    };
+    let answers = addresses.iter().flat_map(|address| [Protocol::Udp, Protocol::Tcp].map(|protocol| answer(*address, protocol)));
     let chain = |name: &str, number, rules| ChainSpec {
         name: name.into(),
         hook: Some(Hook { kind: "filter", number, priority: RAW }),
         rules,
     };
     vec![
-        chain("keep-prerouting", PREROUTING, questions().into()),
+        chain("keep-prerouting", PREROUTING, questions()),
         chain("keep-output", OUTPUT, [beat(family)].into_iter().chain(questions()).chain(answers).collect()),
     ]
 }
@@ -194,17 +263,46 @@ fn beat(family: Family) -> Vec<Expr> {
     ]
 }
 
-/// `ip daddr @alive meta l4proto PROTOCOL th dport 53 notrack`
-fn question(family: Family, protocol: Protocol) -> Vec<Expr> {
-    vec![
-        destination(family),
-        Expr::Lookup { set: ALIVE, key: 0, answer: Answer::Present },
-        Expr::Meta { key: META_L4PROTO, to: 0 },
-        is(&[protocol.number()]),
-        port(false),
-        is(&DNS.to_be_bytes()),
+/// `meta l4proto PROTOCOL th dport 53`
+fn is_dns(protocol: Protocol) -> Vec<Expr> {
+    vec![Expr::Meta { key: META_L4PROTO, to: 0 }, is(&[protocol.number()]), port(false), is(&DNS.to_be_bytes())]
+}
+
+/// `ip daddr @alive`
+fn is_alive(family: Family) -> Vec<Expr> {
+    vec![destination(family), Expr::Lookup { set: ALIVE, key: 0, answer: Answer::Present }]
+}
+
+/// `ip saddr . ip daddr . tcp sport`
+fn connection(family: Family) -> Vec<Expr> {
+    let load = |base, offset, length, to| Expr::Payload { base, offset, length, to };
+    match family {
+        Family::V4 => vec![load(Base::Network, 12, 4, 0), load(Base::Network, 16, 4, 1), load(Base::Transport, 0, 2, 2)],
+        Family::V6 => vec![load(Base::Network, 8, 16, 0), load(Base::Network, 24, 16, 4), load(Base::Transport, 0, 2, 8)],
+    }
+}
+
+/// `meta l4proto udp udp dport 53 ip daddr @alive notrack`
+fn question(family: Family) -> Vec<Expr> {
+    [is_dns(Protocol::Udp), is_alive(family), vec![Expr::NoTrack]].concat()
+}
+
+/// `… tcp dport 53 ip daddr @alive tcp flags & (syn | ack) == syn update @connections { … } notrack`
+fn first_segment(family: Family) -> Vec<Expr> {
+    let remember = vec![Expr::Refresh { set: CONNECTIONS, key: 0 }, Expr::NoTrack];
+    let is_first = vec![Expr::TcpFlags { among: SYN | ACK, set: SYN }];
+    [is_dns(Protocol::Tcp), is_alive(family), is_first, connection(family), remember].concat()
+}
+
+/// `… tcp dport 53 [ip daddr @alive] … @connections update @connections { … } notrack`
+fn segment(family: Family, only_alive: bool) -> Vec<Expr> {
+    let known = vec![
+        Expr::Lookup { set: CONNECTIONS, key: 0, answer: Answer::Present },
+        Expr::Refresh { set: CONNECTIONS, key: 0 },
         Expr::NoTrack,
-    ]
+    ];
+    let alive = if only_alive { is_alive(family) } else { Vec::new() };
+    [is_dns(Protocol::Tcp), alive, connection(family), known].concat()
 }
 
 /// `ip saddr ADDRESS meta l4proto PROTOCOL th sport 53 notrack`

@@ -1,5 +1,6 @@
 //! DNS on the node and its dead man's switch, with the real program: agents on the node, and a server behind `kube-dns`.
 
+mod connections;
 mod handover;
 mod kills;
 mod load;
@@ -22,6 +23,7 @@ fn main() {
         Trial::test("a_killed_agent_leaves_the_node_with_dns_and_comes_home", a_killed_agent_leaves_the_node_with_dns),
         Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),
     ];
+    tests.extend(connections::tests());
     tests.extend(refusals::tests());
     tests.extend(handover::tests());
     tests.extend(kills::tests());
