@@ -2,6 +2,11 @@
 SHELL := /usr/bin/env bash
 .DEFAULT_GOAL := help
 export PATH := $(CURDIR)/target/tools:$(CURDIR)/target/tools/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+SCALE ?=
+SIZES ?= 1000,10000
+ifeq ($(SCALE),big)
+SIZES := $(SIZES),50000
+endif
 CARGO_DENY_VERSION := 0.20.2
 SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null) $(wildcard scripts/*/*.sh)
 
@@ -47,9 +52,9 @@ cluster: ## A real Kubernetes cluster in namespaces, with Waypost in it; prints 
 cluster-down: ## Ends the cluster and leaves nothing but its logs
 	@scripts/cluster down
 
-bench: ## First start at 1,000 and 10,000 services, against kube-proxy with the same API server: times, memory, ratios
-	@scripts/setup cargo cc go nft
-	benches/first_start
+bench: ## Measured beside kube-proxy and CoreDNS: target/bench/report.md (ROW=name for one row, SCALE=big for 50,000 services, SIZES=100,1000)
+	@scripts/setup cargo cc go nft dig
+	benches/run "$(SIZES)" $(ROW)
 
 bench-dns: ## What a DNS question over UDP costs, beside Knot DNS and CoreDNS with the same names
 	@scripts/setup cargo cc

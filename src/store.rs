@@ -74,6 +74,7 @@ impl Store {
             Update::ServiceCidrGone(name) => self.drop_service_cidr(&name),
             Update::Node(node) => self.put_node(Some(node)),
             Update::NodeGone => self.put_node(None),
+            Update::Unreachable => {}
         }
     }
 

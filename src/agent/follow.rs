@@ -44,6 +44,8 @@ pub struct Follow {
     /// What people want to know.
     inquiries: mpsc::Receiver<Inquiry>,
     domain: String,
+    /// Since when all is known that is needed.
+    listed: Option<Instant>,
 }
 
 /// Where the task reports to.
@@ -80,7 +82,7 @@ impl Follow {
         let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports, stale_flows));
         let dns = names.map(|(records, serving)| Dns::new(config, records, serving));
         let domain = config.dns.domain.clone();
-        Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses, inquiries, domain }
+        Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses, inquiries, domain, listed: None }
     }
 
     /// Follows the updates until they end or `stopped` is closed. New questions of DNS go elsewhere then; what is returned keeps the connections
@@ -156,6 +158,9 @@ impl Follow {
             Update::ListEnd(kind) => Some(kind),
             _ => None,
         };
+        if let (Update::Unreachable, Some(last_state)) = (&update, &mut self.last_state) {
+            last_state.hurry();
+        }
         let of_node = matches!(update, Update::Node(_) | Update::NodeGone | Update::ListEnd(Kind::Node));
         self.store.apply(update);
         if let Some(kind) = listed.filter(|kind| self.store.is_listed(*kind)) {
@@ -178,6 +183,7 @@ impl Follow {
         if !self.needed().iter().all(|kind| self.store.is_listed(*kind)) || !self.has_service_cidrs() {
             return;
         }
+        self.listed.get_or_insert_with(Instant::now);
         let dirty = self.store.take_dirty();
         if let Some(last_state) = self.last_state.as_mut().filter(|_| !dirty.is_empty()) {
             last_state.changed();
@@ -257,7 +263,8 @@ impl Follow {
         let in_kernel = self.plan.as_ref().is_none_or(|plan| plan.committed);
         let in_dns = self.dns.as_ref().is_none_or(|dns| dns.synced);
         if in_kernel && in_dns && !*self.ready.borrow() {
-            tracing::info!(services = self.store.service_count(), "ready");
+            let took = self.listed.map(|listed| listed.elapsed()).unwrap_or_default();
+            tracing::info!(services = self.store.service_count(), ?took, "ready: all that was listed is in place");
             self.ready.send_replace(true);
         }
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// How long the API server may take to say its first word.
+/// How long the API server may take to say its first word, as long as it seems to be there.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Changes gather at least this long before they are saved,
 const PAUSE: Duration = Duration::from_secs(5);
@@ -79,6 +79,13 @@ impl LastState {
         self.status.serves_last_state(Some(snapshot.taken));
         self.awaited = needed.iter().copied().collect();
         snapshot.updates
+    }
+
+    /// The API server cannot be reached: the remembered state is not to wait any longer for its first word.
+    pub fn hurry(&mut self) {
+        if let Some((at, _)) = &mut self.remembered {
+            *at = Instant::now();
+        }
     }
 
     /// A listing of the API server's is complete.

@@ -162,6 +162,8 @@ pub enum Update {
     Node(Node),
     /// The agent's own Node is gone.
     NodeGone,
+    /// Nothing was listed so far, and the source has not been reached twice in a row: what is known from elsewhere may be used.
+    Unreachable,
 }
 
 /// The kinds that the agent watches.

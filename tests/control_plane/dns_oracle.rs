@@ -136,7 +136,8 @@ impl Servers {
 }
 
 /// As `kubeadm init` writes it, but for the address, the API server, and the upstream.
-fn kubeadms_corefile(kubeconfig: &str) -> String {
+/// kubeadm's Corefile, but for its ports.
+pub fn kubeadms_corefile(kubeconfig: &str) -> String {
     format!(
         ". {{
     errors

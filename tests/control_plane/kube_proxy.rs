@@ -43,10 +43,15 @@ pub fn start(cluster: &Cluster, namespace: &Namespace, name: &str, more: &str) -
 /// Waits until both families have had their first full sync.
 pub fn await_synced(namespace: &Namespace) {
     let began = Instant::now();
-    while !http_get(namespace, "127.0.0.1:10249", "/metrics").is_ok_and(|(_, metrics)| has_synced(&metrics)) {
+    while !is_synced(namespace) {
         assert!(began.elapsed() < PATIENCE, "kube-proxy was not ready within {PATIENCE:?}");
         std::thread::sleep(STEP);
     }
+}
+
+/// Whether both families have had their first full sync.
+pub fn is_synced(namespace: &Namespace) -> bool {
+    http_get(namespace, "127.0.0.1:10249", "/metrics").is_ok_and(|(_, metrics)| has_synced(&metrics))
 }
 
 fn has_synced(metrics: &str) -> bool {

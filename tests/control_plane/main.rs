@@ -2,7 +2,7 @@
 //! namespaces and real packets.
 //!
 //! One control plane serves all tests, which therefore run one after the other; each has a node of its own. The same binary also
-//! is the playground of `make lab` (`--playground`) and the benchmark of `make bench` (`--first-start`).
+//! is the playground of `make lab` (`--playground`) and the benchmark of `make bench` (`--bench SIZES [ROW]`), whose files are in `benches`.
 
 mod agent;
 mod bad_input;
@@ -12,7 +12,6 @@ mod dns_differences;
 mod dns_oracle;
 mod events;
 mod eventually;
-mod first_start;
 #[path = "../flows/shared/mod.rs"]
 mod flows;
 mod health_check;
@@ -27,6 +26,8 @@ mod restarts;
 mod scale;
 mod service_cidrs;
 mod services;
+#[path = "../../benches/side_by_side/mod.rs"]
+mod side_by_side;
 mod stage;
 mod table;
 mod walls;
@@ -78,9 +79,14 @@ fn main() -> ExitCode {
     let mode = std::env::args().nth(1).unwrap_or_default();
     match mode.as_str() {
         "--playground" => playground::main(),
-        "--first-start" => {
-            walls::build_tools(&["control-plane", "kubectl", "kube-proxy"]);
-            walls::around_as_root(first_start::run)
+        "--bench" => {
+            walls::build_tools(&["control-plane", "kubectl", "kube-proxy", "coredns"]);
+            let sizes = std::env::args().nth(2).unwrap_or_default();
+            let Ok(sizes) = sizes.split(',').map(str::parse).collect::<Result<Vec<u32>, _>>() else {
+                eprintln!("--bench takes numbers of services, as 1000,10000, and then a row's name, or none for all");
+                return ExitCode::FAILURE;
+            };
+            walls::around_as_root(|| side_by_side::run(std::env::args().nth(3), &sizes))
         }
         _ => {
             let arguments = Arguments::from_args();

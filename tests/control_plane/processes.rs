@@ -9,6 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use waypost::lab::Namespace;
 
 const LINES_OF_A_TAIL: usize = 15;
+/// `USER_HZ`.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A running program.
 pub struct Process {
@@ -53,10 +55,23 @@ impl Process {
         1024 * peak.and_then(|kilobytes| kilobytes.parse::<u64>().ok()).expect("the kernel counts it")
     }
 
+    /// The processor time that it has used, with that of the programs that it has run to their ends, in seconds.
+    pub fn processor_time(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.outside_id())).expect("the process is running");
+        // Behind the name, which may contain anything: utime, stime, cutime and cstime are the fields 14 to 17.
+        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(4);
+        fields.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
+    }
+
     /// Asks it to end (SIGTERM) and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
-        // It may have ended by itself.
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        self.signal(Signal::SIGTERM);
         self.wait_for_end()
     }
 

@@ -1,7 +1,11 @@
 //! A way from another namespace to the API server, which can be cut.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -10,6 +14,7 @@ use tokio::task::JoinSet;
 /// Copies connections between a listening socket, of whatever namespace, and the API server. Dropping it ends them.
 pub struct Relay {
     open: watch::Sender<bool>,
+    carried: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -20,7 +25,13 @@ impl Relay {
         let _context = runtime.enter();
         let listener = TcpListener::from_std(listener).expect("a listening socket");
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Relay { open, task: runtime.spawn(relay(Arc::new(listener), target, watch)) }
+        let carried = Arc::new(AtomicU64::new(0));
+        Relay { open, carried: carried.clone(), task: runtime.spawn(relay(Arc::new(listener), target, watch, carried)) }
+    }
+
+    /// The bytes that it has carried so far, in both directions.
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Cuts every connection; new ones are closed at once, until [`Relay::restore`].
@@ -40,7 +51,7 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(listener: Arc<TcpListener>, target: SocketAddr, mut open: watch::Receiver<bool>) {
+async fn relay(listener: Arc<TcpListener>, target: SocketAddr, mut open: watch::Receiver<bool>, carried: Arc<AtomicU64>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -51,14 +62,36 @@ async fn relay(listener: Arc<TcpListener>, target: SocketAddr, mut open: watch::
             },
             accepted = listener.accept() => {
                 while connections.try_join_next().is_some() {}
-                if let (Ok((mut client, _)), true) = (accepted, *open.borrow()) {
+                if let (Ok((client, _)), true) = (accepted, *open.borrow()) {
+                    let carried = carried.clone();
                     connections.spawn(async move {
-                        if let Ok(mut server) = TcpStream::connect(target).await {
+                        if let Ok(server) = TcpStream::connect(target).await {
                             // A connection that breaks is for its two ends to notice.
-                            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                            let _ = join(client, server, &carried).await;
                         }
                     });
                 }
+            }
+        }
+    }
+}
+
+async fn join(client: TcpStream, server: TcpStream, carried: &AtomicU64) -> io::Result<()> {
+    // The two ends send without delay as well.
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    tokio::try_join!(copy(from_client, to_server, carried), copy(from_server, to_client, carried)).map(|_| ())
+}
+
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, carried: &AtomicU64) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return to.shutdown().await,
+            length => {
+                carried.fetch_add(length as u64, Ordering::Relaxed);
+                to.write_all(&buffer[..length]).await?;
             }
         }
     }

@@ -8,13 +8,17 @@ use super::table;
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 /// How many endpoints each of these services has.
 pub const ENDPOINTS: u32 = 10;
+/// The slices of the service that has many, and how many endpoints are in each.
+const WIDE_SLICES: u32 = 50;
+const WIDE_SLICE: u8 = 100;
 /// The API server is quickest with about this many requests at once.
 const CONNECTIONS: usize = 8;
 
@@ -51,6 +55,34 @@ async fn make(services: Api<Service>, slices: Api<EndpointSlice>, number: u32) -
     services.create(&PostParams::default(), &service).await?;
     slices.create(&PostParams::default(), &slice).await?;
     Ok(())
+}
+
+/// A service with 5,000 endpoints, in slices as the controller cuts them; how many endpoints it has.
+pub async fn make_wide(client: Client, namespace: &str) -> u32 {
+    let (services, slices) =
+        (Api::<Service>::namespaced(client.clone(), namespace), Api::<EndpointSlice>::namespaced(client, namespace));
+    let service = json!({ "metadata": { "name": "wide" }, "spec": { "ports": [{ "name": "http", "port": 80 }] } });
+    for number in 0..WIDE_SLICES {
+        let endpoint = |endpoint| json!({ "addresses": [Ipv4Addr::from([10, 180, number as u8, endpoint])], "conditions": { "ready": true } });
+        let slice = json!({
+            "metadata": { "name": format!("wide-{number}"), "labels": { "kubernetes.io/service-name": "wide" } },
+            "addressType": "IPv4",
+            "endpoints": (0..WIDE_SLICE).map(endpoint).collect::<Vec<_>>(),
+            "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
+        });
+        slices.create(&PostParams::default(), &serde_json::from_value(slice).expect("a slice")).await.unwrap();
+    }
+    services.create(&PostParams::default(), &serde_json::from_value(service).expect("a service")).await.unwrap();
+    WIDE_SLICES * u32::from(WIDE_SLICE)
+}
+
+/// Removes the service with many endpoints.
+pub async fn drop_wide(client: Client, namespace: &str) {
+    let (services, slices) =
+        (Api::<Service>::namespaced(client.clone(), namespace), Api::<EndpointSlice>::namespaced(client, namespace));
+    services.delete("wide", &DeleteParams::default()).await.unwrap();
+    let of_it = ListParams::default().labels("kubernetes.io/service-name=wide");
+    slices.delete_collection(&DeleteParams::default(), &of_it).await.unwrap();
 }
 
 /// Outside the pod network: nobody has these addresses.

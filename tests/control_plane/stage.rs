@@ -102,6 +102,11 @@ impl<'a> Stage<'a> {
         });
     }
 
+    /// The first address of a pod.
+    pub fn pod_address(&self, name: &str) -> IpAddr {
+        self.pods.get(name).unwrap_or_else(|| panic!("there is no pod {name}")).addresses()[0]
+    }
+
     /// Ends a pod and removes its object.
     pub fn remove_pod(&mut self, name: &str) {
         // No kubelet is there to confirm the end of a grace period.

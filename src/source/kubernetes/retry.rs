@@ -33,6 +33,11 @@ impl Retry {
         *self = Retry::default();
     }
 
+    /// Whether it has failed for this reason twice or more in a row.
+    pub fn is_repeated(&self, reason: Reason) -> bool {
+        self.reason == Some(reason) && self.tries > 0
+    }
+
     /// The delay before the next try. Another reason than last time starts over: a server that answers again is soon in order.
     pub fn delay(&mut self, reason: Reason) -> Duration {
         self.tries = if self.reason == Some(reason) { self.tries.saturating_add(1) } else { 0 };
@@ -67,8 +72,9 @@ mod tests {
     fn another_reason_and_a_success_start_over() {
         let mut retry = Retry::default();
         (0..20).for_each(|_| assert!(retry.delay(Reason::Unreachable) <= UNREACHABLE_CAP));
-        assert!(retry.delay(Reason::Refused) <= FIRST);
+        assert!(retry.delay(Reason::Refused) <= FIRST && !retry.is_repeated(Reason::Refused));
         (0..20).for_each(|_| assert!(retry.delay(Reason::Refused) <= REFUSED_CAP));
+        assert!(retry.is_repeated(Reason::Refused) && !retry.is_repeated(Reason::Unreachable));
         retry.reset();
         assert!(retry.delay(Reason::Refused) <= FIRST);
     }

@@ -317,6 +317,19 @@ async fn a_server_that_goes_away_and_comes_back_is_followed_without_loss() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_never_reached_is_said_to_be_unreachable_at_the_second_try() {
+    let (mut server, client) = Server::new();
+    let mut agent = Agent::of(SERVICES, client);
+    server.call().await.refuse_connection();
+    let second = server.call().await;
+    assert!(agent.updates.try_recv().is_err(), "one failure may be chance");
+    second.refuse_connection();
+    assert_eq!(agent.next().await, Update::Unreachable);
+    let _stream = server.stream(&[service("a", "1")]).await;
+    assert!(!agent.listed().await.contains(&Update::Unreachable));
+}
+
+#[tokio::test]
 async fn a_listing_that_breaks_off_begins_anew_and_loses_nothing() {
     let (mut server, client) = Server::new();
     let mut agent = Agent::of(SERVICES, client);

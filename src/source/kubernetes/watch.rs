@@ -86,6 +86,9 @@ where
             };
             let Some(reason) = self.learn(failure) else { return };
             let delay = self.retry.delay(reason);
+            if self.version.is_none() && self.retry.is_repeated(Reason::Unreachable) {
+                let _ = self.send(Update::Unreachable).await;
+            }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.health.reachable_again(), if reason == Reason::Unreachable => {}

@@ -1,0 +1,172 @@
+//! What was measured: rows of this agent beside a peer, as a table, as JSON and as a drawing.
+
+use serde::Serialize;
+use std::fmt::Write;
+
+/// The same work done by this agent and by a peer, in turns: one value a round each.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What `make bench ROW=` takes.
+    pub name: &'static str,
+    /// What was measured.
+    pub what: &'static str,
+    /// How many services there were; 0 where their number plays no part.
+    pub services: u32,
+    pub unit: Unit,
+    pub ours: Vec<f64>,
+    pub peer: &'static str,
+    /// Empty where the peer cannot do it.
+    pub theirs: Vec<f64>,
+    pub goal: Goal,
+    /// What else a reader should know.
+    pub note: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Unit {
+    Seconds,
+    Bytes,
+    /// Of one core.
+    Share,
+    PerSecond,
+}
+
+/// What is to be reached, by the median: each part that is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Goal {
+    /// Our own value: at most, or for rates at least.
+    pub ours: Option<f64>,
+    /// How many times better than the peer.
+    pub times: Option<f64>,
+}
+
+/// Minimum, median and maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// `None` of nothing.
+    pub fn of(values: &[f64]) -> Option<Spread> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        Some(Spread { min: *sorted.first()?, median: sorted[sorted.len() / 2], max: *sorted.last()? })
+    }
+}
+
+/// The value below which this share of the values lies (nearest rank).
+pub fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
+impl Row {
+    /// A row without values yet, and without a goal.
+    pub fn new(name: &'static str, what: &'static str, services: u32, unit: Unit) -> Row {
+        let (ours, theirs, note) = (Vec::new(), Vec::new(), String::new());
+        Row { name, what, services, unit, ours, peer: "", theirs, goal: Goal::default(), note }
+    }
+
+    /// With what was measured here and there.
+    pub fn beside(self, peer: &'static str, [ours, theirs]: [Vec<f64>; 2]) -> Row {
+        Row { ours, peer, theirs, ..self }
+    }
+
+    /// With what is to be reached.
+    pub fn goal(self, ours: impl Into<Option<f64>>, times: impl Into<Option<f64>>) -> Row {
+        Row { goal: Goal { ours: ours.into(), times: times.into() }, ..self }
+    }
+
+    /// With what else a reader should know.
+    pub fn note(self, note: impl Into<String>) -> Row {
+        Row { note: note.into(), ..self }
+    }
+
+    /// How many times better than the peer this agent was, round by round.
+    pub fn times_better(&self) -> Vec<f64> {
+        let ratio = |(ours, theirs): (&f64, &f64)| if self.unit == Unit::PerSecond { ours / theirs } else { theirs / ours };
+        self.ours.iter().zip(&self.theirs).map(ratio).collect()
+    }
+
+    /// Whether the goal is reached; `None` without one.
+    pub fn is_reached(&self) -> Option<bool> {
+        let ours = Spread::of(&self.ours).map(|spread| spread.median);
+        let absolute = self
+            .goal
+            .ours
+            .map(|goal| ours.is_some_and(|ours| if self.unit == Unit::PerSecond { ours >= goal } else { ours <= goal }));
+        let relative = self.goal.times.map(|goal| Spread::of(&self.times_better()).is_some_and(|times| times.median >= goal));
+        [absolute, relative].into_iter().flatten().reduce(|one, other| one && other)
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let spread = |values: &[f64]| Spread::of(values).map_or("–".to_string(), |spread| self.unit.spread(spread));
+        let times = Spread::of(&self.times_better());
+        let mut goal: Vec<String> = Vec::new();
+        goal.extend(
+            self.goal
+                .ours
+                .map(|ours| format!("{} {}", if self.unit == Unit::PerSecond { "≥" } else { "≤" }, self.unit.value(ours))),
+        );
+        goal.extend(self.goal.times.map(|times| format!("{times} ×")));
+        let verdict = match self.is_reached() {
+            Some(true) => " ✓",
+            Some(false) => " ✗",
+            None => "",
+        };
+        [
+            self.name.to_string(),
+            if self.services == 0 { String::new() } else { self.services.to_string() },
+            self.what.to_string(),
+            spread(&self.ours),
+            format!("{} {}", self.peer, spread(&self.theirs)),
+            times.map_or("–".to_string(), |times| format!("**{:.2}** ({:.2}–{:.2})", times.median, times.min, times.max)),
+            format!("{}{verdict}", goal.join(", ")),
+        ]
+    }
+}
+
+impl Unit {
+    fn value(self, value: f64) -> String {
+        match self {
+            Unit::Seconds if value < 1e-3 => format!("{:.1} µs", value * 1e6),
+            Unit::Seconds if value < 1.0 => format!("{:.1} ms", value * 1e3),
+            Unit::Seconds => format!("{value:.2} s"),
+            Unit::Bytes => format!("{:.1} MB", value / 1e6),
+            Unit::Share => format!("{:.2} %", value * 100.0),
+            Unit::PerSecond => format!("{value:.0}/s"),
+        }
+    }
+
+    fn spread(self, spread: Spread) -> String {
+        format!("{} ({}–{})", self.value(spread.median), self.value(spread.min), self.value(spread.max))
+    }
+}
+
+/// The table in Markdown, and the notes below it.
+pub fn markdown(rows: &[Row], taken: &str) -> String {
+    let mut text = format!(
+        "{taken}\n\nMedian (minimum–maximum) of the rounds; how many times better, round by round.\n\n\
+         | row | services | what | Waypost | peer | times better | goal |\n|---|---|---|---|---|---|---|\n"
+    );
+    for row in rows {
+        writeln!(text, "| {} |", row.cells().join(" | ")).expect("a String can be written");
+    }
+    for row in rows.iter().filter(|row| !row.note.is_empty()) {
+        let services = if row.services == 0 { String::new() } else { format!(", {}", row.services) };
+        write!(text, "\n- {}{services}: {}", row.name, row.note).expect("a String can be written");
+    }
+    text + "\n"
+}
+
+/// Everything, round by round.
+pub fn json(rows: &[Row], taken: &str) -> String {
+    let reached: Vec<_> = rows.iter().map(Row::is_reached).collect();
+    let value = serde_json::json!({ "taken": taken, "rows": rows, "reached": reached });
+    serde_json::to_string_pretty(&value).expect("plain data")
+}
