@@ -16,6 +16,8 @@ mod eventually;
 mod flows;
 mod health_check;
 mod kube_proxy;
+#[path = "../load/mod.rs"]
+mod load;
 mod metrics;
 mod playground;
 mod processes;
@@ -23,6 +25,7 @@ mod prometheus;
 mod proxy_oracle;
 mod relay;
 mod restarts;
+mod rolling;
 mod scale;
 mod service_cidrs;
 mod services;
@@ -57,6 +60,8 @@ const CASES: &[(&str, Case)] = &[
     ("an_agent_that_restarts_notices_what_changed_meanwhile", restarts::agent_restart),
     ("an_agent_that_starts_without_the_api_server_serves_what_an_earlier_one_knew", restarts::start_without_api_server),
     ("kill_9_and_restart_lose_no_byte_of_a_download_and_write_nothing", restarts::kill_during_download),
+    ("a_rolling_update_loses_no_connection_while_the_agent_is_killed_each_second", rolling::while_the_agent_is_killed),
+    ("a_rolling_update_loses_no_connection_while_the_api_server_restarts", rolling::while_the_api_server_restarts),
     ("without_permission_to_list_the_agent_says_which_right_it_needs", bad_input::no_permission),
     ("a_wrong_kubeconfig_is_named", bad_input::wrong_kubeconfig),
     ("without_net_admin_the_agent_says_so", bad_input::no_net_admin),

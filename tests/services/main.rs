@@ -4,7 +4,10 @@ mod asked;
 mod conntrack;
 mod counters;
 mod external_ips;
+#[path = "../load/mod.rs"]
+mod load;
 mod masquerade;
+mod rolling;
 mod sources;
 mod takeover;
 #[path = "../world/mod.rs"]
@@ -91,6 +94,7 @@ fn main() {
             sources::tests(),
             counters::tests(),
             takeover::tests(),
+            rolling::tests(),
         ]
         .into_iter()
         .flatten()

@@ -1,15 +1,14 @@
 //! What the agent finds at its first start: a table of another layout, or kube-proxy's leftovers.
 
 use super::{PODS, world};
+use crate::load::Load;
 use crate::world::World;
 use libtest_mimic::{Failed, Trial};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use waypost::lab::{self, Outcome};
-use waypost::model::Protocol;
+use waypost::lab::Outcome;
 
 const TARGETS: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,45 +41,22 @@ pub fn tests() -> Vec<Trial> {
 fn layouts() -> Result<(), Failed> {
     let mut world = world("layouts", &[PODS]);
     let open: Vec<TcpStream> = TARGETS.iter().map(|target| world.client.namespace().run(|| open(target)).unwrap()).collect();
-    let retransmitted = retransmitted(&world);
-    let done = AtomicBool::new(false);
-    let attempts = AtomicUsize::new(0);
-    let client = world.client.namespace().clone();
-    std::thread::scope(|scope| -> Result<(), Failed> {
-        let connects = TARGETS.map(|target| {
-            let (done, attempts, client) = (&done, &attempts, client.clone());
-            scope.spawn(move || -> Result<(), String> {
-                while !done.load(Ordering::Relaxed) {
-                    attempts.fetch_add(1, Ordering::Relaxed);
-                    match lab::connect(&client, Protocol::Tcp, target.parse().unwrap(), PATIENCE) {
-                        Outcome::Reached { .. } => {}
-                        other => return Err(format!("{target}: {other}")),
-                    }
-                }
-                Ok(())
-            })
+    let load = Load::start(&[(world.client.namespace(), &TARGETS[..1]), (world.client.namespace(), &TARGETS[1..])]);
+    for (number, bit) in [20, 21, 22, 23, 14].into_iter().enumerate() {
+        for mut agent in world.agents.drain(..) {
+            agent.kill()?;
+            agent.wait()?;
+        }
+        let before = load.attempts();
+        world.start(&[PODS, &format!("--masquerade-bit={bit}")], 10256);
+        world.eventually("clients have connected meanwhile", || match load.attempts() {
+            more if more > before => Ok(()),
+            _ => Err("nobody has".into()),
         });
-        for (number, bit) in [20, 21, 22, 23, 14].into_iter().enumerate() {
-            for mut agent in world.agents.drain(..) {
-                agent.kill()?;
-                agent.wait()?;
-            }
-            let before = attempts.load(Ordering::Relaxed);
-            world.start(&[PODS, &format!("--masquerade-bit={bit}")], 10256);
-            world.eventually("clients have connected meanwhile", || match attempts.load(Ordering::Relaxed) {
-                more if more > before => Ok(()),
-                _ => Err("nobody has".into()),
-            });
-            let rebuilt = world.log().matches("made the table anew").count();
-            assert_eq!(rebuilt, 2 * (number + 2), "each layout brings a table in each family\n{}", world.log());
-        }
-        done.store(true, Ordering::Relaxed);
-        for connect in connects {
-            connect.join().expect("the client's thread")?;
-        }
-        Ok(())
-    })?;
-    assert_eq!(self::retransmitted(&world), retransmitted, "a first packet got lost, and only the second came through");
+        let rebuilt = world.log().matches("made the table anew").count();
+        assert_eq!(rebuilt, 2 * (number + 2), "each layout brings a table in each family\n{}", world.log());
+    }
+    load.end().assert_nothing_lost();
     for mut stream in open {
         stream.write_all(b"still there?")?;
         let mut answer = [0; 12];
@@ -88,16 +64,6 @@ fn layouts() -> Result<(), Failed> {
         assert_eq!(&answer, b"still there?");
     }
     Ok(())
-}
-
-/// How many first packets of connections the client has had to send again.
-fn retransmitted(world: &World) -> u64 {
-    let read = || std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
-    let text = world.client.namespace().run(read).unwrap();
-    let lines: Vec<Vec<&str>> =
-        text.lines().filter(|line| line.starts_with("TcpExt:")).map(|line| line.split(' ').collect()).collect();
-    let at = lines[0].iter().position(|name| *name == "TCPSynRetrans").unwrap();
-    lines[1][at].parse().unwrap()
 }
 
 /// An open connection, whose server has said its line and repeats what it hears.

@@ -55,17 +55,24 @@ impl World {
 
     /// Starts an agent and waits until it is ready, as its page on this port says.
     pub fn start(&mut self, flags: &[&str], healthz: u16) {
+        let agent = self.start_another(flags, healthz);
+        self.agents.push(agent);
+    }
+
+    /// As [`World::start`]; whoever asks for it ends it.
+    pub fn start_another(&self, flags: &[&str], healthz: u16) -> Child {
         let log = || File::options().create(true).append(true).open(self.folder.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
         command.args(["run", "--node-name=node-1", "--manifests"]);
         command.arg(self.folder.join("manifests")).args(flags).env("NO_COLOR", "1");
         command.env("WAYPOST_SOCKET", self.socket());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log());
-        self.agents.push(self.node.namespace().spawn(&mut command).unwrap());
+        let agent = self.node.namespace().spawn(&mut command).unwrap();
         self.eventually("the agent is ready", || match self.page("/readyz", healthz)? {
             page if page.starts_with("HTTP/1.1 200") => Ok(()),
             page => Err(page),
         });
+        agent
     }
 
     /// Where the agent is asked.

@@ -1,0 +1,122 @@
+//! Connections without a pause while something happens. Each is tried once, so that each one that is lost counts.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use waypost::lab::{self, Namespace, Outcome};
+use waypost::model::Protocol;
+
+/// A connection that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Whatever else goes wrong, the load ends after this.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// Clients that connect to one target after the other, as fast as they can.
+pub struct Load {
+    state: Arc<State>,
+    clients: Vec<Namespace>,
+    retransmitted: u64,
+    threads: Vec<JoinHandle<Seen>>,
+}
+
+#[derive(Default)]
+struct State {
+    ended: AtomicBool,
+    attempts: AtomicUsize,
+}
+
+/// What clients saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// How often each server answered.
+    pub by: BTreeMap<String, usize>,
+    /// What was lost: when, to where, and how.
+    pub lost: Vec<String>,
+    /// First packets of connections that had to be sent again.
+    pub sent_again: u64,
+}
+
+impl Load {
+    /// Starts a client for each entry. Clients of one namespace share nothing but its ports.
+    pub fn start(clients: &[(&Namespace, &[&str])]) -> Load {
+        let state = Arc::new(State::default());
+        let namespaces: Vec<Namespace> = clients.iter().map(|(client, _)| (*client).clone()).collect();
+        for client in &namespaces {
+            // Else the ports of connections that are closed are soon all waited for.
+            client.set_sysctl("ipv4/tcp_tw_reuse", "1").expect("the namespace is ours");
+            client.set_sysctl("ipv4/ip_local_port_range", "1024 65535").expect("the namespace is ours");
+        }
+        let retransmitted = namespaces.iter().map(retransmitted).sum();
+        let start = |(client, targets): &(&Namespace, &[&str])| {
+            let targets: Vec<SocketAddr> = targets.iter().map(|target| target.parse().expect("an address and a port")).collect();
+            let (client, state) = ((*client).clone(), state.clone());
+            std::thread::spawn(move || client.run(|| connect(&state, &targets)).expect("the namespace is there"))
+        };
+        let threads = clients.iter().map(start).collect();
+        Load { state, clients: namespaces, retransmitted, threads }
+    }
+
+    /// How many connections were tried so far.
+    pub fn attempts(&self) -> usize {
+        self.state.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, and returns what was seen.
+    pub fn end(mut self) -> Seen {
+        self.state.ended.store(true, Ordering::Relaxed);
+        let mut all = Seen::default();
+        for thread in self.threads.drain(..) {
+            let seen = thread.join().expect("a client's thread");
+            seen.by.into_iter().for_each(|(server, count)| *all.by.entry(server).or_default() += count);
+            all.lost.extend(seen.lost);
+        }
+        all.sent_again = self.clients.iter().map(retransmitted).sum::<u64>() - self.retransmitted;
+        all
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.state.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Seen {
+    /// # Panics
+    /// When anything was lost, or came through at the second try only.
+    pub fn assert_nothing_lost(&self) {
+        let total: usize = self.by.values().sum();
+        let lost = self.lost.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
+        assert!(self.lost.is_empty(), "{} lost, {total} not: {:?}\n{lost}", self.lost.len(), self.by);
+        assert_eq!(self.sent_again, 0, "a first packet got lost, and only the second came through");
+        println!("    of {total} connections none was lost");
+    }
+}
+
+fn connect(state: &State, targets: &[SocketAddr]) -> Seen {
+    let (began, mut seen) = (Instant::now(), Seen::default());
+    for target in targets.iter().cycle() {
+        if state.ended.load(Ordering::Relaxed) || began.elapsed() > LONGEST {
+            break;
+        }
+        state.attempts.fetch_add(1, Ordering::Relaxed);
+        match lab::connect_here(Protocol::Tcp, *target, PATIENCE) {
+            Outcome::Reached { by, .. } => *seen.by.entry(by).or_default() += 1,
+            other => seen.lost.push(format!("after {:?}, {target}: {other}", began.elapsed())),
+        }
+    }
+    seen
+}
+
+/// How many first packets of connections a client has had to send again.
+fn retransmitted(client: &Namespace) -> u64 {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/netstat").expect("/proc is there");
+    let text = client.run(read).expect("the namespace is there");
+    let lines: Vec<Vec<&str>> =
+        text.lines().filter(|line| line.starts_with("TcpExt:")).map(|line| line.split(' ').collect()).collect();
+    let at = lines[0].iter().position(|name| *name == "TCPSynRetrans").expect("the kernel counts it");
+    lines[1][at].parse().expect("a number")
+}
