@@ -33,6 +33,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+// Tests share files with those of tests/, which know the crate by its name.
+#[cfg(test)]
+extern crate self as waypost;
+
 pub mod admin;
 pub mod agent;
 pub mod commands;

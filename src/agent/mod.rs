@@ -121,11 +121,25 @@ pub async fn start(
     updates: mpsc::Receiver<Update>,
     notices: Notices,
 ) -> Result<Running, AgentError> {
+    start_through(config, registries, updates, notices, |kernel| kernel).await
+}
+
+/// [`start`], with something between the agent and the kernel's tables, which sees each batch: tests look at what it leaves, or refuse it.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_through<K: Kernel + Send + 'static>(
+    config: Config,
+    registries: Registries,
+    updates: mpsc::Receiver<Update>,
+    notices: Notices,
+    through: impl FnOnce(Netlink) -> K,
+) -> Result<Running, AgentError> {
     let status = Status::new(&config);
     let (sockets, seat) = succession::begin(config.handover.as_deref(), &status)?;
     let data_path = match config.role {
         Role::Dns => None,
-        Role::All | Role::Proxy => Some(start_data_path(&config, &registries, &status)?),
+        Role::All | Role::Proxy => Some(start_data_path(&config, &registries, &status, through)?),
     };
     let stale_flows = StaleFlows::new(data_path.is_some().then(|| start_cleaner(&config, &registries)).transpose()?);
     let local_dns = local_dns::addresses(&config);
@@ -310,7 +324,12 @@ impl Retired {
     }
 }
 
-fn start_data_path(config: &Config, registries: &Registries, status: &Status) -> Result<DataPath, AgentError> {
+fn start_data_path<K: Kernel + Send + 'static>(
+    config: &Config,
+    registries: &Registries,
+    status: &Status,
+    through: impl FnOnce(Netlink) -> K,
+) -> Result<DataPath, AgentError> {
     // The Node object is not known yet; what it changes comes with the first commit.
     let mut layouts = Family::BOTH.map(|family| layouts::layout(&config.proxy, None, family)).to_vec();
     // There is no such file when the kernel was told to go without IPv6; a table for it could not be made then.
@@ -329,7 +348,7 @@ fn start_data_path(config: &Config, registries: &Registries, status: &Status) ->
         metrics.connections = Some(connections);
     }
     let monitor = kernel.monitor()?;
-    DataPath::start(Committer::new(kernel, layouts), metrics, Some(monitor)).map_err(AgentError::Thread)
+    DataPath::start(Committer::new(through(kernel), layouts), metrics, Some(monitor)).map_err(AgentError::Thread)
 }
 
 fn start_cleaner(config: &Config, registries: &Registries) -> Result<Cleaner, AgentError> {

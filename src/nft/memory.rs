@@ -4,10 +4,10 @@
 use super::kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 use super::layout::Layout;
 use super::made::Made;
-use crate::model::Family;
-use crate::proxy::{AffinityMap, Backend, Chain, Dest, Element, Refusal};
+use crate::model::{Balance, Family};
+use crate::proxy::{AffinityMap, Backend, Chain, Dest, Element, List, Refusal};
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 /// The in-memory kernel.
@@ -73,19 +73,52 @@ impl Memory {
     /// Whether every verdict leads to a chain whose slots are all filled, and every client to an endpoint of its list; else what is wrong.
     pub fn check(&self) -> Result<(), String> {
         for table in self.tables.values() {
-            for element in table.elements.values() {
-                let (Some(dest), Some(chain)) = (element.dest(), element.chain()) else { continue };
-                let Some(slots) = chain.slots() else { continue };
-                let needed = slots.len();
-                let filled = slots.filter(|slot| table.elements.contains_key(&slot_key(dest, *slot))).count();
-                if needed == 0 || filled != needed {
-                    return Err(format!("{dest} goes to {chain}, but {filled} of {needed} slots are filled"));
-                }
-            }
+            leads_somewhere(table.elements.values())?;
             table.check_clients()?;
         }
         Ok(())
     }
+}
+
+/// Whether every element of a table leads to a chain whose slots are all filled; else what is wrong.
+///
+/// # Errors
+/// The destination that leads nowhere.
+pub fn leads_somewhere<'a>(elements: impl Iterator<Item = &'a Element> + Clone) -> Result<(), String> {
+    let slot = |element: &Element| match element {
+        Element::Endpoint(dest, slot, _) => Some((*dest, *slot)),
+        _ => None,
+    };
+    let filled: HashSet<(Dest, u32)> = elements.clone().filter_map(slot).collect();
+    for element in elements {
+        let (Some(dest), Some(chain)) = (element.dest(), element.chain()) else { continue };
+        let Some(needed) = chain.slots() else { continue };
+        let (all, filled) = (needed.len(), needed.filter(|slot| filled.contains(&(dest, *slot))).count());
+        if all == 0 || filled != all {
+            return Err(format!("{dest} goes to {chain}, but {filled} of {all} slots are filled"));
+        }
+    }
+    Ok(())
+}
+
+/// A table's elements, equal for tables that differ in their history only: which endpoint has which slot. In a hash table each slot has its own
+/// clients, and they stay.
+pub fn without_slots(elements: Vec<Element>) -> Vec<Element> {
+    let hashed = |element: &Element| match (element.dest(), element.chain()) {
+        (Some(dest), Some(Chain::Own(draw))) if draw.method == Balance::SourceHash => Some((dest, draw.list)),
+        _ => None,
+    };
+    let tables: HashSet<(Dest, List)> = elements.iter().filter_map(hashed).collect();
+    let plain = |element: Element| match element {
+        Element::Endpoint(dest, slot, backend) => {
+            let list = if List::Local.holds(slot) { List::Local } else { List::Cluster };
+            Element::Endpoint(dest, if tables.contains(&(dest, list)) { slot } else { list.first_slot() }, backend)
+        }
+        other => other,
+    };
+    let mut elements: Vec<Element> = elements.into_iter().map(plain).collect();
+    elements.sort_unstable();
+    elements
 }
 
 impl Kernel for Memory {

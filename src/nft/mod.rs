@@ -25,10 +25,10 @@ pub use foreign::{ForeignChain, ForeignHook, ForeignTable, remove_table, tables_
 pub use kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 pub use layout::{Layout, PICK_BLOCK, TABLE, pick_block};
 pub use made::Made;
-pub use memory::Memory;
+pub use memory::{Memory, leads_somewhere, without_slots};
 pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};
 pub use switch::{DnsSwitch, Heart, LAPSE, SWITCH_PREFIX};
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -188,21 +188,6 @@ fn statics() -> Delta {
     delta
 }
 
-/// Slots are a matter of history: equal up to the order of endpoints in their lists.
-pub(crate) fn without_slots(elements: Vec<Element>) -> Vec<Element> {
-    let mut plain: Vec<Element> = elements
-        .into_iter()
-        .map(|element| match element {
-            Element::Endpoint(dest, slot, backend) => {
-                Element::Endpoint(dest, if slot < Element::LOCAL_SLOTS { 0 } else { Element::LOCAL_SLOTS }, backend)
-            }
-            other => other,
-        })
-        .collect();
-    plain.sort_unstable();
-    plain
-}
-
 fn shape(number: u8, endpoints: &[u8]) -> Shape {
     Shape {
         number,
