@@ -55,7 +55,8 @@ impl DnsServer {
     /// the servers behind the cluster's DNS service answer meanwhile. It says so, is not ready, and tries again.
     ///
     /// # Errors
-    /// In the role `dns`, when an address cannot be served; and when a metric cannot be registered.
+    /// In the role `dns`, when an address cannot be served; when the certificates for upstream servers over TLS cannot be used; and when a metric
+    /// cannot be registered.
     pub fn start(
         config: &Config,
         registry: &Registry,
@@ -65,6 +66,7 @@ impl DnsServer {
     ) -> Result<DnsServer, AgentError> {
         let metrics = Arc::new(Metrics::new(registry)?);
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
+        Forwarder::check_tls(&config.dns)?;
         let forwarder = Forwarder::new(&config.dns, metrics.clone());
         let resolver = Resolver::new(forwarder, &config.dns.cache, metrics.clone());
         let parts = Parts {

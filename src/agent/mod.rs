@@ -29,6 +29,7 @@ mod watchdog;
 use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
 use crate::config::{Config, Role};
 use crate::conntrack::{self, Cleaner, Conntrack, ConntrackMetrics};
+use crate::dns::forward::TlsError;
 use crate::dns::server::DnsError;
 use crate::handover::{HandoverError, Sockets, Successor};
 use crate::leftovers;
@@ -65,6 +66,9 @@ pub enum AgentError {
     /// DNS cannot be served.
     #[error(transparent)]
     Dns(#[from] DnsError),
+    /// Upstream DNS servers over TLS cannot be asked.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Admin(#[from] AdminError),

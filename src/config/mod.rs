@@ -290,7 +290,54 @@ pub struct StubZone {
     /// The zone, lower case, without a trailing dot.
     pub zone: String,
     /// Its servers.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<NameServer>,
+}
+
+/// A name server that is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NameServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// How it is spoken to.
+    pub over: Over,
+}
+
+/// How a name server is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Over {
+    /// UDP and TCP, which everybody on the way can read and change.
+    Plain,
+    /// TLS (RFC 7858) and nothing else.
+    Tls {
+        /// The name in its certificate; without one that has to be for its address.
+        name: Option<String>,
+    },
+}
+
+impl From<SocketAddr> for NameServer {
+    fn from(address: SocketAddr) -> NameServer {
+        NameServer { address, over: Over::Plain }
+    }
+}
+
+/// As it is written in the configuration: `192.0.2.53:53`, `tls://192.0.2.53:853#dns.example`.
+impl fmt::Display for NameServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.over {
+            Over::Plain => write!(f, "{}", self.address),
+            Over::Tls { name: None } => write!(f, "tls://{}", self.address),
+            Over::Tls { name: Some(name) } => write!(f, "tls://{}#{name}", self.address),
+        }
+    }
+}
+
+/// What servers over TLS are told by (CoreDNS: `tls` of the plugin forward).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Who may have signed their certificates, a PEM file; `None`: whom this system trusts.
+    pub ca: Option<PathBuf>,
+    /// Certificate and key that are shown to them, PEM files.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// How upstream servers are asked (CoreDNS's plugin forward).
@@ -308,6 +355,8 @@ pub struct ForwardConfig {
     pub hedge: Duration,
     /// Domains that are not forwarded, lower case, without a trailing dot.
     pub except: Vec<String>,
+    /// For the servers that are asked over TLS.
+    pub tls: TlsConfig,
 }
 
 /// Which upstream server is asked first.
@@ -331,6 +380,7 @@ impl Default for ForwardConfig {
             max_concurrent: 1000,
             hedge: Duration::from_millis(200),
             except: Vec::new(),
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -385,7 +435,7 @@ pub enum Upstreams {
     /// The name servers in this file, read again when it changes.
     ResolvConf(PathBuf),
     /// These servers.
-    Servers(Vec<SocketAddr>),
+    Servers(Vec<NameServer>),
 }
 
 /// Health, readiness and metrics; equal addresses share one listener.

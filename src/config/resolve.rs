@@ -4,7 +4,8 @@ use super::args::{Given, Origin, Raw, RunArgs};
 use super::settings::{self, SETTINGS, Setting};
 use super::{
     AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, ConntrackConfig, DEFAULT_SOCKET, DetectLocalMode, DnsConfig,
-    ForwardConfig, LogConfig, LogFormat, NodePortAddresses, Policy, ProxyConfig, Role, StubZone, Surroundings, Upstreams, file,
+    ForwardConfig, LogConfig, LogFormat, NameServer, NodePortAddresses, Over, Policy, ProxyConfig, Role, StubZone, Surroundings,
+    TlsConfig, Upstreams, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,6 +16,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 const DNS_PORT: u16 = 53;
+/// RFC 7858.
+const DNS_OVER_TLS_PORT: u16 = 853;
 /// CoreDNS's limit.
 const MAX_UPSTREAMS: usize = 15;
 /// The kernel takes 107 characters; a suffix must fit besides.
@@ -205,7 +208,7 @@ impl Values<'_> {
         let addresses = self.dns_addresses(role)?;
         let upstreams = self.upstreams()?;
         if let Upstreams::Servers(servers) = &upstreams
-            && let Some(own) = servers.iter().find(|server| addresses.contains(server))
+            && let Some(own) = servers.iter().find(|server| addresses.contains(&server.address))
         {
             let allowed = "servers that are not this agent's own dns-address: it would ask itself for ever";
             return Err(self.bad(&settings::DNS_UPSTREAM, &own.to_string(), allowed));
@@ -274,7 +277,7 @@ impl Values<'_> {
 
     fn upstreams(&self) -> Result<Upstreams, ConfigError> {
         let setting = &settings::DNS_UPSTREAM;
-        let allowed = "up to 15 servers such as 192.0.2.53 or [2001:db8::53]:53, or the path of one resolv.conf";
+        let allowed = "up to 15 servers such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, or the path of one resolv.conf";
         match self.list(setting) {
             None => Ok(Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))),
             Some([path]) if path.starts_with('/') => Ok(Upstreams::ResolvConf(PathBuf::from(path))),
@@ -315,7 +318,30 @@ impl Values<'_> {
                 as usize,
             hedge: Duration::from_millis(hedge.into()),
             except: self.list(except).unwrap_or_default().iter().map(domain).collect::<Result<_, _>>()?,
+            tls: self.tls()?,
         })
+    }
+
+    fn tls(&self) -> Result<TlsConfig, ConfigError> {
+        let (cert, key) = (&settings::DNS_FORWARD_TLS_CERT, &settings::DNS_FORWARD_TLS_KEY);
+        let ca = self.file(&settings::DNS_FORWARD_TLS_CA)?;
+        let client = match (self.file(cert)?, self.file(key)?) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(path), None) => return Err(self.bad(cert, &path.to_string_lossy(), "its key as well, --dns-forward-tls-key")),
+            (None, Some(path)) => {
+                return Err(self.bad(key, &path.to_string_lossy(), "the certificate as well, --dns-forward-tls-cert"));
+            }
+        };
+        Ok(TlsConfig { ca, client })
+    }
+
+    fn file(&self, setting: &Setting) -> Result<Option<PathBuf>, ConfigError> {
+        match self.given(setting)? {
+            None | Some("") => Ok(None),
+            Some(path) if path.starts_with('/') => Ok(Some(path.into())),
+            Some(path) => Err(self.bad(setting, path, "an absolute path; empty: none")),
+        }
     }
 
     fn domain(&self) -> Result<String, ConfigError> {
@@ -447,13 +473,23 @@ fn domain_name(text: &str) -> Option<String> {
 }
 
 /// One to fifteen servers, else the bad one, or none where it is their number that is bad.
-fn name_servers<'a>(values: impl Iterator<Item = &'a str>) -> Result<Vec<SocketAddr>, Option<&'a str>> {
-    let parse = |value: &'a str| {
-        let address = parse_socket(value, Some(DNS_PORT)).filter(|address| address.port() != 0 && !address.ip().is_unspecified());
-        address.ok_or(Some(value))
-    };
-    let servers = unique(values.map(parse).collect::<Result<Vec<_>, _>>()?);
+fn name_servers<'a>(values: impl Iterator<Item = &'a str>) -> Result<Vec<NameServer>, Option<&'a str>> {
+    let servers = unique(values.map(|value| name_server(value).ok_or(Some(value))).collect::<Result<Vec<_>, _>>()?);
     if (1..=MAX_UPSTREAMS).contains(&servers.len()) { Ok(servers) } else { Err(None) }
+}
+
+/// `IP[:PORT]`, or `tls://IP[:PORT][#NAME]`: the form of systemd-resolved and Unbound with the scheme of CoreDNS.
+fn name_server(text: &str) -> Option<NameServer> {
+    let (text, over, port) = match text.strip_prefix("tls://") {
+        None => (text, Over::Plain, DNS_PORT),
+        Some(text) => {
+            let (address, name) = text.split_once('#').map_or((text, None), |(address, name)| (address, Some(name)));
+            let name = name.map(|name| domain_name(name).ok_or(())).transpose().ok()?;
+            (address, Over::Tls { name }, DNS_OVER_TLS_PORT)
+        }
+    };
+    let address = parse_socket(text, Some(port)).filter(|address| address.port() != 0 && !address.ip().is_unspecified())?;
+    Some(NameServer { address, over })
 }
 
 /// `IP:PORT`, `[IPv6]:PORT`, `:PORT` (every address), and, where there is a default port, a bare IP.

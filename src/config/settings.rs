@@ -94,16 +94,22 @@ settings! {
         "Where DNS is served over UDP and TCP, port 53 unless given; with role all the agent makes the addresses local on lo. None: no DNS";
     DNS_TTL = DNS "dns-ttl" "WAYPOST_DNS_TTL" "SECONDS" false, "30",
         "TTL of the cluster's records, 0 to 3600";
-    DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|IP[:PORT],…" true, "/etc/resolv.conf",
-        "Where names outside the cluster domain are asked: servers, or the path of a resolv.conf";
-    DNS_STUB_ZONE = DNS "dns-stub-zone" "WAYPOST_DNS_STUB_ZONE" "ZONE=IP[:PORT][+IP[:PORT]],…" true, "none",
-        "Zones with name servers of their own, up to 15 each, for example corp.example=192.0.2.53+192.0.2.54";
+    DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|[tls://]IP[:PORT][#NAME],…" true, "/etc/resolv.conf",
+        "Where names outside the cluster domain are asked: servers, over TLS (port 853) with the name in their certificate, or the path of a resolv.conf";
+    DNS_STUB_ZONE = DNS "dns-stub-zone" "WAYPOST_DNS_STUB_ZONE" "ZONE=SERVER[+SERVER],…" true, "none",
+        "Zones with name servers of their own, up to 15 each and written as those of dns-upstream, for example corp.example=192.0.2.53+192.0.2.54";
     DNS_FORWARD_EXCEPT = DNS "dns-forward-except" "WAYPOST_DNS_FORWARD_EXCEPT" "DOMAIN,…" true, "none",
         "Domains that are not forwarded: SERVFAIL";
     DNS_FORWARD_POLICY = DNS "dns-forward-policy" "WAYPOST_DNS_FORWARD_POLICY" "random|round_robin|sequential" false, "random",
         "Which upstream server is asked first: any, one after the other, or the first that is well";
     DNS_FORWARD_TCP = DNS "dns-forward-tcp" "WAYPOST_DNS_FORWARD_TCP" "true|false" false, "false",
         "Ask upstream servers over TCP only; otherwise over UDP, and over TCP where an answer was cut";
+    DNS_FORWARD_TLS_CA = DNS "dns-forward-tls-ca" "WAYPOST_DNS_FORWARD_TLS_CA" "FILE" false, "the system's",
+        "Whose certificates of upstream servers over TLS are trusted: a PEM file. The container image has none of its own";
+    DNS_FORWARD_TLS_CERT = DNS "dns-forward-tls-cert" "WAYPOST_DNS_FORWARD_TLS_CERT" "FILE" false, "none",
+        "A certificate that is shown to upstream servers over TLS: a PEM file; with dns-forward-tls-key";
+    DNS_FORWARD_TLS_KEY = DNS "dns-forward-tls-key" "WAYPOST_DNS_FORWARD_TLS_KEY" "FILE" false, "none",
+        "Its key: a PEM file";
     DNS_FORWARD_MAX_FAILS = DNS "dns-forward-max-fails" "WAYPOST_DNS_FORWARD_MAX_FAILS" "NUMBER" false, "2",
         "After more failed checks in a row than these an upstream server is down until one succeeds, 0 to 1000. 0: never, and none is checked";
     DNS_FORWARD_MAX_CONCURRENT = DNS "dns-forward-max-concurrent" "WAYPOST_DNS_FORWARD_MAX_CONCURRENT" "NUMBER" false, "1000",

@@ -175,7 +175,7 @@ fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
         ),
         (
             &[("dns-upstream", "192.0.2.53,/etc/resolv.conf")],
-            r#"--dns-upstream: "/etc/resolv.conf" is not allowed; give up to 15 servers such as 192.0.2.53 or [2001:db8::53]:53, or the path of one resolv.conf"#,
+            r#"--dns-upstream: "/etc/resolv.conf" is not allowed; give up to 15 servers such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, or the path of one resolv.conf"#,
         ),
         (
             &[("dns-address", "10.96.0.10"), ("dns-upstream", "10.96.0.10")],
@@ -320,7 +320,10 @@ fn any_flags() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         ("conntrack-udp-timeout", &["1m30s"]),
         ("cluster-domain", &["Example.org.", "local"]),
         ("dns-ttl", &["0", "3600"]),
-        ("dns-upstream", &["/run/resolv # odd.conf", "192.0.2.53,[2001:db8::53]:5353"]),
+        (
+            "dns-upstream",
+            &["/run/resolv # odd.conf", "192.0.2.53,[2001:db8::53]:5353,tls://192.0.2.53,tls://[2001:db8::53]:8853#dns.example"],
+        ),
         ("dns-stub-zone", &["", "Corp.example.=192.0.2.1,lab.corp.example=192.0.2.1:5353+[2001:db8::53]"]),
         ("dns-forward-except", &["", "a.example,B.example."]),
         ("dns-forward-policy", &["round_robin", "sequential"]),

@@ -209,10 +209,10 @@ impl Metrics {
         self.health_checks_broken.inc();
     }
 
-    /// A TCP connection to an upstream server is used, an old one or a new one.
-    pub fn connection_used(&self, upstream: SocketAddr, old: bool) {
+    /// A connection to an upstream server is used, an old one or a new one; `tcp` or `tcp-tls`.
+    pub fn connection_used(&self, upstream: SocketAddr, proto: &str, old: bool) {
         let counter = if old { &self.connection_hits } else { &self.connection_misses };
-        counter.with_label_values(&["forward", &upstream.to_string(), "tcp"]).inc();
+        counter.with_label_values(&["forward", &upstream.to_string(), proto]).inc();
     }
 
     /// A second upstream server is asked because the first is slow.

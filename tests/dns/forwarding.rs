@@ -267,7 +267,7 @@ async fn a_server_never_asks_itself() {
     let metrics = Arc::new(Metrics::new(&registry).unwrap());
     let sockets = waypost::dns::server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let own = sockets.local_addrs()[0];
-    let forwarder = Forwarder::to(&Upstreams::Servers(vec![own]), metrics.clone());
+    let forwarder = Forwarder::to(&Upstreams::Servers(vec![own.into()]), metrics.clone());
     let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
     let serving = sockets.serve(Arc::new(cluster()), resolver.clone(), metrics).unwrap();
     assert!(resolver.upstreams().is_empty());

@@ -10,6 +10,7 @@
 //! | `protocol.rs` | EDNS, other classes and opcodes, garbage, stopping, metrics |
 //! | `forwarding.rs` | names outside the cluster |
 //! | `faults.rs` | upstreams that lie, speak TCP only, or lead back |
+//! | `over_tls.rs` | upstreams over TLS |
 //! | `caching.rs` | their answers, kept for a while |
 
 mod answers;
@@ -17,6 +18,7 @@ mod battery;
 mod caching;
 mod faults;
 mod forwarding;
+mod over_tls;
 mod paths;
 mod protocol;
 mod wire;

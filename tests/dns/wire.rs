@@ -38,7 +38,7 @@ impl Running {
     pub fn with_cache(records: Records, upstreams: &[SocketAddr], cache: &CacheConfig) -> Running {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
-        let forwarder = Forwarder::to(&Upstreams::Servers(upstreams.to_vec()), metrics.clone());
+        let forwarder = Forwarder::to(&Upstreams::Servers(upstreams.iter().copied().map(Into::into).collect()), metrics.clone());
         Running::with_forwarder(records, forwarder, cache, registry, metrics)
     }
 

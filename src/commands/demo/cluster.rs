@@ -237,7 +237,7 @@ pub fn agent_config() -> Config {
             domain: DOMAIN.to_string(),
             addresses: dns_addresses().to_vec(),
             ttl: 5,
-            upstreams: Upstreams::Servers(vec![upstream()]),
+            upstreams: Upstreams::Servers(vec![upstream().into()]),
             stub_zones: Vec::new(),
             forward: ForwardConfig::default(),
             cache: CacheConfig::default(),

@@ -3,8 +3,8 @@
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UdpSocket;
 
 /// Whether a reply settles the question, as opposed to saying that the server could not or would not.
 pub(in crate::dns) fn is_helpful(answer: &Message) -> bool {
@@ -29,9 +29,15 @@ pub(super) async fn over_udp(server: SocketAddr, message: &Message, bytes: &[u8]
 }
 
 /// Over a connection on which nothing else is under way.
-pub(super) async fn over_tcp(stream: &mut TcpStream, message: &Message, bytes: &[u8]) -> io::Result<Message> {
+pub(super) async fn over_stream<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    message: &Message,
+    bytes: &[u8],
+) -> io::Result<Message> {
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
     stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+    // TLS keeps what it has encrypted until then.
+    stream.flush().await?;
     let mut answer = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut answer).await?;
     matching(message, &answer).ok_or_else(|| io::ErrorKind::InvalidData.into())

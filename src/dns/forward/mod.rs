@@ -10,19 +10,22 @@
 //! | `pool` | the servers of one zone: which ones, in which order, and the race between them |
 //! | `server` | one server: its health, its connections |
 //! | `loops` | servers that lead back to us |
+//! | `tls` | servers over TLS |
 //! | `exchange` | one question and one answer over a socket |
 
 mod exchange;
 mod loops;
 mod pool;
 mod server;
+mod tls;
 
 pub(super) use exchange::is_helpful;
 pub(super) use loops::PROBE_TYPE;
+pub use tls::TlsError;
 
 use super::metrics::Metrics;
 use super::resolv_conf;
-use crate::config::{DnsConfig, ForwardConfig, Upstreams};
+use crate::config::{DnsConfig, ForwardConfig, NameServer, Over, Upstreams};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::Name;
 use loops::{Care, Probes};
@@ -75,6 +78,22 @@ impl Forwarder {
         Forwarder::with_resolved(&config.upstreams, &stubs, &config.forward, Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
     }
 
+    /// Whether the servers over TLS can be asked, if there are any.
+    ///
+    /// # Errors
+    /// The certificates to tell them by cannot be used.
+    pub fn check_tls(config: &DnsConfig) -> Result<(), TlsError> {
+        let of_zones = config.stub_zones.iter().map(|stub| &stub.servers);
+        let servers = match &config.upstreams {
+            Upstreams::Servers(servers) => of_zones.chain([servers]).collect::<Vec<_>>(),
+            Upstreams::ResolvConf(_) => of_zones.collect(),
+        };
+        match servers.into_iter().flatten().any(|server| server.over != Over::Plain) {
+            true => tls::Tls::new(&config.forward.tls).map(drop),
+            false => Ok(()),
+        }
+    }
+
     /// A forwarder to these upstreams for everything, with the defaults.
     pub fn to(upstreams: &Upstreams, metrics: Arc<Metrics>) -> Forwarder {
         Forwarder::with_resolved(upstreams, &[], &ForwardConfig::default(), Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
@@ -82,7 +101,7 @@ impl Forwarder {
 
     fn with_resolved(
         upstreams: &Upstreams,
-        stubs: &[(&str, Vec<SocketAddr>)],
+        stubs: &[(&str, Vec<NameServer>)],
         config: &ForwardConfig,
         behind_resolved: &Path,
         metrics: Arc<Metrics>,
@@ -154,7 +173,8 @@ mod tests {
 
     #[tokio::test]
     async fn more_questions_than_the_limit_are_turned_away_at_once() {
-        let forwarder = forwarder(&Upstreams::Servers(vec!["192.0.2.1:53".parse().unwrap()]), Path::new("/nonexistent"));
+        let forwarder =
+            forwarder(&Upstreams::Servers(vec!["192.0.2.1:53".parse::<SocketAddr>().unwrap().into()]), Path::new("/nonexistent"));
         let all = forwarder.room.as_ref().unwrap().try_acquire_many(1000).unwrap();
         assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::Busy);
         assert_eq!(forwarder.metrics.rejects(), 1);
@@ -164,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_listed_twice_is_asked_once() {
         let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let forwarder = forwarder(&Upstreams::Servers(vec![nobody, nobody]), Path::new("/nonexistent"));
+        let forwarder = forwarder(&Upstreams::Servers(vec![nobody.into(), nobody.into()]), Path::new("/nonexistent"));
         assert_eq!(forwarder.upstreams(), [nobody]);
         assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::NoAnswer);
     }

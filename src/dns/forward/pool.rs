@@ -4,7 +4,8 @@ use super::ForwardError;
 use super::exchange::is_helpful;
 use super::loops::Care;
 use super::server::Server;
-use crate::config::{ForwardConfig, Policy, Upstreams};
+use super::tls::Tls;
+use crate::config::{ForwardConfig, NameServer, Over, Policy, Upstreams};
 use crate::dns::resolv_conf::{self, Stamp};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -49,7 +50,8 @@ struct State {
     read: Option<[Option<Stamp>; 2]>,
     /// The file could not be read the last time; said once.
     unreadable: bool,
-    configured: Vec<SocketAddr>,
+    configured: Vec<NameServer>,
+    tls: Option<Tls>,
     own: Vec<SocketAddr>,
     servers: Arc<[Arc<Server>]>,
 }
@@ -62,7 +64,12 @@ impl Pool {
                 (Source::File { path: path.clone(), behind_resolved: behind_resolved.to_path_buf() }, Vec::new())
             }
         };
-        let mut state = State { configured, ..State::default() };
+        let needs_tls = configured.iter().any(|server| server.over != Over::Plain);
+        let tls = needs_tls.then(|| Tls::new(&config.tls)).transpose().unwrap_or_else(|error| {
+            warn!(%error, "upstream DNS servers over TLS cannot be asked");
+            None
+        });
+        let mut state = State { configured, tls, ..State::default() };
         state.choose();
         let pool = Pool { source, state: RwLock::new(state), config: config.clone(), next: AtomicUsize::new(0), care };
         pool.refresh();
@@ -193,7 +200,7 @@ impl Pool {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match resolv_conf::read(path, behind_resolved) {
             Ok(servers) => {
-                state.configured = servers;
+                state.configured = servers.into_iter().map(NameServer::from).collect();
                 state.choose();
                 info!(file = %path.display(), servers = ?state.addresses(), "upstream DNS servers");
             }
@@ -210,15 +217,16 @@ impl Pool {
 
 impl State {
     fn choose(&mut self) {
-        let is_own = |server: &SocketAddr| self.own.iter().any(|own| reaches(*server, *own));
-        let (own, mut usable): (Vec<SocketAddr>, Vec<SocketAddr>) = self.configured.iter().partition(|server| is_own(server));
+        let is_own = |server: &NameServer| self.own.iter().any(|own| reaches(server.address, *own));
+        let (own, mut usable): (Vec<NameServer>, Vec<NameServer>) = self.configured.iter().cloned().partition(is_own);
         // DHCP clients often list a server twice: asked again it would fail again.
         let mut seen = HashSet::new();
-        usable.retain(|server| seen.insert(*server));
+        usable.retain(|server| seen.insert(server.address));
         if !own.is_empty() {
+            let own: Vec<SocketAddr> = own.iter().map(|server| server.address).collect();
             warn!(?own, "upstream DNS servers that are this agent's own addresses are left out");
         }
-        self.servers = usable.into_iter().map(|address| Arc::new(Server::new(address))).collect();
+        self.servers = usable.into_iter().map(|server| Arc::new(Server::new(server, self.tls.clone()))).collect();
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
@@ -239,7 +247,7 @@ mod tests {
     use hickory_proto::rr::Name;
 
     fn pool(count: u8, policy: Policy) -> Pool {
-        let servers = (1..=count).map(|number| SocketAddr::from(([192, 0, 2, number], 53))).collect();
+        let servers = (1..=count).map(|number| SocketAddr::from(([192, 0, 2, number], 53)).into()).collect();
         let config = ForwardConfig { policy, ..ForwardConfig::default() };
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
         let care = Care { zone: Name::root(), only_tcp: false, probes: Arc::default(), metrics };

@@ -1,7 +1,9 @@
 //! One upstream server: its health, and its connections.
 
-use super::exchange::{over_tcp, over_udp};
+use super::exchange::{over_stream, over_udp};
 use super::loops::Care;
+use super::tls::Tls;
+use crate::config::{NameServer, Over};
 use crate::dns::metrics::Metrics;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
@@ -13,6 +15,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::client::TlsStream;
 use tracing::{info, warn};
 
 /// An idle connection is used again for this long (CoreDNS's `expire`).
@@ -45,16 +48,23 @@ pub(super) struct Server {
     looked: AtomicBool,
     /// Whether it leads back to us.
     is_loop: watch::Sender<bool>,
-    idle: Mutex<Vec<(TcpStream, Instant)>>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+    over: Over,
+    tls: Option<Tls>,
+    /// What was wrong with TLS the last time; said once.
+    tls_failed: AtomicBool,
     tcp_instead: Semaphore,
     /// Since when it is known to answer over TCP only.
     tcp_first: Mutex<Option<Instant>>,
 }
 
 impl Server {
-    pub fn new(address: SocketAddr) -> Server {
+    pub fn new(server: NameServer, tls: Option<Tls>) -> Server {
         Server {
-            address,
+            address: server.address,
+            over: server.over,
+            tls,
+            tls_failed: AtomicBool::new(false),
             fails: AtomicU32::new(0),
             checking: AtomicBool::new(false),
             looked: AtomicBool::new(false),
@@ -160,11 +170,11 @@ impl Server {
         let mut message = message.clone();
         message.metadata.id = rand::random();
         let bytes = message.to_vec().map_err(io::Error::other)?;
-        if only_tcp {
-            return self.by_tcp(&message, &bytes, metrics).await;
+        if only_tcp || self.over != Over::Plain {
+            return self.by_connection(&message, &bytes, metrics).await;
         }
         if self.is_tcp_first()
-            && let Ok(answer) = self.by_tcp(&message, &bytes, metrics).await
+            && let Ok(answer) = self.by_connection(&message, &bytes, metrics).await
         {
             return Ok(answer);
         }
@@ -173,7 +183,7 @@ impl Server {
         tokio::select! {
             answer = &mut by_udp => match answer {
                 Ok(answer) if !answer.metadata.truncation => Ok(answer),
-                Ok(cut) => Ok(self.by_tcp(&message, &bytes, metrics).await.unwrap_or(cut)),
+                Ok(cut) => Ok(self.by_connection(&message, &bytes, metrics).await.unwrap_or(cut)),
                 Err(error) => self.by_tcp_instead(&message, &bytes, metrics).await.ok_or(error),
             },
             Some(answer) = async { sleep(UDP_PATIENCE).await; self.by_tcp_instead(&message, &bytes, metrics).await } => Ok(answer),
@@ -183,7 +193,7 @@ impl Server {
     /// Over TCP, because nothing comes over UDP.
     async fn by_tcp_instead(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> Option<Message> {
         let _place = self.tcp_instead.try_acquire().ok()?;
-        let answer = self.by_tcp(message, bytes, metrics).await.ok()?;
+        let answer = self.by_connection(message, bytes, metrics).await.ok()?;
         *self.tcp_first.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Some(answer)
     }
@@ -192,33 +202,67 @@ impl Server {
         self.tcp_first.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < TCP_FIRST)
     }
 
-    async fn by_tcp(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> io::Result<Message> {
-        while let Some(mut stream) = self.idle_connection() {
-            metrics.connection_used(self.address, true);
+    async fn by_connection(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> io::Result<Message> {
+        let proto = if self.over == Over::Plain { "tcp" } else { "tcp-tls" };
+        while let Some(mut connection) = self.idle_connection() {
+            metrics.connection_used(self.address, proto, true);
             // The server may have closed it meanwhile: that says nothing about a new one.
-            if let Ok(answer) = over_tcp(&mut stream, message, bytes).await {
-                self.keep(stream);
+            if let Ok(answer) = connection.ask(message, bytes).await {
+                self.keep(connection);
                 return Ok(answer);
             }
         }
-        metrics.connection_used(self.address, false);
-        let mut stream = TcpStream::connect(self.address).await?;
-        let answer = over_tcp(&mut stream, message, bytes).await?;
-        self.keep(stream);
+        metrics.connection_used(self.address, proto, false);
+        let mut connection = self.connect().await?;
+        let answer = connection.ask(message, bytes).await?;
+        self.keep(connection);
         Ok(answer)
     }
 
-    /// The connection that was used last, so that the others can expire.
-    fn idle_connection(&self) -> Option<TcpStream> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, since)| since.elapsed() < EXPIRE);
-        idle.pop().map(|(stream, _)| stream)
+    async fn connect(&self) -> io::Result<Connection> {
+        let Over::Tls { name } = &self.over else { return TcpStream::connect(self.address).await.map(Connection::Tcp) };
+        let tls = self.tls.as_ref().ok_or_else(|| io::Error::other("TLS could not be set up"))?;
+        let connected = tls.connect(self.address, name.as_deref()).await;
+        match &connected {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                if !self.tls_failed.swap(true, Ordering::Relaxed) {
+                    let name = name.as_deref().unwrap_or("its address");
+                    warn!(server = %self.address, %error, expected = name, "this upstream DNS server is not trusted, and is not asked");
+                }
+            }
+            Err(_) => {}
+            Ok(_) => self.tls_failed.store(false, Ordering::Relaxed),
+        }
+        connected.map(|stream| Connection::Tls(Box::new(stream)))
     }
 
-    fn keep(&self, stream: TcpStream) {
+    /// The connection that was used last, so that the others can expire.
+    fn idle_connection(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since)| since.elapsed() < EXPIRE);
+        idle.pop().map(|(connection, _)| connection)
+    }
+
+    fn keep(&self, connection: Connection) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
-            idle.push((stream, Instant::now()));
+            idle.push((connection, Instant::now()));
+        }
+    }
+}
+
+/// A connection on which nothing else is under way.
+#[derive(Debug)]
+enum Connection {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Connection {
+    async fn ask(&mut self, message: &Message, bytes: &[u8]) -> io::Result<Message> {
+        match self {
+            Connection::Tcp(stream) => over_stream(stream, message, bytes).await,
+            Connection::Tls(stream) => over_stream(stream, message, bytes).await,
         }
     }
 }
