@@ -2,7 +2,7 @@
 
 use super::AgentError;
 use crate::admin::Status;
-use crate::config::{Config, Role};
+use crate::config::{Config, GuardConfig, Role};
 use crate::dns::forward::Forwarder;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
@@ -35,6 +35,7 @@ pub struct DnsServer {
 
 struct Parts {
     addresses: Vec<SocketAddr>,
+    guard: GuardConfig,
     records: Arc<Records>,
     resolver: Resolver,
     metrics: Arc<Metrics>,
@@ -71,6 +72,7 @@ impl DnsServer {
         let resolver = Resolver::new(forwarder, &config.dns.cache, metrics.clone());
         let parts = Parts {
             addresses: config.dns.addresses.clone(),
+            guard: config.dns.guard.clone(),
             records: records.clone(),
             resolver,
             metrics,
@@ -108,7 +110,7 @@ impl DnsServer {
 
 impl Parts {
     fn serve(&self) -> Result<Serving, DnsError> {
-        server::bind_among(&self.sockets, &self.addresses)?.serve(
+        server::bind_among(&self.sockets, &self.addresses)?.guarded(&self.guard).serve(
             self.records.clone(),
             self.resolver.clone(),
             self.metrics.clone(),

@@ -71,6 +71,12 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("cluster-domain", _) => json!(dns.domain),
         ("dns-address", _) => list(&dns.addresses),
         ("dns-ttl", _) => json!(dns.ttl),
+        ("dns-allow-from", _) => list(&dns.guard.allow_from),
+        ("dns-rate-limit", _) => json!(dns.guard.rate.per_second),
+        ("dns-rate-limit-slip", _) => json!(dns.guard.rate.slip),
+        ("dns-rate-limit-ipv4-prefix-length", _) => json!(dns.guard.rate.prefixes.0),
+        ("dns-rate-limit-ipv6-prefix-length", _) => json!(dns.guard.rate.prefixes.1),
+        ("dns-tcp-connections", _) => json!(dns.guard.connections),
         ("dns-upstream", _) => match &dns.upstreams {
             Upstreams::ResolvConf(path) => json!([path]),
             Upstreams::Servers(servers) => list(servers),

@@ -282,6 +282,41 @@ pub struct DnsConfig {
     pub forward: ForwardConfig,
     /// How long their answers are kept.
     pub cache: CacheConfig,
+    /// Who is answered, and how often.
+    pub guard: GuardConfig,
+}
+
+/// What keeps DNS from being misused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// The networks from which questions are answered; none: all.
+    pub allow_from: Vec<IpNet>,
+    /// How many answers a client gets over UDP.
+    pub rate: RateConfig,
+    /// How many TCP connections each address has at a time.
+    pub connections: usize,
+}
+
+/// Everybody, as often as they like.
+impl Default for GuardConfig {
+    fn default() -> GuardConfig {
+        GuardConfig {
+            allow_from: Vec::new(),
+            rate: RateConfig { per_second: 0, slip: 2, prefixes: (32, 128) },
+            connections: 4096,
+        }
+    }
+}
+
+/// How many answers a client gets over UDP (response rate limiting).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateConfig {
+    /// Answers in a second; as many at once after a pause. 0: any number.
+    pub per_second: u32,
+    /// Of so many questions beyond them one is answered with TC. 0: none is.
+    pub slip: u32,
+    /// The bits of an IPv4 address, and of an IPv6 address, that tell clients apart.
+    pub prefixes: (u8, u8),
 }
 
 /// A zone with name servers of its own (CoreDNS: a server block with `forward`).

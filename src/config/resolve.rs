@@ -4,8 +4,8 @@ use super::args::{Given, Origin, Raw, RunArgs};
 use super::settings::{self, SETTINGS, Setting};
 use super::{
     AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, ConntrackConfig, DEFAULT_SOCKET, DetectLocalMode, DnsConfig,
-    ForwardConfig, LogConfig, LogFormat, NameServer, NodePortAddresses, Over, Policy, ProxyConfig, Role, StubZone, Surroundings,
-    TlsConfig, Upstreams, file,
+    ForwardConfig, GuardConfig, LogConfig, LogFormat, NameServer, NodePortAddresses, Over, Policy, ProxyConfig, RateConfig, Role,
+    StubZone, Surroundings, TlsConfig, Upstreams, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -213,6 +213,7 @@ impl Values<'_> {
             let allowed = "servers that are not this agent's own dns-address: it would ask itself for ever";
             return Err(self.bad(&settings::DNS_UPSTREAM, &own.to_string(), allowed));
         }
+        let guard = self.guard(&addresses)?;
         let ttl = self.number(&settings::DNS_TTL, 0..=3600, 30)?;
         Ok(DnsConfig {
             domain: self.domain()?,
@@ -222,7 +223,30 @@ impl Values<'_> {
             stub_zones: self.stub_zones()?,
             forward: self.forward()?,
             cache: self.cache()?,
+            guard,
         })
+    }
+
+    /// A public address that everybody may ask is an amplifier: it must be meant.
+    fn guard(&self, addresses: &[SocketAddr]) -> Result<GuardConfig, ConfigError> {
+        let default = GuardConfig::default();
+        let allow_from = self.networks(&settings::DNS_ALLOW_FROM, "networks such as 10.0.0.0/8 or fd00::/8")?;
+        let is_given = self.list(&settings::DNS_ADDRESS).is_some();
+        if let Some(public) = addresses.iter().find(|address| is_given && allow_from.is_empty() && is_public(address.ip())) {
+            let allowed =
+                "addresses that only the cluster reaches, or with them dns-allow-from, which says who may ask at a public one";
+            return Err(self.bad(&settings::DNS_ADDRESS, &public.to_string(), allowed));
+        }
+        let rate = RateConfig {
+            per_second: self.number(&settings::DNS_RATE_LIMIT, 0..=1_000_000, default.rate.per_second)?,
+            slip: self.number(&settings::DNS_RATE_LIMIT_SLIP, 0..=100, default.rate.slip)?,
+            prefixes: (
+                self.number(&settings::DNS_RATE_LIMIT_IPV4, 1..=32, default.rate.prefixes.0.into())? as u8,
+                self.number(&settings::DNS_RATE_LIMIT_IPV6, 1..=128, default.rate.prefixes.1.into())? as u8,
+            ),
+        };
+        let connections = self.number(&settings::DNS_TCP_CONNECTIONS, 1..=1_000_000, default.connections as u32)? as usize;
+        Ok(GuardConfig { allow_from, rate, connections })
     }
 
     fn cache(&self) -> Result<CacheConfig, ConfigError> {
@@ -465,6 +489,21 @@ impl Values<'_> {
 }
 
 /// Lower case and without a trailing dot.
+/// Whether the Internet may lead to this address: all but those for private networks, links and documentation (RFC 6890).
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            let is_shared = first == 100 && (64..128).contains(&second);
+            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_documentation() || is_shared)
+        }
+        IpAddr::V6(v6) => {
+            let is_documentation = v6.segments()[..2] == [0x2001, 0xdb8];
+            !(v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local() || is_documentation)
+        }
+    }
+}
+
 fn domain_name(text: &str) -> Option<String> {
     let domain = text.strip_suffix('.').unwrap_or(text).to_lowercase();
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

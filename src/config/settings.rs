@@ -94,6 +94,18 @@ settings! {
         "Where DNS is served over UDP and TCP, port 53 unless given; with role all the agent makes the addresses local on lo. None: no DNS";
     DNS_TTL = DNS "dns-ttl" "WAYPOST_DNS_TTL" "SECONDS" false, "30",
         "TTL of the cluster's records, 0 to 3600";
+    DNS_ALLOW_FROM = DNS "dns-allow-from" "WAYPOST_DNS_ALLOW_FROM" "CIDR,…" true, "everywhere",
+        "From which networks questions are answered; others get no answer. It must be given where dns-address has a public address: 0.0.0.0/0,::/0 for everybody";
+    DNS_RATE_LIMIT = DNS "dns-rate-limit" "WAYPOST_DNS_RATE_LIMIT" "NUMBER" false, "0",
+        "Answers over UDP in a second for each client, 0 to 1000000; most questions beyond them get none (response rate limiting). 0: any number";
+    DNS_RATE_LIMIT_SLIP = DNS "dns-rate-limit-slip" "WAYPOST_DNS_RATE_LIMIT_SLIP" "NUMBER" false, "2",
+        "Of so many questions beyond dns-rate-limit one is answered by sending the client to TCP, 0 to 100. 0: none is";
+    DNS_RATE_LIMIT_IPV4 = DNS "dns-rate-limit-ipv4-prefix-length" "WAYPOST_DNS_RATE_LIMIT_IPV4_PREFIX_LENGTH" "BITS" false, "32",
+        "The bits of an IPv4 address that make a client for dns-rate-limit, 1 to 32. The pods of a node share 24, as a rule";
+    DNS_RATE_LIMIT_IPV6 = DNS "dns-rate-limit-ipv6-prefix-length" "WAYPOST_DNS_RATE_LIMIT_IPV6_PREFIX_LENGTH" "BITS" false, "128",
+        "The same for IPv6, 1 to 128. The pods of a node share 64, as a rule";
+    DNS_TCP_CONNECTIONS = DNS "dns-tcp-connections" "WAYPOST_DNS_TCP_CONNECTIONS" "NUMBER" false, "4096",
+        "TCP connections that each address has at a time, 1 to 1000000; one more ends the oldest";
     DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|[tls://]IP[:PORT][#NAME],…" true, "/etc/resolv.conf",
         "Where names outside the cluster domain are asked: servers, over TLS (port 853) with the name in their certificate, or the path of a resolv.conf";
     DNS_STUB_ZONE = DNS "dns-stub-zone" "WAYPOST_DNS_STUB_ZONE" "ZONE=SERVER[+SERVER],…" true, "none",

@@ -320,6 +320,9 @@ fn any_flags() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         ("conntrack-udp-timeout", &["1m30s"]),
         ("cluster-domain", &["Example.org.", "local"]),
         ("dns-ttl", &["0", "3600"]),
+        ("dns-allow-from", &["", "10.0.0.0/8,fd00::/8"]),
+        ("dns-rate-limit", &["0", "20"]),
+        ("dns-tcp-connections", &["1", "5000"]),
         (
             "dns-upstream",
             &["/run/resolv # odd.conf", "192.0.2.53,[2001:db8::53]:5353,tls://192.0.2.53,tls://[2001:db8::53]:8853#dns.example"],
@@ -361,5 +364,18 @@ proptest! {
     #[test]
     fn no_file_makes_loading_panic(content in "[a-z:\\-\\[\\]{}\"'&*!|>#% \n]{0,60}") {
         let _ = super::file::read(Path::new(&Yaml::new(&content).0));
+    }
+}
+
+#[test]
+fn a_public_dns_address_must_come_with_the_networks_that_may_ask() {
+    for public in ["192.0.1.1", "10.96.0.10,[2a00:1450::53]:53", "::ffff:9.9.9.9"] {
+        let error = with(&[("dns-address", public)]).unwrap_err().to_string();
+        assert!(error.contains("dns-allow-from"), "{error}");
+        let config = with(&[("dns-address", public), ("dns-allow-from", "0.0.0.0/0,10.1.2.3/8")]).unwrap();
+        assert_eq!(config.dns.guard.allow_from, ["0.0.0.0/0".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+    }
+    for own in ["10.96.0.10", "169.254.20.10", "100.64.0.10", "fd00::10", "fe80::10", "192.0.2.1", "2001:db8::1"] {
+        with(&[("dns-address", own)]).unwrap();
     }
 }

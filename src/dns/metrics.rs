@@ -43,6 +43,8 @@ pub struct Metrics {
     connection_hits: IntCounterVec,
     connection_misses: IntCounterVec,
     hedges: IntCounter,
+    dropped: IntCounterVec,
+    slips: IntCounter,
     loops: IntGaugeVec,
     cache: CacheMetrics,
 }
@@ -54,6 +56,17 @@ pub enum Transport {
     Udp,
     /// TCP.
     Tcp,
+}
+
+/// Why a question got no answer on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// The client is in no network that may ask.
+    Source,
+    /// The client asks too often.
+    Rate,
+    /// It was longer than any question is.
+    Size,
 }
 
 /// One answered question.
@@ -153,9 +166,21 @@ impl Metrics {
                 ),
                 &["to"],
             )?,
+            dropped: counters(
+                "waypost_dns_dropped_questions_total",
+                "Questions that were not answered on purpose, by reason: source, rate or size.",
+                &["reason"],
+            )?,
+            slips: IntCounter::new(
+                "waypost_dns_rate_limit_slips_total",
+                "Questions beyond the rate limit whose clients were sent to TCP.",
+            )?,
             cache: CacheMetrics::new()?,
         };
         registry.register(Box::new(build))?;
+        for reason in [DropReason::Source, DropReason::Rate, DropReason::Size] {
+            metrics.dropped(reason, 0);
+        }
         metrics.register(registry)?;
         Ok(metrics)
     }
@@ -213,6 +238,16 @@ impl Metrics {
     pub fn connection_used(&self, upstream: SocketAddr, proto: &str, old: bool) {
         let counter = if old { &self.connection_hits } else { &self.connection_misses };
         counter.with_label_values(&["forward", &upstream.to_string(), proto]).inc();
+    }
+
+    /// Questions got no answer on purpose.
+    pub fn dropped(&self, reason: DropReason, count: usize) {
+        self.dropped.with_label_values(&[reason_label(reason)]).inc_by(count as u64);
+    }
+
+    /// A client that asks too often was sent to TCP.
+    pub fn slipped(&self) {
+        self.slips.inc();
     }
 
     /// A second upstream server is asked because the first is slow.
@@ -284,10 +319,10 @@ impl Metrics {
         registry.register(self.tallies.beside(&self.responses))?;
         registry.register(Box::new(self.panics.clone()))?;
         registry.register(Box::new(self.upstream_durations.clone()))?;
-        for counter in [&self.rejects, &self.health_checks_broken, &self.hedges] {
+        for counter in [&self.rejects, &self.health_checks_broken, &self.hedges, &self.slips] {
             registry.register(Box::new(counter.clone()))?;
         }
-        for counter in [&self.health_check_failures, &self.connection_hits, &self.connection_misses] {
+        for counter in [&self.health_check_failures, &self.connection_hits, &self.connection_misses, &self.dropped] {
             registry.register(Box::new(counter.clone()))?;
         }
         registry.register(Box::new(self.loops.clone()))?;
@@ -331,6 +366,14 @@ impl CacheMetrics {
             registry.register(Box::new(counter.clone()))?;
         }
         Ok(())
+    }
+}
+
+fn reason_label(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::Source => "source",
+        DropReason::Rate => "rate",
+        DropReason::Size => "size",
     }
 }
 

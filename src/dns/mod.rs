@@ -6,12 +6,14 @@
 //! | [`records`] | the shared store of cluster names: one writer, many readers; pure |
 //! | [`answer`] | from a question to the sections of an answer; pure |
 //! | [`server`] | sockets, UDP and TCP, start and drained stop |
+//! | [`fast`] | plain questions over UDP, from datagram to datagram; pure |
 //! | [`respond`] | one question in, one reply out: the rules of the protocol, records, forwarding |
 //! | [`reply`] | encoding, and cutting to what the client can take |
 //! | [`cache`] | answers from upstream servers, kept for a while; pure |
 //! | [`resolve`] | a question for elsewhere: from the cache, or asked once for all that wait |
 //! | [`forward`] | everything outside the cluster domain: asked at the host's name servers |
 //! | [`resolv_conf`] | which servers those are |
+//! | [`guard`] | who is answered, and how often |
 //! | [`pulse`] | signs of life of the loops behind the sockets |
 //! | [`metrics`] | CoreDNS's metric names |
 
@@ -19,6 +21,7 @@ pub mod answer;
 pub mod cache;
 pub mod fast;
 pub mod forward;
+pub mod guard;
 pub mod metrics;
 pub mod name;
 pub mod pulse;
@@ -30,6 +33,7 @@ pub mod respond;
 pub mod server;
 
 mod lookup;
+mod rate;
 mod receive;
 mod service_record;
 mod tally;

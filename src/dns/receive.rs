@@ -6,7 +6,9 @@
 //! runtime, and its answers go out by the same socket.
 
 use super::fast::{Composed, Composer};
+use super::guard::Guard;
 use super::pulse::{self, Pulse, Pulses};
+use super::rate::Verdict;
 use super::records::View;
 use super::reply::UDP_PAYLOAD;
 use super::respond::Responder;
@@ -52,6 +54,7 @@ const SEND_PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Port {
     pub socket: Arc<UdpSocket>,
     pub responder: Responder,
+    pub guard: Arc<Guard>,
 }
 
 /// The threads, and the answers that the runtime has under way for them.
@@ -183,7 +186,19 @@ impl Receiver {
         let mut before = Instant::now();
         let view = port.responder.records().view();
         let at_once = port.responder.may_answer_at_once();
+        let mut too_long = received;
         for (datagram, client) in self.inbox.datagrams(received) {
+            too_long -= 1;
+            match port.guard.judge(client.ip(), before) {
+                Verdict::Answer => {}
+                Verdict::Silence => continue,
+                Verdict::Truncate => {
+                    if let Some(bytes) = self.composer.to_tcp(datagram) {
+                        self.outbox.add(bytes, client);
+                    }
+                    continue;
+                }
+            }
             let Some(answer) = at_once.then(|| guarded(&mut self.composer, port, &view, datagram)).flatten() else {
                 self.slow.answer(port, datagram.to_vec(), client);
                 continue;
@@ -194,6 +209,9 @@ impl Receiver {
             before = now;
         }
         drop(view);
+        if too_long > 0 {
+            port.guard.too_long(too_long);
+        }
         self.outbox.send(&port.socket);
         Ok(received)
     }
@@ -352,7 +370,7 @@ struct Slow {
 
 impl Slow {
     fn answer(&self, port: &Port, datagram: Vec<u8>, client: SocketAddr) {
-        let (Port { socket, responder }, work) = (port.clone(), self.work.clone());
+        let (socket, responder, work) = (port.socket.clone(), port.responder.clone(), self.work.clone());
         self.runtime.spawn(async move {
             if let Some(answer) = responder.answer_datagram(datagram, client).await {
                 send_later(&socket, &answer, client).await;

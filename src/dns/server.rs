@@ -3,6 +3,7 @@
 //! Both have loops of their own (UDP in `receive.rs`, TCP in `tcp.rs`): they can be drained, and a socket can be left to another process in
 //! the middle of everything.
 
+use super::guard::Guard;
 use super::metrics::Metrics;
 use super::pulse::Pulses;
 use super::receive::{Port, Receivers};
@@ -10,6 +11,7 @@ use super::records::Records;
 use super::resolve::Resolver;
 use super::respond::Responder;
 use super::tcp;
+use crate::config::GuardConfig;
 use crate::handover::Sockets as Open;
 use crate::holder;
 use crate::model::Protocol;
@@ -73,6 +75,7 @@ pub enum Cause {
 pub struct Sockets {
     pairs: Vec<(Vec<UdpSocket>, TcpListener)>,
     addresses: Vec<SocketAddr>,
+    guard: GuardConfig,
 }
 
 /// Binds UDP and TCP on each address. Port 0 takes a free port, the same for both. All or nothing: the first failure releases
@@ -83,7 +86,7 @@ pub fn bind(addresses: &[SocketAddr]) -> Result<Sockets, DnsError> {
 
 /// The same, with the sockets that an earlier agent has left, and so that a later one can have them.
 pub fn bind_among(open: &Open, addresses: &[SocketAddr]) -> Result<Sockets, DnsError> {
-    let mut sockets = Sockets { pairs: Vec::new(), addresses: Vec::new() };
+    let mut sockets = Sockets { pairs: Vec::new(), addresses: Vec::new(), guard: GuardConfig::default() };
     for address in addresses {
         match bind_pair(open, *address) {
             Ok((pair, bound)) => {
@@ -108,6 +111,11 @@ impl Sockets {
         &self.addresses
     }
 
+    /// With this guard in front of the answers; without a word everybody may ask.
+    pub fn guarded(self, guard: &GuardConfig) -> Sockets {
+        Sockets { guard: guard.clone(), ..self }
+    }
+
     /// Starts to answer. Must be called inside a tokio runtime. The resolver will never ask one of these addresses, and they
     /// become the addresses of the zone's name server.
     pub fn serve(self, records: Arc<Records>, resolver: Resolver, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
@@ -115,13 +123,14 @@ impl Sockets {
         records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
         let (stop, _) = watch::channel(Stop::Not);
         let pulses = Pulses::default();
+        let guard = Arc::new(Guard::new(self.guard, metrics.clone()));
         let (mut ports, mut tcp) = (Vec::new(), Vec::new());
         for ((udp, listener), address) in self.pairs.into_iter().zip(&self.addresses) {
             let responder = Responder::new(records.clone(), resolver.clone(), metrics.clone(), address.port());
-            let port = |socket| Port { socket: Arc::new(socket), responder: responder.clone() };
+            let port = |socket| Port { socket: Arc::new(socket), responder: responder.clone(), guard: guard.clone() };
             ports.extend(udp.into_iter().map(port));
             let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| explain(*address, "TCP", error))?;
-            tcp.push(tokio::spawn(tcp::serve(listener, responder, stop.subscribe(), pulses.join())));
+            tcp.push(tokio::spawn(tcp::serve(listener, responder, guard.clone(), stop.subscribe(), pulses.join())));
         }
         let first = self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
         let udp = Receivers::start(&ports, &stop, &pulses).map_err(|error| explain(first, "UDP", error))?;

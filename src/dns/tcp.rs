@@ -3,6 +3,7 @@
 //! Not hickory-server's, which cannot stop accepting without cutting the connections that it has: an agent that hands over to another one does
 //! just that.
 
+use super::guard::Guard;
 use super::pulse::{self, Pulse};
 use super::respond::Responder;
 use super::server::{Stop, told};
@@ -27,13 +28,18 @@ const IDLE_AT_THE_END: Duration = Duration::from_millis(500);
 const LAST_CONNECTION: Duration = Duration::from_millis(50);
 /// And where clients do not know yet that it ends, this is when it does.
 const ACCEPTS_AT_THE_END: Duration = Duration::from_millis(500);
-/// Connections of one socket at a time. One more ends the oldest, so that nobody can keep the others out by holding all of them.
-const MAX_CONNECTIONS: usize = 4096;
 /// Questions of one connection that are worked on at a time; the others wait in the connection.
 const MAX_QUESTIONS: usize = 32;
 
-/// Accepts until told to stop, and goes on until the last connection has ended: by itself when the server leaves, soon when it ends.
-pub(super) async fn serve(listener: TcpListener, responder: Responder, stop: watch::Receiver<Stop>, pulse: Pulse) {
+/// Accepts until told to stop, no more connections at a time than the guard says: one more ends the oldest, so that nobody can keep the others
+/// out by holding all of them. Then it goes on until the last connection has ended: by itself when the server leaves, soon when it ends.
+pub(super) async fn serve(
+    listener: TcpListener,
+    responder: Responder,
+    guard: Arc<Guard>,
+    stop: watch::Receiver<Stop>,
+    pulse: Pulse,
+) {
     let mut idle = interval(pulse::EVERY);
     let mut stopping = stop.clone();
     let mut connections = JoinSet::new();
@@ -43,8 +49,9 @@ pub(super) async fn serve(listener: TcpListener, responder: Responder, stop: wat
         tokio::select! {
             _ = idle.tick() => {}
             accepted = listener.accept() => match accepted {
+                Ok((_, client)) if !guard.admits(client.ip()) => {}
                 Ok((stream, client)) => {
-                    if open.len() >= MAX_CONNECTIONS && let Some(oldest) = open.pop_front() {
+                    if open.len() >= guard.connections() && let Some(oldest) = open.pop_front() {
                         oldest.abort();
                     }
                     open.push_back(connections.spawn(converse(stream, client, responder.clone(), stop.clone())));
@@ -63,7 +70,9 @@ pub(super) async fn serve(listener: TcpListener, responder: Responder, stop: wat
                     && Instant::now() < deadline
                     && let Ok(Ok((stream, client))) = timeout(LAST_CONNECTION, listener.accept()).await
                 {
-                    connections.spawn(converse(stream, client, responder.clone(), stop.clone()));
+                    if guard.admits(client.ip()) {
+                        connections.spawn(converse(stream, client, responder.clone(), stop.clone()));
+                    }
                 }
                 break;
             }

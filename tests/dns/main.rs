@@ -8,6 +8,7 @@
 //! | `answers.rs` | the battery in process and over the wire, truncation, histories |
 //! | `paths.rs` | the fast path against the other one |
 //! | `protocol.rs` | EDNS, other classes and opcodes, garbage, stopping, metrics |
+//! | `guard.rs` | who may ask, and how often |
 //! | `forwarding.rs` | names outside the cluster |
 //! | `faults.rs` | upstreams that lie, speak TCP only, or lead back |
 //! | `over_tls.rs` | upstreams over TLS |
@@ -18,6 +19,7 @@ mod battery;
 mod caching;
 mod faults;
 mod forwarding;
+mod guard;
 mod over_tls;
 mod paths;
 mod protocol;

@@ -1,7 +1,7 @@
 //! What clients send that is not a plain question: EDNS, other classes and opcodes, garbage; and a stop that drains.
 
 use crate::battery::cluster;
-use crate::wire::{ELSEWHERE, Running, answer_to, client_question, lines, query, tcp, tcp_bytes, udp, udp_bytes};
+use crate::wire::{ELSEWHERE, Running, answer_to, client_question, exchange, lines, query, tcp, tcp_bytes, udp, udp_bytes};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, RecordType};
@@ -229,21 +229,12 @@ async fn a_server_that_leaves_receives_no_more_and_finishes_its_connections() {
     let mut running = Running::start(cluster(), &[]);
     let address = running.ipv4();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    exchange(&mut stream).await;
+    exchange(&mut stream, &query(WEB, 1)).await;
     running.serving.leave().await;
-    exchange(&mut stream).await;
+    exchange(&mut stream, &query(WEB, 1)).await;
     waypost::dns::server::bind(&[address]).expect("nobody listens there any more");
     running.serving.shutdown().await;
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the end of the connection");
-}
-
-async fn exchange(stream: &mut TcpStream) {
-    let question = query(WEB, 1);
-    let bytes = question.to_vec().unwrap();
-    stream.write_all(&[&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()).await.unwrap();
-    let mut answer = vec![0; usize::from(stream.read_u16().await.unwrap())];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(Message::from_vec(&answer).unwrap().metadata.id, question.metadata.id);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
-use waypost::config::{CacheConfig, RunArgs, Surroundings, Upstreams, load};
+use waypost::config::{CacheConfig, GuardConfig, RunArgs, Surroundings, Upstreams, load};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
@@ -49,7 +49,7 @@ impl Running {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
         let forwarder = Forwarder::new(&config.dns, metrics.clone());
-        Running::with_forwarder(records, forwarder, &config.dns.cache, registry, metrics)
+        Running::with_guard(records, forwarder, &config.dns.cache, &config.dns.guard, registry, metrics)
     }
 
     fn with_forwarder(
@@ -59,9 +59,20 @@ impl Running {
         registry: prometheus::Registry,
         metrics: Arc<Metrics>,
     ) -> Running {
+        Running::with_guard(records, forwarder, cache, &GuardConfig::default(), registry, metrics)
+    }
+
+    fn with_guard(
+        records: Records,
+        forwarder: Forwarder,
+        cache: &CacheConfig,
+        guard: &GuardConfig,
+        registry: prometheus::Registry,
+        metrics: Arc<Metrics>,
+    ) -> Running {
         let resolver = Resolver::new(forwarder, cache, metrics.clone());
         let sockets = server::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
-        Running { serving: sockets.serve(Arc::new(records), resolver, metrics).unwrap(), registry }
+        Running { serving: sockets.guarded(guard).serve(Arc::new(records), resolver, metrics).unwrap(), registry }
     }
 
     pub fn ipv4(&self) -> SocketAddr {
@@ -119,6 +130,18 @@ pub async fn tcp_bytes(server: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let length = timeout(LIMIT, stream.read_u16()).await.expect("an answer over TCP").unwrap();
     let mut answer = vec![0; usize::from(length)];
     stream.read_exact(&mut answer).await.unwrap();
+    answer
+}
+
+/// Asks over a connection that is open.
+pub async fn exchange(stream: &mut TcpStream, question: &Message) -> Message {
+    let bytes = question.to_vec().unwrap();
+    stream.write_all(&[&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()).await.unwrap();
+    let length = timeout(LIMIT, stream.read_u16()).await.expect("an answer over TCP").unwrap();
+    let mut answer = vec![0; usize::from(length)];
+    stream.read_exact(&mut answer).await.unwrap();
+    let answer = Message::from_vec(&answer).unwrap();
+    assert_eq!(answer.metadata.id, question.metadata.id);
     answer
 }
 

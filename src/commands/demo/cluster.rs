@@ -5,8 +5,8 @@ use super::dns;
 use super::plan::{self, NODE_NAME, Plan, PlannedPod};
 use super::screen::counted;
 use crate::config::{
-    AdminConfig, CacheConfig, ClusterSource, Config, ConntrackConfig, DetectLocalMode, DnsConfig, ForwardConfig, LogConfig,
-    LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams,
+    AdminConfig, CacheConfig, ClusterSource, Config, ConntrackConfig, DetectLocalMode, DnsConfig, ForwardConfig, GuardConfig,
+    LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams,
 };
 use crate::lab::{Node, Pod, Serve};
 use crate::model::{Family, ObjectKey, Protocol, Service, Update};
@@ -241,6 +241,7 @@ pub fn agent_config() -> Config {
             stub_zones: Vec::new(),
             forward: ForwardConfig::default(),
             cache: CacheConfig::default(),
+            guard: GuardConfig::default(),
         },
         admin: AdminConfig {
             healthz: local(10256),

@@ -76,6 +76,12 @@ impl Reply {
         self.flags[2] |= 0b0000_0010;
     }
 
+    /// Nothing is said here but that TCP is there, with no authority.
+    pub fn sends_to_tcp(&mut self) {
+        self.flags[2] &= !0b0000_0100;
+        self.truncated();
+    }
+
     /// Sets the response code.
     pub fn code(&mut self, code: u8) {
         self.flags[3] |= code;

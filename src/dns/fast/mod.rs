@@ -70,6 +70,14 @@ impl Composer {
         Some(Composed { bytes: self.reply.finish(&asked), rtype: asked.rtype, code, dnssec_ok })
     }
 
+    /// An empty reply that sends a client to TCP; `None` where the question is not plain.
+    pub fn to_tcp(&mut self, datagram: &[u8]) -> Option<&[u8]> {
+        let asked = Asked::read(datagram)?;
+        self.reply.begin(&asked);
+        self.reply.sends_to_tcp();
+        Some(self.reply.finish(&asked))
+    }
+
     /// Writes everything but the end, and says the code.
     fn compose(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<u8> {
         self.reply.begin(asked);
