@@ -133,7 +133,7 @@ struct FamilyStatus {
 }
 
 impl HealthPage {
-    fn new(health: &Health, healthy: bool, node_eligible: Option<bool>, now: Timestamp) -> HealthPage {
+    fn new(health: &Health, answers_ok: bool, node_eligible: Option<bool>, now: Timestamp) -> HealthPage {
         let time = |updated| Timestamp::try_from(updated).ok();
         let status = |family: &FamilyHealth| {
             let status = FamilyStatus { last_updated: family.updated.and_then(time), healthy: family.healthy };
@@ -141,11 +141,12 @@ impl HealthPage {
         };
         let latest = health.families.iter().filter_map(|family| family.updated).max();
         HealthPage {
-            // Load balancers read an old time as trouble, also where there was only nothing to do: kube-proxy says "now" while healthy.
-            last_updated: if healthy { Some(now) } else { latest.and_then(time) },
+            // Load balancers read an old time as trouble, also where there was only nothing to do: kube-proxy says "now" while all is well.
+            last_updated: if answers_ok { Some(now) } else { latest.and_then(time) },
             current_time: now,
             node_eligible,
-            healthy,
+            // The rules alone: that the node should get no traffic is said by the field before it, and by the code.
+            healthy: health.healthy,
             status: health.families.iter().map(status).collect(),
         }
     }

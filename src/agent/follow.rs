@@ -298,9 +298,9 @@ impl Follow {
         let Some(plan) = self.plan.as_ref().filter(|plan| plan.started) else { return };
         // Who asked may have lost patience.
         match inquiry {
-            Inquiry::Explain(question, own_addresses, reply) => {
+            Inquiry::Explain(question, own_addresses, clients, reply) => {
                 let node_wide = plan.node_wide(&self.store, self.dns.as_ref().is_some_and(Dns::is_switched));
-                let view = plan.view(&self.store, &self.domain, &own_addresses, &node_wide);
+                let view = plan.view(&self.store, &self.domain, &own_addresses, &node_wide, clients.as_deref());
                 let explanation = explain(view, &question);
                 let dests: Vec<Dest> = explanation.iter().flat_map(|one| &one.accounts).filter_map(Account::dest).collect();
                 let planned = dests.iter().map(|dest| plan.planned(&self.store, *dest)).collect();

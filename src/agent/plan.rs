@@ -16,7 +16,7 @@ use crate::nft::{Layout, Part, Rejected};
 use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
 use crate::proxy::explain::View;
 use crate::proxy::listing::{self, Row};
-use crate::proxy::{Conflict, Context, Delta, Dest, DetectLocal, Element, Planner, SlowStart, Traffic};
+use crate::proxy::{Conflict, Context, Delta, Dest, DetectLocal, Element, KnownClient, Planner, SlowStart, Traffic};
 use crate::socket::Planned;
 use crate::store::{Dirty, Store};
 use ipnet::IpNet;
@@ -239,6 +239,7 @@ impl Plan {
         domain: &'a str,
         own_addresses: &'a [IpAddr],
         node_wide: &'a NodeWide,
+        clients: Option<&'a [KnownClient]>,
     ) -> View<'a> {
         View {
             store,
@@ -252,6 +253,7 @@ impl Plan {
             service_cidrs: &self.config.service_cidrs,
             domain,
             answers_dns: node_wide.answers_dns,
+            clients,
         }
     }
 

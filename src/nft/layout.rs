@@ -6,7 +6,7 @@ use super::expr::{
     META_L4PROTO, META_MARK, Verdict,
 };
 use crate::model::{Balance, Family, Protocol};
-use crate::proxy::{AffinityMap, Chain, DetectLocal, List, Remember, Remembered, Set};
+use crate::proxy::{AffinityMap, Chain, DetectLocal, HASH_SEED, List, Remember, Remembered, Set};
 use std::ops::Range;
 
 /// The name of the table, in both families.
@@ -14,9 +14,6 @@ pub const TABLE: &str = "waypost";
 
 /// `pick` chains are made in blocks of this many counts, so that the common change adds no rule.
 pub const PICK_BLOCK: u32 = 16;
-
-/// One seed, so that every node, and every reload, hashes alike.
-pub const HASH_SEED: u32 = 0x7761_7970;
 
 /// What the rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]

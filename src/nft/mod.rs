@@ -14,6 +14,7 @@ mod made;
 mod memory;
 mod monitor;
 mod netlink;
+mod remembered;
 mod sets;
 pub(crate) mod socket;
 mod switch;
@@ -28,6 +29,7 @@ pub use made::Made;
 pub use memory::{Memory, leads_somewhere, without_slots};
 pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};
+pub use remembered::remembered_clients;
 pub use switch::{DnsSwitch, Heart, LAPSE, SWITCH_PREFIX};
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! which client went where) belongs to a service port: all its addresses share it. Such chains and maps are named after the port, so that an
 //! agent finds them again after a restart.
 
-use super::Element;
+use super::{Backend, Element};
 use crate::model::{Balance, ObjectKey, Protocol, ServicePort};
 use siphasher::sip::SipHasher24;
 use std::fmt;
 use std::hash::Hasher;
+use std::net::IpAddr;
 
 /// What tells a service port's chains and maps from those of others.
 ///
@@ -60,6 +61,9 @@ pub enum List {
     /// Endpoints on this node.
     Local,
 }
+
+/// A client in a map that remembers clients, and where it went.
+pub type KnownClient = ((AffinityMap, IpAddr), Backend);
 
 impl List {
     /// The first slot of the list.

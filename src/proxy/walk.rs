@@ -4,6 +4,7 @@
 //! kernel, and people an account of what happens to their connections.
 
 use super::{AffinityMap, Backend, Chain, Dest, DetectLocal, Element, Refusal, Set};
+use crate::model::Balance;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
@@ -60,12 +61,16 @@ pub enum Says {
     Keep(Kept),
     /// The destination leads to this chain.
     Goto(Chain),
+    /// The hash of the client's address points to this slot.
+    Hashed(u32),
     /// The client is remembered there: it is sent where it went before.
     Remembered(AffinityMap),
     /// The client is not known to be remembered there, and will be: from now on it is sent to the endpoint that is drawn.
     Remembers(AffinityMap),
     /// The set knows nothing of the destination.
     Unknown,
+    /// It would be masqueraded on its way out, but the endpoint has an address of the node, so that it does not go out.
+    StaysHere,
     /// The endpoint connects to itself and would drop the answer to its own address: masqueraded.
     Hairpin,
     /// The source is an address that is local on every node, so that the answer would go astray: masqueraded.
@@ -141,6 +146,8 @@ pub struct Walk {
     clients: HashMap<(AffinityMap, IpAddr), Backend>,
     masquerade_all: bool,
     detect_local: DetectLocal,
+    own_addresses: Vec<IpAddr>,
+    by_hash: bool,
 }
 
 impl Walk {
@@ -152,7 +159,19 @@ impl Walk {
             clients: HashMap::new(),
             masquerade_all,
             detect_local,
+            own_addresses: Vec::new(),
+            by_hash: false,
         }
+    }
+
+    /// The same walk on a node with these addresses: what is sent to an endpoint there never passes the hook that masquerades.
+    pub fn on_node(self, own_addresses: impl IntoIterator<Item = IpAddr>) -> Walk {
+        Walk { own_addresses: own_addresses.into_iter().collect(), ..self }
+    }
+
+    /// The same walk by one client, whose address is the packet's source: hash tables send it to its one endpoint.
+    pub fn by_one_client(self) -> Walk {
+        Walk { by_hash: true, ..self }
     }
 
     /// The same walk, with these clients remembered.
@@ -257,7 +276,7 @@ impl Walk {
                 let known = own.affinity().and_then(|map| self.known(packet, chain, map, steps));
                 let slots = match known {
                     Some(backend) => vec![backend],
-                    None => self.slots(packet.to, chain.slots()?),
+                    None => self.slots(packet.to, self.hashed(own, packet, steps).unwrap_or(chain.slots()?)),
                 };
                 Some(Draw { slots, marked })
             }
@@ -269,6 +288,17 @@ impl Walk {
             // No element that leads a packet to an endpoint leads there.
             Chain::Remember(_) => None,
         }
+    }
+
+    /// The one slot that a hash of the source points to, where that is asked.
+    fn hashed(&self, own: super::Draw, packet: &Packet, steps: &mut Steps) -> Option<Range<u32>> {
+        if own.method != Balance::SourceHash || !self.by_hash || own.slots == 0 {
+            return None;
+        }
+        let slot = own.list.first_slot() + super::hashed_slot(packet.source, own.slots);
+        let is_it = |element: &Element| matches!(element, Element::Endpoint(dest, of, _) if *dest == packet.to && *of == slot);
+        steps.note(&Chain::Own(own).to_string(), Some(Set::Endpoints), self.find(is_it), Says::Hashed(slot));
+        Some(slot..slot + 1)
     }
 
     /// Where a client of a service port with session affinity went before.
@@ -327,7 +357,7 @@ impl Walk {
         }
         let hairpin = Element::Hairpin(packet.source);
         let may_hairpin = self.has(hairpin);
-        let mut targets: Vec<Target> = Vec::new();
+        let (mut targets, mut told): (Vec<Target>, bool) = (Vec::new(), false);
         for backend in draw.slots {
             match targets.iter_mut().find(|target| target.backend == backend) {
                 Some(target) => target.slots += 1,
@@ -336,7 +366,13 @@ impl Walk {
                     if to_itself && !draw.marked && !from_local_dns {
                         steps.note("nat-postrouting", Some(Set::Hairpins), Some(hairpin), Says::Hairpin);
                     }
-                    let masqueraded = draw.marked || from_local_dns || to_itself;
+                    let would_be = draw.marked || from_local_dns || to_itself;
+                    let stays = !packet.from_node && self.own_addresses.contains(&backend.address);
+                    if would_be && stays && !told {
+                        steps.note("nat-postrouting", None, None, Says::StaysHere);
+                        told = true;
+                    }
+                    let masqueraded = would_be && !stays;
                     targets.push(Target { backend, slots: 1, masqueraded });
                 }
             }

@@ -14,7 +14,7 @@ use crate::model::ObjectKey;
 use crate::nft::Held;
 use crate::proxy::explain::{Explanation, Question, Unexplained};
 use crate::proxy::listing::Row;
-use crate::proxy::{Dest, Destination};
+use crate::proxy::{Dest, Destination, KnownClient};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use tokio::sync::oneshot;
@@ -57,8 +57,8 @@ pub struct Refusal {
 /// What the agent's task is asked. It answers at once, from what it has in memory, and never about more than a few services at a time.
 #[derive(Debug)]
 pub enum Inquiry {
-    /// What becomes of a connection; the addresses are the host's own.
-    Explain(Question, Vec<IpAddr>, oneshot::Sender<Explained>),
+    /// What becomes of a connection; the addresses are the host's own, and the clients those that the kernel remembers, once it was asked.
+    Explain(Question, Vec<IpAddr>, Option<Vec<KnownClient>>, oneshot::Sender<Explained>),
     /// The keys of all services, in no order, and the node's name.
     Services(oneshot::Sender<(String, Vec<ObjectKey>)>),
     /// What is programmed for these services.

@@ -2,10 +2,10 @@
 
 use super::{ExplainRequest, Explained, Inquiry, Planned, Refusal, ServicesRequest};
 use crate::model::ObjectKey;
-use crate::nft::{Held, new_connections};
+use crate::nft::{Held, new_connections, remembered_clients};
 use crate::proxy::explain::{Explanation, InKernel, KernelState, Question, Unexplained};
 use crate::proxy::listing::{Listing, Row};
-use crate::proxy::{Dest, Destination};
+use crate::proxy::{AffinityMap, Dest, Destination, KnownClient};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -157,7 +157,15 @@ impl Desk {
         let ExplainRequest { from, to } = body(request).await?;
         let question = Question::parse(&from, &to, &self.domain).map_err(Failure::Unexplained)?;
         let own = (self.own_addresses)();
-        let Explained { explanation, planned, held } = self.ask(|reply| Inquiry::Explain(question, own, reply)).await?;
+        let explained = |clients| self.ask(|reply| Inquiry::Explain(question.clone(), own.clone(), clients, reply));
+        let Explained { mut explanation, mut planned, mut held } = explained(None).await?;
+        let asked = explanation.iter().flat_map(|one| &one.accounts).flat_map(|account| &account.not_found);
+        let asked: Vec<(AffinityMap, IpAddr)> = asked.copied().collect();
+        if !asked.is_empty()
+            && let Some(clients) = remembered(asked).await
+        {
+            Explained { explanation, planned, held } = explained(Some(clients)).await?;
+        }
         let mut explanation = explanation.map_err(Failure::Unexplained)?;
         let held = timeout(COMMIT_PATIENCE, held).await.ok().and_then(Result::ok);
         for (number, planned) in planned.iter().enumerate() {
@@ -207,6 +215,12 @@ impl Desk {
 async fn counters() -> Option<HashMap<Dest, u64>> {
     let read = tokio::task::spawn_blocking(new_connections).await.ok()?;
     read.map_err(|error| tracing::warn!(%error, "cannot read the counters of services")).ok()
+}
+
+/// Where the kernel remembers that these clients went, read beside the agent's own work; `None` where it does not tell.
+async fn remembered(asked: Vec<(AffinityMap, IpAddr)>) -> Option<Vec<KnownClient>> {
+    let read = tokio::task::spawn_blocking(move || remembered_clients(&asked)).await.ok()?;
+    read.map_err(|error| tracing::warn!(%error, "cannot read where clients went")).ok()
 }
 
 /// Holds the plan against what was committed.

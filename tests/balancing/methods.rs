@@ -1,10 +1,14 @@
 //! The examples of `docs/balancing.md`, with real connections.
 
-use super::world::{World, slices};
+use super::world::{World, address, slices};
 use libtest_mimic::Failed;
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 use waypost::model::Protocol::Tcp;
+use waypost::model::{Family, Protocol};
+use waypost::proxy::{Dest, DetectLocal, Fate, Packet, Walk};
 
 const ADDRESSES: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
 
@@ -69,6 +73,49 @@ pub fn source_hash_sends_a_client_to_one_endpoint_and_moves_only_those_of_one_th
     let table = world.nft(&["list", "table", "ip6", "waypost"]);
     assert!(table.contains("jhash ip6 saddr mod 1021 seed 0x77617970 map @endpoints"), "{table}");
     Ok(())
+}
+
+/// The walk computes the kernel's hash.
+pub fn a_hash_sends_each_client_where_the_walk_says() -> Result<(), Failed> {
+    let world = World::new(
+        &example("balance: source-hash", &[1, 2, 3]).replace("{name: http, port: 80}", "{name: echo, port: 7, protocol: UDP}"),
+    );
+    for (family, to) in Family::BOTH.into_iter().zip(["10.96.0.1:7", "[fd00:96::1]:7"]) {
+        let clients: BTreeSet<IpAddr> = (0..64).map(|_| some_address(family)).collect();
+        let pod = world.node.pod("clients", &clients.iter().copied().collect::<Vec<_>>())?;
+        let walk = Walk::new(world.holds(family), false, DetectLocal::Networks).by_one_client();
+        let target: SocketAddr = to.parse()?;
+        for source in clients {
+            let to = Dest { address: target.ip(), protocol: Protocol::Udp, port: target.port() };
+            let packet = Packet { source, from_node: false, from_pod_interface: true, to, to_node: false };
+            let Fate::Balanced(targets) = walk.fate(&packet) else { return Err(format!("{source} is not balanced").into()) };
+            let [target_of_walk] = targets.as_slice() else { return Err(format!("{source}: {targets:?}").into()) };
+            let ask = || {
+                let socket = UdpSocket::bind((source, 0))?;
+                socket.set_read_timeout(Some(super::world::PATIENCE))?;
+                socket.connect(target)?;
+                socket.send(b"who is there?")?;
+                let mut line = [0; 128];
+                socket.recv(&mut line).map(|length| String::from_utf8_lossy(&line[..length]).into_owned())
+            };
+            let answer = pod.namespace().run(ask)??;
+            let number = (1..=3).find(|number| address(family, *number) == target_of_walk.backend.address);
+            assert_eq!(answer.split(' ').next(), number.map(|number| format!("pod-{number}")).as_deref(), "{source}");
+        }
+    }
+    Ok(())
+}
+
+/// Any address of the pod networks that is nobody's.
+fn some_address(family: Family) -> IpAddr {
+    let random: [u8; 8] = RandomState::new().hash_one(0).to_ne_bytes();
+    match family {
+        Family::V4 => [10, 244, 128 | random[0], random[1]].into(),
+        Family::V6 => {
+            let [a, b, c, d] = [0, 2, 4, 6].map(|at| u16::from_ne_bytes([random[at], random[at + 1]]));
+            Ipv6Addr::new(0xfd00, 0x244, 0, 1, a, b, c, d).into()
+        }
+    }
 }
 
 pub fn weights_split_between_two_slices() -> Result<(), Failed> {

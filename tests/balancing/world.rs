@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use waypost::lab::{self, Namespace, Node, Outcome, Pod, Serve};
 use waypost::model::{Family, Protocol, Update};
-use waypost::nft::{Committed, Committer, Layout, Netlink};
+use waypost::nft::{Committed, Committer, Kernel, Layout, Netlink, Reading};
 use waypost::proxy::{Context, Delta, DetectLocal, Element, Planner, SlowStart};
 use waypost::source::{manifests, translate::Translator};
 use waypost::store::Store;
@@ -118,6 +118,15 @@ impl World {
         }
     }
 
+    /// What the kernel holds.
+    pub fn holds(&self, family: Family) -> Vec<Element> {
+        let read = || Netlink::open().and_then(|mut kernel| kernel.read(&layout(family)));
+        match self.node.namespace().run(read).expect("the node's namespace") {
+            Ok(Reading::Ours(contents)) => contents.elements,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub fn nft(&self, arguments: &[&str]) -> String {
         nft(self.node.namespace(), arguments)
     }
@@ -144,13 +153,11 @@ pub fn nft(namespace: &Namespace, arguments: &[&str]) -> String {
 }
 
 fn committer(namespace: &Namespace) -> Committer<Netlink> {
-    let layouts = Family::BOTH.map(|family| Layout {
-        family,
-        masquerade_mark: 0x4000,
-        masquerade_all: false,
-        detect_local: DetectLocal::Networks,
-    });
-    namespace.run(|| Committer::new(Netlink::open().expect("a socket"), layouts)).expect("the node's namespace")
+    namespace.run(|| Committer::new(Netlink::open().expect("a socket"), Family::BOTH.map(layout))).expect("the node's namespace")
+}
+
+fn layout(family: Family) -> Layout {
+    Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: DetectLocal::Networks }
 }
 
 /// The address of a pod.

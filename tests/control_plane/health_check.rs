@@ -1,4 +1,4 @@
-//! `healthCheckNodePort`: the agent's answers beside those of the stock kube-proxy, byte for byte.
+//! `healthCheckNodePort` and the pages about health: the agent's answers beside those of the stock kube-proxy, byte for byte.
 
 use super::agent::Agent;
 use super::cluster::{Cluster, NODE_NAME};
@@ -57,12 +57,48 @@ pub fn as_kube_proxys(cluster: &Cluster) {
 fn compare(stages: [&Stage; 2], port: u16, state: &str, code: &str, count: usize) {
     for address in stage_addresses(port) {
         eventually(&format!("both say {code} while {state}"), || {
-            let [ours, theirs] = stages.map(|stage| ask(stage.node.namespace(), address));
+            let [ours, theirs] = stages.map(|stage| ask(stage.node.namespace(), address, "/any/path"));
             let (ours, theirs) = (ours?, theirs?);
             let right = ours[0].contains(code) && ours.contains(&format!("x-load-balancing-endpoint-weight: {count}"));
             if ours == theirs && right { Ok(()) } else { Err(format!("ours: {ours:#?}\ntheirs: {theirs:#?}")) }
         });
     }
+}
+
+/// Times are each proxy's own, and so is the length of what has them.
+pub fn pages_as_kube_proxys(cluster: &Cluster) {
+    let stage = Stage::new(cluster, "health-pages");
+    let theirs = Stage::new(cluster, "health-pages-theirs");
+    let _agent = Agent::start(&stage);
+    let _kube_proxy = kube_proxy::start_on(&theirs, "health-pages-kube-proxy");
+    compare_pages([&stage, &theirs], "200", "200", "the node is in order");
+    cluster.kubectl(&["taint", "node", NODE_NAME, TAINT]);
+    compare_pages([&stage, &theirs], "503", "200", "the node is about to go");
+    cluster.kubectl(&["taint", "node", NODE_NAME, &format!("{TAINT}-")]);
+    compare_pages([&stage, &theirs], "200", "200", "the node stays");
+}
+
+/// Waits until both say the same on the pages that load balancers and people ask, and these codes.
+fn compare_pages(stages: [&Stage; 2], healthz: &str, livez: &str, state: &str) {
+    for (port, path, code) in [(10256, "/healthz", healthz), (10256, "/livez", livez), (10249, "/proxyMode", "200")] {
+        eventually(&format!("both say {code} at {path} while {state}"), || {
+            let [ours, theirs] = stages.map(|stage| {
+                let lines = ask(stage.node.namespace(), SocketAddr::from(([127, 0, 0, 1], port)), path)?;
+                let lines = lines.iter().filter(|line| !line.starts_with("content-length: ")).map(|line| without_times(line));
+                Ok::<_, String>(lines.collect::<Vec<_>>())
+            });
+            let (ours, theirs) = (ours?, theirs?);
+            let right = ours[0].contains(code);
+            if ours == theirs && right { Ok(()) } else { Err(format!("ours: {ours:#?}\ntheirs: {theirs:#?}")) }
+        });
+    }
+}
+
+/// `"2026-11-25T08:00:00.123Z"` as `"TIME"`.
+fn without_times(line: &str) -> String {
+    let is_time =
+        |word: &str| word.ends_with('Z') && word.contains('T') && word.starts_with(|letter: char| letter.is_ascii_digit());
+    line.split('"').map(|word| if is_time(word) { "TIME" } else { word }).collect::<Vec<_>>().join("\"")
 }
 
 pub fn port_in_use(cluster: &Cluster) {
@@ -76,7 +112,7 @@ pub fn port_in_use(cluster: &Cluster) {
     assert_eq!(event["regarding"]["name"], "balanced", "{event}");
     assert_eq!(event["action"], "Listen", "as kube-proxy's: {event}");
     drop(holder);
-    eventually("it is served once the port is free", || ask(stage.node.namespace(), address).map(drop));
+    eventually("it is served once the port is free", || ask(stage.node.namespace(), address, "/any/path").map(drop));
 }
 
 /// The node's addresses, with this port.
@@ -85,10 +121,10 @@ fn stage_addresses(port: u16) -> [SocketAddr; 2] {
 }
 
 /// The status line, the headers in lower case and sorted, without the date, and the body.
-fn ask(from: &Namespace, address: SocketAddr) -> Result<Vec<String>, String> {
+fn ask(from: &Namespace, address: SocketAddr, path: &str) -> Result<Vec<String>, String> {
     let reply = from.run(|| {
         let mut stream = TcpStream::connect(address)?;
-        write!(stream, "GET /any/path HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: balancer\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text).map(|_| text)
     });

@@ -12,6 +12,7 @@ mod dns_differences;
 mod dns_oracle;
 mod events;
 mod eventually;
+mod explained;
 #[path = "../flows/shared/mod.rs"]
 mod flows;
 mod health_check;
@@ -56,6 +57,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_deleted_service_is_gone_from_dns_and_kernel", services::deleted),
     ("headless_and_external_names_are_resolved", services::headless_and_external),
     ("a_node_port_answers_on_the_nodes_address", services::node_port),
+    ("explain_and_services_read_the_api_server_as_a_running_agent_does", explained::from_the_api_server),
     ("what_was_deleted_while_the_api_server_was_away_is_noticed", restarts::api_server_restart),
     ("an_agent_that_restarts_notices_what_changed_meanwhile", restarts::agent_restart),
     ("an_agent_that_starts_without_the_api_server_serves_what_an_earlier_one_knew", restarts::start_without_api_server),
@@ -73,6 +75,7 @@ const CASES: &[(&str, Case)] = &[
     ("events_reach_the_objects_that_they_are_about_and_repeat_as_a_count", events::arrive_and_repeat),
     ("a_leftover_of_the_stock_kube_proxy_is_reported_on_the_node_and_removed", events::kube_proxy_left_over),
     ("health_check_node_ports_answer_as_kube_proxys_do_byte_for_byte", health_check::as_kube_proxys),
+    ("the_pages_about_health_are_kube_proxys_byte_for_byte", health_check::pages_as_kube_proxys),
     ("a_health_check_node_port_in_use_is_an_event_and_served_once_it_is_free", health_check::port_in_use),
     ("networks_of_service_cidr_objects_join_those_of_the_flag", service_cidrs::follow_objects),
     ("the_metrics_have_kube_proxys_names_types_labels_and_buckets_and_move", metrics::as_kube_proxys),

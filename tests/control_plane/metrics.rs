@@ -9,10 +9,6 @@ use super::stage::Stage;
 use std::collections::{BTreeMap, BTreeSet};
 use waypost::model::Protocol;
 
-/// Not ours yet: stale conntrack entries are not cleaned up.
-const MISSING: [&str; 2] =
-    ["kubeproxy_conntrack_reconciler_deleted_entries_total", "kubeproxy_conntrack_reconciler_sync_duration_seconds"];
-
 /// Its endpoint is elsewhere, and both policies ask for one on this node.
 const FAR: &str = "
 apiVersion: v1
@@ -64,9 +60,7 @@ pub fn as_kube_proxys(cluster: &Cluster) {
     }
     let (ours, theirs) = (Page::of(&stage), Page::of(&theirs));
     for (name, shape) in &theirs.shapes {
-        if !MISSING.contains(&name.as_str()) {
-            assert_eq!(ours.shapes.get(name), Some(shape), "{name}");
-        }
+        assert_eq!(ours.shapes.get(name), Some(shape), "{name}");
     }
     // It shows a counter of failures when there was one.
     assert!(theirs.shapes.len() >= 13, "kube-proxy shows its metrics: {:?}", theirs.shapes.keys());

@@ -26,6 +26,7 @@ pub fn explained(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
         service_cidrs: &networks(&SERVICE_CIDRS),
         domain: "cluster.local",
         answers_dns: false,
+        clients: None,
     };
     let mut question = Question::parse(&flow.source().to_string(), &format!("{}/{}", flow.to, flow.protocol), view.domain)?;
     // Where pods are known by their interfaces an address alone does not tell.
@@ -45,7 +46,6 @@ pub fn explained(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
 }
 
 fn agrees(account: &Account, flow: &Flow) -> bool {
-    let own: Vec<_> = node_addresses().collect();
     let sent = |pods: &[&str], wanted: Option<SourceSeen>| {
         let mut reached: Vec<&str> = account.endpoints.iter().map(|one| pod_of(one.address)).collect();
         let mut distinct = pods.to_vec();
@@ -59,7 +59,6 @@ fn agrees(account: &Account, flow: &Flow) -> bool {
             wanted.is_none_or(|wanted| one.source == wanted)
                 || account.from.kind == SourceKind::Node
                 || one.address == flow.source()
-                || own.contains(&one.address)
         };
         account.verdict == Verdict::Balanced
             && reached == distinct

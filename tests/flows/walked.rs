@@ -22,7 +22,7 @@ pub const SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
 pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
     let family = Family::of(flow.target().ip());
     let layout = layouts(settings).into_iter().find(|layout| layout.family == family).expect("both families have one");
-    let walk = Walk::new(elements(settings, family), layout.masquerade_all, layout.detect_local);
+    let walk = Walk::new(elements(settings, family), layout.masquerade_all, layout.detect_local).on_node(node_addresses());
     let to = flow.target();
     let is_local = |address: IpAddr| node_addresses().any(|one| one == address);
     let packet = Packet {
@@ -43,11 +43,7 @@ pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
         let mut wanted = wanted.to_vec();
         pods.sort_unstable();
         wanted.sort_unstable();
-        let as_wanted = |target: &Target| {
-            // What arrives at the node itself has not passed the hook that masquerades.
-            let masqueraded = target.masqueraded && (packet.from_node || !is_local(target.backend.address));
-            sees_node(&packet, masqueraded) || target.backend.address == packet.source
-        };
+        let as_wanted = |target: &Target| sees_node(&packet, target.masqueraded) || target.backend.address == packet.source;
         pods == wanted && targets.iter().all(as_wanted)
     };
     let right = match flow.expect {

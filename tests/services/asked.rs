@@ -8,12 +8,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use waypost::lab::Outcome;
 
 const FLAGS: &[&str] = &["--cluster-cidr=10.244.0.0/16,fd00:244::/64", "--service-cidr=10.96.0.0/16"];
 
 pub fn tests() -> Vec<Trial> {
     vec![
         Trial::test("a_running_agent_explains_over_its_socket_and_knows_what_the_kernel_holds", answers),
+        Trial::test("a_running_agent_says_where_a_client_that_is_remembered_or_hashed_goes", tells_where_a_client_goes),
         Trial::test("a_running_agent_lists_services_with_their_connections", lists_with_connections),
         Trial::test(
             "the_socket_is_for_its_user_alone_and_says_what_it_does_not_understand",
@@ -36,6 +38,52 @@ fn explained(world: &World, from: &str, to: &str) -> (i32, Value) {
     let (code, text, error) = waypost(world, &["explain", "--from", from, "--to", to, "--json"]);
     let json = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{code}: {text}{error}{}", world.log()));
     (code, json)
+}
+
+/// A Service that remembers its clients, and one that hashes them, each with the server and an endpoint that is not there.
+fn choosy() -> String {
+    let of = |name: &str, number: u8, metadata: &str, spec: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop{metadata}}}\n\
+             spec: {{clusterIP: 10.96.1.{number}, clusterIPs: [10.96.1.{number}], ports: [{{port: 80}}]{spec}}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-1, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
+             addressType: IPv4\nports: [{{port: 8080, protocol: TCP}}]\n\
+             endpoints: [{{addresses: [10.244.0.3]}}, {{addresses: [10.244.7.7]}}]\n"
+        )
+    };
+    let hash = ", annotations: {waypost.dev/balance: source-hash}";
+    of("sticky", 1, "", ", sessionAffinity: ClientIP") + &of("hash", 2, hash, "")
+}
+
+fn tells_where_a_client_goes() -> Result<(), Failed> {
+    let world = World::prepared("asked-where", &(CLUSTER.to_string() + &choosy())).started(FLAGS);
+    let (_, answer) = explained(&world, "10.244.0.2", "sticky.shop");
+    let account = &answer["accounts"][0];
+    assert_eq!(account["endpoints"].as_array().map(Vec::len), Some(2), "{answer:#}");
+    assert!(answer.to_string().contains("does not remember 10.244.0.2"), "{answer:#}");
+    // Whether anybody answers or not, the client is remembered.
+    world.connect(&world.client, "10.96.1.1:80");
+    let (_, answer) = explained(&world, "10.244.0.2", "sticky.shop");
+    let account = &answer["accounts"][0];
+    let endpoint = account["endpoints"][0]["address"].as_str().unwrap_or_default();
+    let table = world.run("nft", &["list", "table", "ip", "waypost"]);
+    let remembered = table.lines().find(|line| line.contains("10.244.0.2 ") && line.contains(" expires ")).unwrap_or_default();
+    assert!(!endpoint.is_empty() && remembered.contains(&format!(": {endpoint} . 8080")), "{answer:#}\n{table}");
+    assert_eq!(account["endpoints"].as_array().map(Vec::len), Some(1), "{answer:#}");
+    assert_eq!(account["unused"][0]["why"], "the client was sent to another one before", "{answer:#}");
+    // Others are drawn.
+    let (_, answer) = explained(&world, "10.244.0.9", "sticky.shop");
+    assert_eq!(answer["accounts"][0]["endpoints"].as_array().map(Vec::len), Some(2), "{answer:#}");
+    let (_, answer) = explained(&world, "10.244.0.2", "hash.shop");
+    let account = &answer["accounts"][0];
+    let is_server = account["endpoints"][0]["address"] == "10.244.0.3";
+    assert_eq!(account["endpoints"].as_array().map(Vec::len), Some(1), "{answer:#}");
+    let is_reached = matches!(world.connect(&world.client, "10.96.1.2:80"), Outcome::Reached { .. });
+    assert_eq!(is_reached, is_server, "{answer:#}");
+    let (_, answer) = explained(&world, "outside", "hash.shop");
+    assert_eq!(answer["accounts"][0]["endpoints"].as_array().map(Vec::len), Some(2), "no client is meant: {answer:#}");
+    Ok(())
 }
 
 fn answers() -> Result<(), Failed> {

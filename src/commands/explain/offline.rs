@@ -84,6 +84,7 @@ impl Offline {
             service_cidrs: &self.config.proxy.service_cidrs,
             domain: &self.config.dns.domain,
             answers_dns: !self.context.dns_addresses.is_empty(),
+            clients: None,
         }
     }
 

@@ -17,6 +17,8 @@ pub struct Lists<'a> {
     pub port: &'a ServicePort,
     /// All slices of the service.
     pub slices: Vec<&'a Slice>,
+    /// Why it is one of the list's endpoints and none of the others, if it is.
+    pub settled: Option<&'static str>,
 }
 
 impl<'a> View<'a> {
@@ -34,7 +36,12 @@ impl<'a> View<'a> {
         let judgement = judge(port, packet.to.family(), &slices, place);
         let policy = if kind == Some(AddressKind::ClusterIp) { service.internal_policy } else { service.external_policy };
         let local = drawn_locally(trace).unwrap_or(policy == Policy::Local);
-        Some(Lists { judgement, local, port, slices })
+        let settled = trace.steps.iter().find_map(|step| match step.says {
+            Says::Remembered(_) => Some("the client was sent to another one before"),
+            Says::Hashed(_) => Some("the hash of the client's address points to another one"),
+            _ => None,
+        });
+        Some(Lists { judgement, local, port, slices, settled })
     }
 }
 
@@ -117,6 +124,13 @@ impl Lists<'_> {
             };
             let names = names.map(joined).unwrap_or_default();
             return (format!("it is meant for {names}, and here is {here}"), field(candidate, &format!(".hints.{kind}")), names);
+        }
+        let is_listed = match tier {
+            Tier::Ready => endpoint.ready,
+            Tier::Terminating => endpoint.serving && endpoint.terminating,
+        };
+        if let Some(why) = self.settled.filter(|_| is_listed) {
+            return (why.to_string(), field(candidate, ".conditions"), conditions(endpoint));
         }
         let why = match (tier, endpoint.terminating, endpoint.serving) {
             (Tier::Ready, true, true) => "it is terminating, and others are ready",

@@ -15,7 +15,7 @@ pub use report::{
     Account, Cause, Explanation, InKernel, KernelState, Passed, Source, SourceKind, SourceSeen, Target, Unused, Used, Verdict,
 };
 
-use super::{Context, Dest, Destination, DetectLocal, Element, Fate, Packet, Planner, Says, Trace, Walk};
+use super::{Context, Dest, Destination, DetectLocal, Element, Fate, KnownClient, Packet, Planner, Says, Trace, Walk};
 use crate::model::{AddressKind, Family, Protocol, Service};
 use crate::store::Store;
 use ipnet::IpNet;
@@ -49,6 +49,8 @@ pub struct View<'a> {
     pub domain: &'a str,
     /// Whether the DNS questions of this node's pods are left to the agent.
     pub answers_dns: bool,
+    /// Clients that the kernel remembers, of those that were looked up, and where they went; `None` where it was not asked.
+    pub clients: Option<&'a [KnownClient]>,
 }
 
 /// One question.
@@ -111,25 +113,38 @@ impl<'a> View<'a> {
         let owner = self.planner.owner(&dest).and_then(|key| self.store.service(key));
         let planned = owner.and_then(|service| self.planned(service, &dest));
         let (kind, destination) = planned.clone().unzip();
-        let subject = reasons::Subject { view: self, packet, service: owner, kind };
+        let is_one_client = from.address.is_some();
+        let subject = reasons::Subject { view: self, packet, service: owner, kind, is_one_client };
         let mut account = subject.account(from);
         if self.answers_dns && dest.port == DNS_PORT && dest.protocol != Protocol::Sctp && self.answers_on(&dest.address) {
             subject.left_to_agent(&mut account);
             return account;
         }
-        let trace = self.trace(packet, destination.as_ref());
+        let trace = self.trace(packet, destination.as_ref(), is_one_client);
         let lists = owner.map(|service| self.lists(service, packet, kind, &trace));
         subject.tell(&mut account, &trace, lists.as_ref());
+        account.not_found = trace
+            .steps
+            .iter()
+            .filter_map(|step| match step.says {
+                Says::Remembers(map) if account.from.address.is_some() => Some((map, packet.source)),
+                _ => None,
+            })
+            .collect();
         account
     }
 
     /// Walks through what the kernel should hold for this destination.
-    fn trace(&self, packet: &Packet, destination: Option<&Destination>) -> Trace {
+    fn trace(&self, packet: &Packet, destination: Option<&Destination>, one_client: bool) -> Trace {
         let node_wide = [Element::ClusterIp(packet.to.address), Element::Hairpin(packet.source)];
         let used = node_wide.into_iter().filter(|element| self.planner.is_used(element));
         let mut elements: Vec<Element> = self.fixed.iter().copied().chain(used).collect();
         elements.extend(destination.into_iter().flat_map(|destination| destination.elements(packet.to)));
-        Walk::new(elements, self.masquerade_all, self.detects_local(packet.to.family()).clone()).trace(packet)
+        let lists = destination.into_iter().flat_map(|destination| destination.cluster.iter().chain(&*destination.local));
+        let own = lists.map(|backend| backend.address).filter(|address| self.is_own(*address));
+        let walk = Walk::new(elements, self.masquerade_all, self.detects_local(packet.to.family()).clone());
+        let walk = walk.on_node(own).remembering(self.clients.unwrap_or_default().iter().copied());
+        if one_client { walk.by_one_client().trace(packet) } else { walk.trace(packet) }
     }
 
     fn planned(&self, service: &Service, dest: &Dest) -> Option<(AddressKind, Destination)> {

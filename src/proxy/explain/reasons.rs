@@ -16,6 +16,8 @@ pub struct Subject<'a> {
     pub service: Option<&'a Service>,
     /// As what.
     pub kind: Option<AddressKind>,
+    /// Whether one client is meant, and not any of a kind.
+    pub is_one_client: bool,
 }
 
 impl Subject<'_> {
@@ -89,14 +91,21 @@ impl Subject<'_> {
             Says::Goto(chain) => ("goto", self.leads_to(chain)),
             Says::Remembered(map) => ("remembered", format!("{map} remembers {source}: it is sent where it went before")),
             Says::Remembers(map) => {
-                let text = format!(
-                    "a client that {map} remembers goes where it went before; another one is sent to a drawn endpoint and remembered \
-                     for {} s",
-                    self.service.and_then(|service| service.affinity_seconds).unwrap_or_default()
-                );
+                let seconds = self.service.and_then(|service| service.affinity_seconds).unwrap_or_default();
+                let drawn = format!("is sent to a drawn endpoint and remembered for {seconds} s");
+                let text = match self.view.clients {
+                    Some(_) if self.is_one_client => format!("{map} does not remember {source}, which {drawn}"),
+                    _ => format!("a client that {map} remembers goes where it went before; another one {drawn}"),
+                };
                 ("remembers", text)
             }
             Says::Unknown => ("unknown", format!("{} knows nothing of {to}", step.set.map_or("the table", Set::name))),
+            Says::Hashed(slot) => ("hashed", format!("the hash of {source} points to slot {slot}")),
+            Says::StaysHere => {
+                let text =
+                    "an endpoint with an address of the node itself sees the client's own: what stays here is not masqueraded";
+                ("stays-here", text.into())
+            }
             Says::Hairpin => ("hairpin", "a pod that reaches itself would not take the answer: masqueraded then".into()),
             Says::LocalDns => {
                 ("local-dns", format!("{source} is local on every node, so the answer would go astray: masqueraded"))
@@ -161,7 +170,8 @@ impl Subject<'_> {
             }
             Says::Mark(Marked::Outside | Marked::FromNode) | Says::Keep(Kept::PolicyLocal) => self.policy(),
             Says::Goto(_) if step.chain == "balance" => [self.address(), self.policy()].concat(),
-            Says::Goto(_) | Says::Unknown | Says::NodesOwn | Says::Stranger | Says::Hairpin => vec![],
+            Says::Goto(_) | Says::Unknown | Says::NodesOwn | Says::Stranger | Says::Hairpin | Says::StaysHere => vec![],
+            Says::Hashed(_) => self.annotation_of_balance(),
             Says::Remembered(_) | Says::Remembers(_) => self.affinity(),
             Says::LocalDns => flag("--dns-address", self.packet.source.to_string()),
             Says::NoEndpoints => self.address(),
@@ -192,7 +202,14 @@ impl Subject<'_> {
         let decisive = trace.steps.last().map(|step| step.says);
         match (account.verdict, decisive) {
             (Verdict::Balanced, _) => {
+                let says = |wanted: fn(Says) -> bool| trace.steps.iter().any(|step| wanted(step.says));
                 let who = match account.endpoints.len() {
+                    _ if says(|says| matches!(says, Says::Remembered(_))) => {
+                        "the endpoint to which it was sent before".to_string()
+                    }
+                    _ if says(|says| matches!(says, Says::Hashed(_))) => {
+                        "the endpoint to which the hash of its address points".to_string()
+                    }
                     1 => "the only endpoint".to_string(),
                     count => format!("one of {count} endpoints"),
                 };
@@ -226,6 +243,8 @@ impl Subject<'_> {
             "sees the client's own address".to_string()
         } else if masqueraded == account.endpoints.len() {
             format!("sees an address of {} instead of the client's", self.node())
+        } else if account.steps.iter().any(|step| step.says == "stays-here") {
+            format!("sees an address of {} instead of the client's, but for those with an address of the node", self.node())
         } else {
             "sees the client's own address, or the node's where the client reaches itself".to_string()
         }
@@ -378,6 +397,14 @@ impl Subject<'_> {
             Policy::Local => "Local",
         };
         vec![Cause::new(format!("Service {}", service.key), field, value)]
+    }
+
+    fn annotation_of_balance(&self) -> Vec<Cause> {
+        let service = self.service.map(|service| format!("Service {}", service.key));
+        service
+            .map(|service| Cause::new(service, "metadata.annotations[waypost.dev/balance]", "source-hash"))
+            .into_iter()
+            .collect()
     }
 
     fn affinity(&self) -> Vec<Cause> {

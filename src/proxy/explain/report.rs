@@ -1,7 +1,7 @@
 //! What an explanation says, for people and machines alike: the fields are documented in docs/explain.md and keep their names.
 
 use crate::model::Protocol;
-use crate::proxy::Dest;
+use crate::proxy::{AffinityMap, Dest};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
@@ -40,6 +40,9 @@ pub struct Account {
     /// Whether the kernel holds what was walked through; only a running agent knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelState>,
+    /// Maps that may remember the client, and were not known to: whoever can asks the kernel and explains once more.
+    #[serde(skip)]
+    pub not_found: Vec<(AffinityMap, IpAddr)>,
 }
 
 impl Account {
@@ -62,6 +65,7 @@ impl Account {
             steps: Vec::new(),
             notes: Vec::new(),
             kernel: None,
+            not_found: Vec::new(),
         }
     }
 }
