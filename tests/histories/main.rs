@@ -2,6 +2,7 @@
 //! whoever looks at them meanwhile finds nothing that leads nowhere. `src/agent/histories.rs` has many more of them, in an in-memory kernel.
 
 mod objects;
+mod refused;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use objects::{Objects, Step, any_history, targets};
@@ -35,8 +36,12 @@ fn main() {
         eprintln!("{error}");
         std::process::exit(1);
     }
-    let name = "every_history_of_objects_ends_as_a_fresh_start_in_the_kernel_and_no_batch_leaves_it_broken";
-    libtest_mimic::run(&arguments, vec![Trial::test(name, histories)]).exit();
+    let tests = vec![
+        Trial::test("every_history_of_objects_ends_as_a_fresh_start_in_the_kernel_and_no_batch_leaves_it_broken", histories),
+        Trial::test("what_the_kernel_refuses_of_one_service_is_told_and_disturbs_no_other", refused::one_service),
+    ];
+    // Whoever ends an agent counts the threads of all.
+    libtest_mimic::run(&Arguments { test_threads: Some(1), ..arguments }, tests).exit();
 }
 
 fn histories() -> Result<(), Failed> {
@@ -53,7 +58,9 @@ fn live(steps: Vec<Step>, looks: &Arc<AtomicUsize>) -> Result<(), TestCaseError>
     let mut objects = Objects::default();
     let start = |objects: &Objects, backwards: bool| {
         let (looks, broken) = (looks.clone(), broken.clone());
-        Agent::start(&place, objects, backwards, |kernel| Checked { kernel, looks, broken })
+        let agent = Agent::start(&place, Notices::logged(), |kernel| Checked { kernel, looks, broken });
+        agent.send(objects.listings(backwards));
+        agent
     };
     let mut agent = start(&objects, false);
     for step in steps {
@@ -92,7 +99,8 @@ fn live(steps: Vec<Step>, looks: &Arc<AtomicUsize>) -> Result<(), TestCaseError>
 /// What an agent that begins with these objects makes of an empty kernel.
 fn fresh_start(objects: &Objects) -> Result<Vec<Element>, String> {
     let place = Place::new();
-    let beginner = Agent::start(&place, objects, false, |kernel| kernel);
+    let beginner = Agent::start(&place, Notices::logged(), |kernel| kernel);
+    beginner.send(objects.listings(false));
     beginner.runtime.block_on(async { tokio::time::timeout(PATIENCE, beginner.running.ready()).await }).expect("it is ready");
     let held = held(place.node.namespace());
     beginner.kill();
@@ -199,25 +207,18 @@ struct Agent {
 }
 
 impl Agent {
-    fn start<K: Kernel + Send + 'static>(
-        place: &Place,
-        objects: &Objects,
-        backwards: bool,
-        through: impl FnOnce(Netlink) -> K + Send,
-    ) -> Agent {
+    fn start<K: Kernel + Send + 'static>(place: &Place, notices: Notices, through: impl FnOnce(Netlink) -> K + Send) -> Agent {
         let start = || {
             let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             let (updates, received) = mpsc::channel(64);
             let config = config();
             let registries = Registries::new(config.role).unwrap();
-            let started = agent::start_through(config, registries, received, Notices::logged(), through);
+            let started = agent::start_through(config, registries, received, notices, through);
             let running = runtime.block_on(started).expect("it starts");
             Agent { runtime, running, updates }
         };
         AGENTS.fetch_add(1, Ordering::Relaxed);
-        let agent = place.node.namespace().run(start).unwrap();
-        agent.send(objects.listings(backwards));
-        agent
+        place.node.namespace().run(start).unwrap()
     }
 
     fn send(&self, updates: Vec<Update>) {

@@ -1,6 +1,7 @@
 //! What settings and annotations make of Services: the real program on a folder of manifests, with real packets.
 
 mod asked;
+mod company;
 mod conntrack;
 mod counters;
 mod external_ips;
@@ -95,6 +96,7 @@ fn main() {
             counters::tests(),
             takeover::tests(),
             rolling::tests(),
+            company::tests(),
         ]
         .into_iter()
         .flatten()
