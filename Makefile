@@ -10,7 +10,7 @@ endif
 CARGO_DENY_VERSION := 0.20.2
 SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null) $(wildcard scripts/*/*.sh)
 
-.PHONY: help demo test check lab cluster cluster-down bench bench-dns kind image manifests
+.PHONY: help demo test check lab cluster cluster-down bench kind image manifests
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,12 +53,8 @@ cluster-down: ## Ends the cluster and leaves nothing but its logs
 	@scripts/cluster down
 
 bench: ## Measured beside kube-proxy and CoreDNS: target/bench/report.md (ROW=name for one row, SCALE=big for 50,000 services, SIZES=100,1000)
-	@scripts/setup cargo cc go nft dig
+	@scripts/setup cargo cc go nft dig knotd
 	benches/run "$(SIZES)" $(ROW)
-
-bench-dns: ## What a DNS question over UDP costs, beside Knot DNS and CoreDNS with the same names
-	@scripts/setup cargo cc
-	cargo bench --bench dns
 
 kind: ## A kind cluster without kube-proxy and CoreDNS, with Waypost in their place (needs kind, docker, kubectl, helm)
 	@scripts/kind

@@ -9,6 +9,7 @@ mod dns;
 mod drawing;
 mod kernel;
 mod peers;
+mod questions;
 mod report;
 mod starts;
 mod steady;
@@ -41,6 +42,9 @@ const IDLE: &[&str] = &["idle"];
 const CONNECTIONS: &[&str] = &["connection-p50", "connection-rate"];
 const STORM: &[&str] = &["storm-p99", "storm-cpu"];
 const SIZES: &[&str] = &["binary", "image"];
+const QUESTIONS: &[&str] = &["dns-cpu", "dns-missing-cpu", "dns-rate", "dns-p50", "dns-p99"];
+
+pub use questions::{FLOOR, turn_round};
 
 /// What every row is measured with.
 pub struct Bench {
@@ -52,7 +56,7 @@ pub struct Bench {
 
 /// Measures the row of this name, or all, at these sizes.
 pub fn run(only: Option<String>, sizes: &[u32]) -> ExitCode {
-    let groups = [STARTS, OFFLINE, ENDPOINTS, SERVICES, WIDE, IDLE, CONNECTIONS, STORM, SIZES];
+    let groups = [STARTS, OFFLINE, ENDPOINTS, SERVICES, WIDE, IDLE, CONNECTIONS, STORM, SIZES, QUESTIONS];
     if let Some(name) = &only
         && !groups.iter().any(|group| group.contains(&name.as_str()))
     {
@@ -62,11 +66,15 @@ pub fn run(only: Option<String>, sizes: &[u32]) -> ExitCode {
     let bench = Bench { cluster: Cluster::start("bench"), changes: Cell::new(0), only };
     bench.cluster.kubectl(&["create", "namespace", NAMESPACE]);
     let (mut rows, mut filled) = (Vec::new(), 0);
+    let sizes = if groups[..groups.len() - 2].iter().any(|group| bench.wants(group)) { sizes } else { &[] };
     for size in sizes.iter().copied() {
         println!("{size} services with {} endpoints each: making them …", scale::ENDPOINTS);
         bench.runtime().block_on(scale::load(bench.cluster.client(), NAMESPACE, filled..size));
         filled = size;
         bench.measure(size, sizes.last() == Some(&size), &mut rows);
+    }
+    if bench.wants(QUESTIONS) {
+        bench.add(&mut rows, questions::rows());
     }
     if bench.wants(SIZES) {
         bench.add(&mut rows, steady::sizes());

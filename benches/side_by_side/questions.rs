@@ -1,9 +1,13 @@
 //! What a DNS question over UDP costs: this agent beside Knot DNS and CoreDNS with the same names, and beside a responder that only turns datagrams
 //! round, which is the floor of any server that uses sockets.
 //!
-//! `make bench-dns` runs it. Each server answers the same questions in turns; CPU time is the kernel's count for the whole process. Only
-//! loopback is used, and each run has a fixed number of questions.
+//! Each server answers the same questions in turns; CPU time is the kernel's count for the whole process. Only loopback is used, and each run
+//! has a fixed number of questions.
 
+use super::ROUNDS;
+use super::report::{Row, Spread, Unit, percentile};
+use crate::agent::WAYPOST;
+use crate::cluster::tool;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 use std::fs;
@@ -16,38 +20,79 @@ use std::time::{Duration, Instant};
 
 const SERVICES: usize = 10_000;
 const QUESTIONS: usize = 200_000;
-const ROUNDS: usize = 7;
 const BURST: usize = 32;
-const FLOOR: &str = "--floor";
+/// The argument that makes this program the responder.
+pub const FLOOR: &str = "--floor";
+/// Latencies are taken at this rate, for so long.
+const RATE: u32 = 20_000;
+const PACED: Duration = Duration::from_secs(4);
 /// An answer that takes longer counts as lost.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let Some(place) = arguments.iter().position(|argument| argument == FLOOR) {
-        return turn_round(arguments[place + 1].parse().unwrap());
-    }
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench-dns");
+/// All rows. A server that is not installed is left out.
+pub fn rows() -> Vec<Row> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-dns");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(folder.join("manifests")).unwrap();
     fs::write(folder.join("manifests/services.yaml"), manifests()).unwrap();
     fs::write(folder.join("zone"), zone()).unwrap();
     let servers: Vec<Server> = [waypost(&folder), floor(), knot(&folder), coredns(&folder)].into_iter().flatten().collect();
-    for (what, questions) in [("address of a service", hits()), ("search path, no such name", misses())] {
-        let mut taken: Vec<Vec<Taken>> = servers.iter().map(|_| Vec::new()).collect();
-        for _ in 0..ROUNDS {
-            for (server, taken) in servers.iter().zip(&mut taken) {
-                taken.push(server.ask(&questions));
+    let mut rows = Vec::new();
+    let costs = [
+        ("dns-cpu", "processor time for the address of a service, UDP", hits(), Some(2.6e-6)),
+        ("dns-missing-cpu", "processor time for a name of the search path that is missing, UDP", misses(), None),
+    ];
+    for (name, what, questions, goal) in costs {
+        let taken = in_turns(&servers, |server| server.ask(&questions));
+        let floor = of(&servers, &taken, FLOOR_NAME, |taken| taken.cpu);
+        let floor = Spread::of(&floor).map_or(0.0, |floor| floor.median * 1e6);
+        for peer in [COREDNS, KNOT] {
+            let both = |value: fn(&Taken) -> f64| [OURS, peer].map(|name| of(&servers, &taken, name, value));
+            let lost: usize = of(&servers, &taken, OURS, |taken| taken.lost as f64).iter().sum::<f64>() as usize;
+            let note = format!("a responder that only turns datagrams round: {floor:.2} µs; lost here: {lost}");
+            rows.push(Row::new(name, what, 0, Unit::Seconds).beside(peer, both(|taken| taken.cpu)).goal(goal, None).note(note));
+            if name == "dns-cpu" {
+                let row = Row::new("dns-rate", "questions a second over UDP, client included", 0, Unit::PerSecond);
+                rows.push(row.beside(peer, both(|taken| taken.rate)).goal(None, 1.0));
             }
         }
-        report(what, &servers, &taken);
     }
+    let questions = hits();
+    let taken = in_turns(&servers, |server| server.ask_at_a_pace(&questions));
+    for (name, what, share, goal) in [
+        ("dns-p50", "20,000 questions a second over UDP: p50", 0.5, None),
+        ("dns-p99", "20,000 questions a second over UDP: p99", 0.99, Some(3.0)),
+    ] {
+        let both = [OURS, COREDNS].map(|name| of(&servers, &taken, name, |latencies| percentile(latencies, share)));
+        rows.push(Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, both).goal(None, goal));
+    }
+    rows
+}
+
+const OURS: &str = "waypost";
+const FLOOR_NAME: &str = "floor";
+const KNOT: &str = "Knot DNS";
+const COREDNS: &str = "CoreDNS";
+
+/// What each server came to in each round.
+fn in_turns<T>(servers: &[Server], mut measure: impl FnMut(&Server) -> T) -> Vec<Vec<T>> {
+    let mut taken: Vec<Vec<T>> = servers.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        servers.iter().zip(&mut taken).for_each(|(server, taken)| taken.push(measure(server)));
+    }
+    taken
+}
+
+/// A value of one server, round by round.
+fn of<T>(servers: &[Server], taken: &[Vec<T>], name: &str, value: impl Fn(&T) -> f64) -> Vec<f64> {
+    let found = servers.iter().zip(taken).find(|(server, _)| server.name == name);
+    found.map(|(_, taken)| taken.iter().map(value).collect()).unwrap_or_default()
 }
 
 /// What a run of one server came to.
 #[derive(Clone, Copy)]
 struct Taken {
-    /// CPU time of the server for each question, microseconds.
+    /// CPU time of the server for each question, seconds.
     cpu: f64,
     /// Questions a second, the client's work included.
     rate: f64,
@@ -87,7 +132,7 @@ impl Server {
             let mut answer = [0; 1500];
             let _ = client.send(&question);
             // The number of answers, or of anything for the floor.
-            if client.recv(&mut answer).is_ok_and(|length| length > 12 && (answer[7] == 1 || name == "floor")) {
+            if client.recv(&mut answer).is_ok_and(|length| length > 12 && (answer[7] == 1 || name == FLOOR_NAME)) {
                 return Some(server);
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -119,7 +164,36 @@ impl Server {
             lost += clients.iter().map(|client| BURST - receive(client, &mut headers)).sum::<usize>();
         }
         let cpu = self.cpu() - cpu;
-        Taken { cpu: cpu as f64 / 1e3 / QUESTIONS as f64, rate: QUESTIONS as f64 / began.elapsed().as_secs_f64(), lost }
+        Taken { cpu: cpu as f64 / 1e9 / QUESTIONS as f64, rate: QUESTIONS as f64 / began.elapsed().as_secs_f64(), lost }
+    }
+
+    /// How long each answer takes when questions come at a steady rate, whether or not earlier ones are answered; one that does not come
+    /// counts as long as the client's patience.
+    fn ask_at_a_pace(&self, questions: &[Vec<u8>]) -> Vec<f64> {
+        let client = self.client();
+        client.set_nonblocking(true).unwrap();
+        let count = (RATE as f64 * PACED.as_secs_f64()) as usize;
+        let mut sent: Vec<Option<Instant>> = vec![None; 1 << 16];
+        let (mut latencies, mut next, mut answer) = (Vec::with_capacity(count), 0, [0; 1500]);
+        let began = Instant::now();
+        while next < count || (latencies.len() < count && began.elapsed() < PACED + PATIENCE) {
+            let due = (began.elapsed().as_secs_f64() * f64::from(RATE)) as usize;
+            while next < due.min(count) {
+                let mut question = questions[next % questions.len()].clone();
+                question[..2].copy_from_slice(&(next as u16).to_be_bytes());
+                sent[next % sent.len()] = Some(Instant::now());
+                // A full buffer is a lost question.
+                let _ = client.send(&question);
+                next += 1;
+            }
+            while client.recv(&mut answer).is_ok() {
+                let number = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
+                latencies.extend(sent[number].take().map(|sent| sent.elapsed().as_secs_f64()));
+            }
+            std::hint::spin_loop();
+        }
+        latencies.resize(count, PATIENCE.as_secs_f64());
+        latencies
     }
 }
 
@@ -144,46 +218,19 @@ fn receive(client: &UdpSocket, headers: &mut MultiHeaders<SockaddrStorage>) -> u
     received
 }
 
-fn report(what: &str, servers: &[Server], taken: &[Vec<Taken>]) {
-    println!("\n{what}, UDP, {SERVICES} services, {ROUNDS} runs of {QUESTIONS} questions (min / median / max)");
-    println!("{:10} {:>22} {:>28} {:>8} {:>8}", "", "CPU µs/question", "questions/s", "× CPU", "lost");
-    let spread = |taken: &[Taken], of: fn(&Taken) -> f64| {
-        let mut values: Vec<f64> = taken.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        (values[0], values[values.len() / 2], values[values.len() - 1])
-    };
-    let ours = spread(&taken[0], |taken| taken.cpu).1;
-    for (server, taken) in servers.iter().zip(taken) {
-        let (cpu, rate) = (spread(taken, |taken| taken.cpu), spread(taken, |taken| taken.rate));
-        let lost: usize = taken.iter().map(|taken| taken.lost).sum();
-        println!(
-            "{:10} {:6.2} /{:6.2} /{:6.2} {:8.0} /{:8.0} /{:8.0} {:8.2} {:8}",
-            server.name,
-            cpu.0,
-            cpu.1,
-            cpu.2,
-            rate.0,
-            rate.1,
-            rate.2,
-            cpu.1 / ours,
-            lost
-        );
-    }
-}
-
 fn waypost(folder: &Path) -> Option<Server> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+    let mut command = Command::new(WAYPOST);
     command
         .args(["run", "--role=dns", "--node-name=bench", "--dns-address=127.0.0.1:5301"])
         .arg("--manifests")
         .arg(folder.join("manifests"));
     command.args(["--dns-health-address=", "--dns-ready-address=", "--dns-metrics-address=127.0.0.1:5391"]);
-    Server::start("waypost", "127.0.0.1:5301", &mut command)
+    Server::start(OURS, "127.0.0.1:5301", &mut command)
 }
 
 fn floor() -> Option<Server> {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    Server::start("floor", "127.0.0.1:5302", command.args([FLOOR, "127.0.0.1:5302"]))
+    Server::start(FLOOR_NAME, "127.0.0.1:5302", command.args([FLOOR, "127.0.0.1:5302"]))
 }
 
 fn knot(folder: &Path) -> Option<Server> {
@@ -194,19 +241,19 @@ fn knot(folder: &Path) -> Option<Server> {
     );
     fs::write(folder.join("knot.conf"), text).unwrap();
     let mut command = Command::new("/usr/sbin/knotd");
-    Server::start("knot", "127.0.0.1:5303", command.arg("-c").arg(folder.join("knot.conf")))
+    Server::start(KNOT, "127.0.0.1:5303", command.arg("-c").arg(folder.join("knot.conf")))
 }
 
 fn coredns(folder: &Path) -> Option<Server> {
     let corefile =
         format!("cluster.local:5304 {{\n  bind 127.0.0.1\n  file {}/zone\n  prometheus 127.0.0.1:5394\n}}\n", folder.display());
     fs::write(folder.join("Corefile"), corefile).unwrap();
-    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/coredns"));
-    Server::start("coredns", "127.0.0.1:5304", command.arg("-conf").arg(folder.join("Corefile")))
+    let mut command = tool("coredns");
+    Server::start(COREDNS, "127.0.0.1:5304", command.arg("-conf").arg(folder.join("Corefile")))
 }
 
 /// Sends every datagram back as a response.
-fn turn_round(address: SocketAddr) {
+pub fn turn_round(address: SocketAddr) -> ! {
     let socket = UdpSocket::bind(address).unwrap();
     let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(BURST, None);
     let mut buffers = [[0_u8; 1500]; BURST];
