@@ -79,7 +79,8 @@ pub fn run(only: Option<String>, sizes: &[u32]) -> ExitCode {
     if bench.wants(SIZES) {
         bench.add(&mut rows, steady::sizes());
     }
-    report(&rows, sizes);
+    println!("\n{}", report::markdown(&rows, &machine()));
+    println!("target/bench has report.md, report.json and, of several sizes, cost-by-size.svg");
     ExitCode::SUCCESS
 }
 
@@ -124,6 +125,7 @@ impl Bench {
             println!("  {:<20} {:?} beside {:?}", row.name, row.ours, row.theirs);
             rows.push(row);
         }
+        write_report(rows);
     }
 
     fn stage(&self, name: &str) -> Stage<'_> {
@@ -135,20 +137,17 @@ impl Bench {
     }
 }
 
-/// Prints the table and writes all files.
-fn report(rows: &[Row], sizes: &[u32]) {
+/// Writes all files, with what was measured so far: a run that breaks off leaves what it has.
+fn write_report(rows: &[Row]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
     fs::create_dir_all(&folder).expect("target/ can be written");
-    let taken = format!("{}; services: {sizes:?} with {} endpoints each", machine(), scale::ENDPOINTS);
-    let table = report::markdown(rows, &taken);
-    println!("\n{table}");
     let write = |name: &str, text: String| fs::write(folder.join(name), text).expect("target/bench can be written");
-    write("report.md", table);
+    let taken = machine();
+    write("report.md", report::markdown(rows, &taken));
     write("report.json", report::json(rows, &taken));
     if let Some(drawing) = drawing::svg(rows) {
         write("cost-by-size.svg", drawing);
     }
-    println!("target/bench has report.md, report.json and, of several sizes, cost-by-size.svg");
 }
 
 /// On what it was measured.
@@ -159,6 +158,7 @@ fn machine() -> String {
     };
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let build = if cfg!(debug_assertions) { ", not optimised" } else { "" };
+    let endpoints = scale::ENDPOINTS;
     format!(
         "{}, {processors} processors, kernel {}{build}",
         first_line("date", &["-u", "+%F %R UTC"]),

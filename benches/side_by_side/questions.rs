@@ -173,6 +173,7 @@ impl Server {
         let client = self.client();
         client.set_nonblocking(true).unwrap();
         let count = (RATE as f64 * PACED.as_secs_f64()) as usize;
+        // By the number that the question carries.
         let mut sent: Vec<Option<Instant>> = vec![None; 1 << 16];
         let (mut latencies, mut next, mut answer) = (Vec::with_capacity(count), 0, [0; 1500]);
         let began = Instant::now();
@@ -181,7 +182,7 @@ impl Server {
             while next < due.min(count) {
                 let mut question = questions[next % questions.len()].clone();
                 question[..2].copy_from_slice(&(next as u16).to_be_bytes());
-                sent[next % sent.len()] = Some(Instant::now());
+                sent[usize::from(next as u16)] = Some(Instant::now());
                 // A full buffer is a lost question.
                 let _ = client.send(&question);
                 next += 1;

@@ -92,7 +92,15 @@ struct Table {
 struct Change {
     part: Part,
     difference: Difference,
+    /// How many elements a batch has taken out of the difference, to remove and to add.
+    taken: (usize, usize),
     becomes: Option<Destination>,
+}
+
+impl Change {
+    fn of_dest(dest: Dest, difference: Difference, becomes: Option<Destination>) -> Change {
+        Change { part: Part::Dest(dest), difference, taken: (0, 0), becomes }
+    }
 }
 
 impl<K: Kernel> Committer<K> {
@@ -216,7 +224,7 @@ impl Table {
             let becomes = destination.clone().map(|destination| destination.seated(before));
             let elements = |of: Option<&Destination>| of.map(|one| one.elements(*dest)).unwrap_or_default();
             let difference = difference(elements(before), elements(becomes.as_ref()));
-            changes.push(Change { part: Part::Dest(*dest), difference, becomes });
+            changes.push(Change::of_dest(*dest, difference, becomes));
         }
         changes.retain(|change| !self.rejected.contains_key(&change.part));
         self.commit_changes(kernel, changes, None, false, outcome)
@@ -274,7 +282,8 @@ impl Table {
                 }
             }
         }
-        let mut changes = Vec::new();
+        let count = wanted.elements.len() + wanted.destinations.len() + self.elements.len() + of_dest.len();
+        let mut changes = Vec::with_capacity(count);
         for element in &self.elements {
             let present = wanted.elements.get(element).copied().unwrap_or(false);
             changes.extend(element_change(*element, true, present));
@@ -288,10 +297,10 @@ impl Table {
             let elements = of_dest.remove(dest).unwrap_or_default();
             let becomes = destination.clone().map(|destination| destination.seated(Some(&seats(&elements))));
             let after = becomes.as_ref().map(|one| one.elements(*dest)).unwrap_or_default();
-            changes.push(Change { part: Part::Dest(*dest), difference: difference(elements, after), becomes });
+            changes.push(Change::of_dest(*dest, difference(elements, after), becomes));
         }
         for (dest, elements) in of_dest {
-            changes.push(Change { part: Part::Dest(dest), difference: difference(elements, Vec::new()), becomes: None });
+            changes.push(Change::of_dest(dest, difference(elements, Vec::new()), None));
         }
         self.wanted = wanted;
         changes
@@ -306,9 +315,10 @@ impl Table {
         set_culprits_aside: bool,
         outcome: &mut FamilyOutcome,
     ) -> Result<(), NftError> {
-        let (idle, busy): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(|change| change.difference.is_empty());
-        idle.into_iter().for_each(|change| self.done(change));
-        let mut rest = busy;
+        let mut rest = changes;
+        for idle in rest.extract_if(.., |change| change.difference.is_empty()) {
+            self.done(idle);
+        }
         while rebuild.is_some() || !rest.is_empty() || self.uses.has_orphans() {
             let next = rest.split_off(batch_end(&rest, kernel.batch_limit()));
             let batch = std::mem::replace(&mut rest, next);
@@ -328,8 +338,12 @@ impl Table {
         set_culprits_aside: bool,
         outcome: &mut FamilyOutcome,
     ) -> Result<(), NftError> {
-        let batch = self.batch(&changes, rebuild);
-        match kernel.commit(&self.layout, &batch) {
+        let batch = self.batch(&mut changes, rebuild);
+        let result = kernel.commit(&self.layout, &batch);
+        if result.is_err() {
+            give_back(&mut changes, &batch.elements);
+        }
+        match result {
             Ok(()) => {
                 outcome.batches += 1;
                 outcome.elements += batch.elements.len();
@@ -357,20 +371,27 @@ impl Table {
         }
     }
 
-    fn batch(&self, changes: &[Change], rebuild: bool) -> Batch {
-        let mut elements = Difference::default();
-        for change in changes {
-            elements.remove.extend(&change.difference.remove);
-            elements.add.extend(&change.difference.add);
+    /// The batch takes the elements out of the changes, so that those of a first commit are not in memory twice.
+    fn batch(&self, changes: &mut [Change], rebuild: bool) -> Batch {
+        let bereft: BTreeSet<AffinityMap> = changes.iter().flat_map(bereft_maps).collect();
+        let count = |of: fn(&Difference) -> usize| changes.iter().map(|change| of(&change.difference)).sum();
+        let mut elements = Difference {
+            remove: Vec::with_capacity(count(|difference| difference.remove.len())),
+            add: Vec::with_capacity(count(|difference| difference.add.len())),
+        };
+        for change in changes.iter_mut() {
+            let Difference { remove, add } = std::mem::take(&mut change.difference);
+            change.taken = (remove.len(), add.len());
+            elements.remove.extend(remove);
+            elements.add.extend(add);
         }
         let (made, gone) = self.uses.change(&elements, rebuild);
-        let usable = if rebuild { Vec::new() } else { self.usable(changes, &gone) };
+        let usable = if rebuild { Vec::new() } else { self.usable(bereft, changes, &gone) };
         Batch { rebuild, made, elements, usable, gone }
     }
 
     /// Where clients may be sent again, for each map that stays and from whose list these changes take something away.
-    fn usable(&self, changes: &[Change], gone: &Made) -> Vec<Usable> {
-        let mut maps: BTreeSet<AffinityMap> = changes.iter().flat_map(bereft_maps).collect();
+    fn usable(&self, mut maps: BTreeSet<AffinityMap>, changes: &[Change], gone: &Made) -> Vec<Usable> {
         maps.retain(|map| self.uses.maps().contains(map) && !gone.maps.contains(map));
         if maps.is_empty() {
             return Vec::new();
@@ -398,11 +419,11 @@ impl Table {
                 };
             }
             Part::Element(element) => {
-                self.wanted.elements.remove(&element);
-                if change.difference.add.is_empty() {
-                    self.elements.remove(&element);
-                } else {
+                // What nobody wants was found in the kernel.
+                if self.wanted.elements.remove(&element).unwrap_or(false) {
                     self.elements.insert(element);
+                } else {
+                    self.elements.remove(&element);
                 }
             }
         }
@@ -412,6 +433,15 @@ impl Table {
     fn keep_rejected_wanted(&mut self) {
         let elements = &self.elements;
         self.wanted.elements.retain(|element, present| elements.contains(element) != *present);
+    }
+}
+
+/// Gives the elements of a batch that was not committed back to the changes, in whose order they are.
+fn give_back(changes: &mut [Change], elements: &Difference) {
+    let (mut remove, mut add) = (elements.remove.iter().copied(), elements.add.iter().copied());
+    for Change { difference, taken, .. } in changes {
+        difference.remove.extend(remove.by_ref().take(taken.0));
+        difference.add.extend(add.by_ref().take(taken.1));
     }
 }
 
@@ -452,7 +482,7 @@ fn element_change(element: Element, is_there: bool, present: bool) -> Option<Cha
         (false, true) => Difference { remove: vec![], add: vec![element] },
         _ => return None,
     };
-    Some(Change { part: Part::Element(element), difference, becomes: None })
+    Some(Change { part: Part::Element(element), difference, taken: (0, 0), becomes: None })
 }
 
 /// How many changes fit into one batch: at least one.

@@ -181,6 +181,7 @@ impl Netlink {
             if batch.rebuild {
                 write_skeleton(writer, layout, &mut message);
             }
+            writer.reserve(batch.elements.len() * MAX_ELEMENT);
             write_made(writer, layout, &batch.made, &mut message);
             write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &Counters::new(), &mut message);
             write_elements(writer, NEW_ELEMENT, &batch.elements.add, &counted, &mut message);

@@ -45,6 +45,11 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// Makes room for so many more bytes, so that a large buffer need not be copied as it grows. What is not written takes no memory.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
     /// Begins a message of the nf_tables subsystem; [`Writer::end`] closes it. `protocol` is the `NFPROTO_*` of the table.
     pub fn begin(&mut self, kind: u16, flags: u16, sequence: u32, protocol: u8) {
         self.begin_raw(SUBSYSTEM << 8 | kind, flags, sequence, protocol, 0);

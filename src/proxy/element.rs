@@ -240,7 +240,7 @@ impl Destination {
     /// The elements that this destination is made of, its lists taken in slot order.
     pub fn elements(&self, dest: Dest) -> Vec<Element> {
         let draw = |list| self.draw(dest, list);
-        let mut elements = Vec::with_capacity(self.cluster.len() + self.local.len() + 4);
+        let mut elements = Vec::with_capacity(self.cluster.len() + self.local.len() + 1);
         match self.entry {
             Some(Entry::Cluster) => elements.push(Element::Service(dest, draw(List::Cluster))),
             Some(Entry::Local) => elements.push(Element::Service(dest, draw(List::Local))),
@@ -317,8 +317,13 @@ impl Destination {
     /// its own clients: there nobody may move.
     pub fn seated(mut self, previous: Option<&Destination>) -> Destination {
         if let Some(previous) = previous.filter(|_| self.balancing.method != Balance::SourceHash) {
-            self.cluster = super::fill_slots(&previous.cluster, &self.cluster).into();
-            self.local = super::fill_slots(&previous.local, &self.local).into();
+            let keeps = |before: &[Backend], now: &[Backend]| before.is_empty() || before == now;
+            if !keeps(&previous.cluster, &self.cluster) {
+                self.cluster = super::fill_slots(&previous.cluster, &self.cluster).into();
+            }
+            if !keeps(&previous.local, &self.local) {
+                self.local = super::fill_slots(&previous.local, &self.local).into();
+            }
         }
         self
     }
@@ -347,6 +352,9 @@ impl Difference {
 
 /// The difference between what is there and what should be. An element whose data changed is removed and added.
 pub fn difference(mut actual: Vec<Element>, mut wanted: Vec<Element>) -> Difference {
+    if actual.is_empty() {
+        return Difference { remove: Vec::new(), add: wanted };
+    }
     actual.sort_unstable();
     wanted.sort_unstable();
     let only_in = |of: &[Element], other: &[Element]| -> Vec<Element> {

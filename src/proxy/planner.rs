@@ -104,8 +104,9 @@ pub enum Traffic {
 /// What a service took part in when it was last planned.
 #[derive(Debug, Default)]
 struct Planned {
-    claims: Vec<(Dest, Claim)>,
-    elements: BTreeSet<Element>,
+    claims: Box<[(Dest, Claim)]>,
+    /// Sorted.
+    elements: Box<[Element]>,
     without_local: Vec<(Family, Traffic)>,
 }
 
@@ -126,7 +127,7 @@ impl Planner {
         }
         let Some(service) = service.filter(|service| service.proxied && service.kind == ServiceKind::ClusterIp) else {
             self.release(before.claims, delta, &mut outcome);
-            self.count(before.elements, BTreeSet::new(), delta);
+            self.count(&before.elements, &[], delta);
             return outcome;
         };
         let wanted = plan(service, slices, context, self.warming.get(key));
@@ -147,11 +148,12 @@ impl Planner {
             }
             claims.push((dest, claim));
         }
-        self.count(before.elements, wanted.elements.clone(), delta);
+        let elements: Box<[Element]> = wanted.elements.into_iter().collect();
+        self.count(&before.elements, &elements, delta);
         for of_port in &wanted.without_local {
             *self.without_local.entry(*of_port).or_default() += 1;
         }
-        let planned = Planned { claims, elements: wanted.elements, without_local: wanted.without_local };
+        let planned = Planned { claims: claims.into(), elements, without_local: wanted.without_local };
         self.planned.insert(key.clone(), planned);
         outcome
     }
@@ -217,7 +219,7 @@ impl Planner {
         self.losers.entry(dest).or_default().insert(loser);
     }
 
-    fn release(&mut self, claims: Vec<(Dest, Claim)>, delta: &mut Delta, outcome: &mut Outcome) {
+    fn release(&mut self, claims: impl IntoIterator<Item = (Dest, Claim)>, delta: &mut Delta, outcome: &mut Outcome) {
         for (dest, claim) in claims {
             if self.owners.get(&dest) == Some(&claim) {
                 self.owners.remove(&dest);
@@ -237,15 +239,18 @@ impl Planner {
     }
 
     /// Counts how many services need an element of the node; the first brings it, the last takes it away.
-    fn count(&mut self, before: BTreeSet<Element>, after: BTreeSet<Element>, delta: &mut Delta) {
-        for element in after.difference(&before) {
+    fn count(&mut self, before: &[Element], after: &[Element], delta: &mut Delta) {
+        let only_in = |of: &'_ [Element], other: &'_ [Element]| -> Vec<Element> {
+            of.iter().filter(|element| other.binary_search(element).is_err()).copied().collect()
+        };
+        for element in &only_in(after, before) {
             let users = self.users.entry(*element).or_default();
             *users += 1;
             if *users == 1 {
                 delta.elements.insert(*element, true);
             }
         }
-        for element in before.difference(&after) {
+        for element in &only_in(before, after) {
             if let Some(users) = self.users.get_mut(element) {
                 *users -= 1;
                 if *users == 0 {
