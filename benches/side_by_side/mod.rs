@@ -160,7 +160,7 @@ fn machine() -> String {
     let build = if cfg!(debug_assertions) { ", not optimised" } else { "" };
     let endpoints = scale::ENDPOINTS;
     format!(
-        "{}, {processors} processors, kernel {}{build}",
+        "{}, {processors} processors, kernel {}{build}; {endpoints} endpoints a service",
         first_line("date", &["-u", "+%F %R UTC"]),
         first_line("uname", &["-r"])
     )
