@@ -16,6 +16,12 @@ const PURE: &[&str] = &[
     "src/dns/service_record.rs",
     "src/dns/lookup.rs",
     "src/dns/answer.rs",
+    "src/dns/shape.rs",
+    "src/dns/chain/explain.rs",
+    "src/dns/chain/model.rs",
+    "src/dns/chain/rewrite.rs",
+    "src/dns/chain/template.rs",
+    "src/dns/chain/values.rs",
     "src/dns/cache.rs",
 ];
 

@@ -1,15 +1,16 @@
 //! Serving DNS, now or as soon as the port is free.
 
 use super::AgentError;
+use super::zones::Zones;
 use crate::admin::Status;
 use crate::config::{Config, GuardConfig, Role};
-use crate::dns::forward::Forwarder;
+use crate::dns::chain::Chain;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
-use crate::dns::resolve::Resolver;
 use crate::dns::server::{self, DnsError, Serving};
 use crate::handover::Sockets;
+use crate::import::read::Texts;
 use crate::notices::{DNS_PORT_TAKEN, Notices, Subject};
 use prometheus::Registry;
 use std::net::SocketAddr;
@@ -31,13 +32,24 @@ pub struct DnsServer {
     leave: mpsc::Sender<oneshot::Sender<()>>,
     stop: watch::Sender<()>,
     task: JoinHandle<Option<Serving>>,
+    /// What follows the configuration.
+    _following: AbortOnDropHandle,
+}
+
+/// A task that ends with this value.
+struct AbortOnDropHandle(JoinHandle<()>);
+
+impl Drop for AbortOnDropHandle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 struct Parts {
     addresses: Vec<SocketAddr>,
     guard: GuardConfig,
     records: Arc<Records>,
-    resolver: Resolver,
+    chain: Chain,
     metrics: Arc<Metrics>,
     notices: Notices,
     sockets: Sockets,
@@ -56,25 +68,25 @@ impl DnsServer {
     /// the servers behind the cluster's DNS service answer meanwhile. It says so, is not ready, and tries again.
     ///
     /// # Errors
-    /// In the role `dns`, when an address cannot be served; when the certificates for upstream servers over TLS cannot be used; and when a metric
-    /// cannot be registered.
-    pub fn start(
+    /// In the role `dns`, when an address cannot be served; when what DNS is to do cannot be done, which the certificates for upstream servers belong
+    /// to; and when a metric cannot be registered.
+    pub async fn start(
         config: &Config,
         registry: &Registry,
         status: &Status,
         notices: &Notices,
         sockets: &Sockets,
+        texts: Option<watch::Receiver<Option<Texts>>>,
     ) -> Result<DnsServer, AgentError> {
         let metrics = Arc::new(Metrics::new(registry)?);
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
-        Forwarder::check_tls(&config.dns)?;
-        let forwarder = Forwarder::new(&config.dns, metrics.clone());
-        let resolver = Resolver::new(forwarder, &config.dns.cache, metrics.clone());
+        let (zones, chain) = Zones::start(&config.dns, &metrics, notices, texts).await?;
+        let following = tokio::spawn(zones.follow(chain.clone()));
         let parts = Parts {
-            addresses: config.dns.addresses.clone(),
+            addresses: chain.plan().addresses().to_vec(),
             guard: config.dns.guard.clone(),
             records: records.clone(),
-            resolver,
+            chain,
             metrics,
             notices: notices.clone(),
             sockets: sockets.clone(),
@@ -88,7 +100,7 @@ impl DnsServer {
         let (leave, leaves) = mpsc::channel(1);
         let orders = Orders { leave: leaves, stopped };
         let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, orders));
-        Ok(DnsServer { records, serving, leave, stop, task })
+        Ok(DnsServer { records, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
     }
 
     /// Leaves the sockets to another agent. Connections that are open are finished.
@@ -112,7 +124,7 @@ impl Parts {
     fn serve(&self) -> Result<Serving, DnsError> {
         server::bind_among(&self.sockets, &self.addresses)?.guarded(&self.guard).serve(
             self.records.clone(),
-            self.resolver.clone(),
+            self.chain.clone(),
             self.metrics.clone(),
         )
     }

@@ -25,13 +25,14 @@ mod succession;
 #[cfg(test)]
 mod tests;
 mod watchdog;
+pub mod zones;
 
 use crate::admin::{self, AdminError, Registries, ServiceHealth, Status};
 use crate::config::{Config, Role};
 use crate::conntrack::{self, Cleaner, Conntrack, ConntrackMetrics};
-use crate::dns::forward::TlsError;
 use crate::dns::server::DnsError;
 use crate::handover::{HandoverError, Sockets, Successor};
+use crate::import::read::Texts;
 use crate::leftovers;
 use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Netlink, NftError};
@@ -53,6 +54,7 @@ use succession::Milestones;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use watchdog::GuardedSwitch;
+use zones::ZonesError;
 
 /// Questions that may wait for the agent's task.
 const INQUIRIES: usize = 16;
@@ -66,9 +68,9 @@ pub enum AgentError {
     /// DNS cannot be served.
     #[error(transparent)]
     Dns(#[from] DnsError),
-    /// Upstream DNS servers over TLS cannot be asked.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    /// What DNS is to do cannot be done.
+    #[error("DNS is configured wrongly: {0}")]
+    Zones(#[from] ZonesError),
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -115,7 +117,7 @@ pub struct Retired {
 }
 
 /// Starts the agent on a stream of updates: it programs the tables, serves DNS, health and metrics, as its role says. The registries may
-/// hold metrics of the source already.
+/// hold metrics of the source already; `texts` are those of the ConfigMaps with a Corefile, where that is where DNS takes its zones from.
 ///
 /// # Errors
 /// When something that it needs cannot be had: a port, or the right to change nf_tables. Nothing is left running then.
@@ -124,8 +126,9 @@ pub async fn start(
     registries: Registries,
     updates: mpsc::Receiver<Update>,
     notices: Notices,
+    texts: Option<watch::Receiver<Option<Texts>>>,
 ) -> Result<Running, AgentError> {
-    start_through(config, registries, updates, notices, |kernel| kernel).await
+    start_through(config, registries, updates, notices, texts, |kernel| kernel).await
 }
 
 /// [`start`], with something between the agent and the kernel's tables, which sees each batch: tests look at what it leaves, or refuse it.
@@ -137,6 +140,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     registries: Registries,
     updates: mpsc::Receiver<Update>,
     notices: Notices,
+    texts: Option<watch::Receiver<Option<Texts>>>,
     through: impl FnOnce(Netlink) -> K,
 ) -> Result<Running, AgentError> {
     let status = Status::new(&config);
@@ -154,7 +158,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     let dns = match config.role {
         Role::Proxy => None,
         Role::All if config.dns.addresses.is_empty() => None,
-        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices, &sockets)?),
+        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices, &sockets, texts).await?),
     };
     let site = admin::site(&config.admin, status.clone(), registries)?;
     let probes = site.serve_probes()?;

@@ -76,7 +76,8 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let (updates, told) = mpsc::channel::<Update>(1024);
     let mut cluster = Cluster::new(updates)?;
     let registries = Registries::new(config.role)?;
-    let agent = runtime.block_on(agent::start(config, registries, told, Notices::logged())).context("starting the agent")?;
+    let agent =
+        runtime.block_on(agent::start(config, registries, told, Notices::logged(), None)).context("starting the agent")?;
     let remarks = cluster.apply(manifests)?.remarks;
     wait_until_ready(&runtime, &agent)?;
 

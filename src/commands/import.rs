@@ -25,7 +25,7 @@ enum What {
         /// The file; - for standard input
         file: PathBuf,
     },
-    /// Turn CoreDNS's Corefile, or the ConfigMap kube-system/coredns, into chart values, and name every plugin without a counterpart
+    /// Turn CoreDNS's Corefile, or the ConfigMap kube-system/coredns, into chart values; a plugin that is not there is an error
     Corefile {
         /// What to print
         #[arg(long, value_enum, default_value = "values")]

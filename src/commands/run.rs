@@ -3,7 +3,8 @@
 use super::logging;
 use crate::admin::Registries;
 use crate::agent::{self, Retired};
-use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings};
+use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings, ZonesSource};
+use crate::import::read::Texts;
 use crate::model::{Kind, Update};
 use crate::notices::Notices;
 use crate::source::{kubernetes, manifests};
@@ -11,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Updates that may wait for the agent's loop: a few milliseconds of its work.
@@ -49,7 +50,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let registries = Registries::new(config.role)?;
     let (mut source, notices) = source(&config, &registries, updates.clone()).await?;
-    let mut agent = agent::start(config, registries, received, notices).await?;
+    let texts = config_maps(&config).await?;
+    let mut agent = agent::start(config, registries, received, notices, texts).await?;
     let mut successor = None;
     let outcome = tokio::select! {
         name = signals.next() => {
@@ -138,6 +140,21 @@ async fn source(config: &Config, registries: &Registries, updates: mpsc::Sender<
         Ok(())
     };
     Ok((tokio::spawn(work), notices))
+}
+
+/// The ConfigMaps with a Corefile, where DNS takes its zones from there.
+async fn config_maps(config: &Config) -> anyhow::Result<Option<watch::Receiver<Option<Texts>>>> {
+    let ZonesSource::ConfigMaps(names) = &config.dns.zones else { return Ok(None) };
+    if config.role == Role::Proxy || config.dns.addresses.is_empty() {
+        return Ok(None);
+    }
+    if let ClusterSource::Manifests(_) = config.cluster {
+        bail!("--corefile-configmap needs an API server, and --manifests is instead of one; give the file with --corefile");
+    }
+    let (told, texts) = watch::channel(None);
+    let client = kubernetes::client(&config.cluster).await?;
+    tokio::spawn(kubernetes::watch_config_maps(client, names.clone(), told));
+    Ok(Some(texts))
 }
 
 /// SIGTERM and SIGINT.

@@ -2,7 +2,9 @@
 
 use super::args::Origin;
 use super::settings::SETTINGS;
-use super::{ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses, Origins, Policy, StubZone, Upstreams};
+use super::{
+    ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses, Origins, Policy, StubZone, Upstreams, ZonesSource,
+};
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -21,6 +23,9 @@ pub fn to_yaml(config: &Config, origins: &Origins) -> String {
         };
         // JSON's scalars and lists are YAML's too.
         text += &format!("{}: {value}{remark}\n", setting.key);
+    }
+    if let ZonesSource::Blocks { blocks, .. } = &config.dns.zones {
+        text += &format!("dns-zones: {}\n", json!(blocks));
     }
     text
 }
@@ -70,6 +75,14 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("conntrack-udp-timeout-stream", _) => seconds(proxy.conntrack.udp_stream_seconds),
         ("cluster-domain", _) => json!(dns.domain),
         ("dns-address", _) => list(&dns.addresses),
+        ("corefile", _) => json!(match &dns.zones {
+            ZonesSource::Corefile(path) => path.as_path(),
+            _ => Path::new(""),
+        }),
+        ("corefile-configmap", _) => json!(match &dns.zones {
+            ZonesSource::ConfigMaps(names) => names.as_slice(),
+            _ => &[],
+        }),
         ("dns-ttl", _) => json!(dns.ttl),
         ("dns-allow-from", _) => list(&dns.guard.allow_from),
         ("dns-rate-limit", _) => json!(dns.guard.rate.per_second),

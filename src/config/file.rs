@@ -1,8 +1,9 @@
-//! The configuration file: YAML, one level of keys, each the name of a flag.
+//! The configuration file: YAML, one level of keys, each the name of a flag; and `dns-zones`, which has more to it than a flag could say.
 
 use super::ConfigError;
 use super::args::{FilePlace, Given, Origin, Raw};
 use super::settings::{SETTINGS, find};
+use crate::dns::chain::Block;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
@@ -11,28 +12,45 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Reads a configuration file. Values are left as text: flags, environment and file are judged alike.
-pub(super) fn read(path: &Path) -> Result<Given, ConfigError> {
+pub(super) fn read(path: &Path) -> Result<(Given, Option<Zones>), ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|reason| ConfigError::Read { path: path.to_path_buf(), reason })?;
     parse(&text, path)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Given, ConfigError> {
+/// The key that has server blocks.
+pub(super) const ZONES: &str = "dns-zones";
+
+/// What `dns-zones` has.
+pub(super) struct Zones {
+    pub blocks: Vec<Block>,
+    pub place: FilePlace,
+}
+
+fn parse(text: &str, path: &Path) -> Result<(Given, Option<Zones>), ConfigError> {
     let options = serde_saphyr::options! { with_snippet: false };
     let entries: Entries = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| ConfigError::Syntax { path: path.to_path_buf(), problem: one_line(&error.to_string()) })?;
     let path: Arc<Path> = path.into();
-    let mut given = Given::new();
+    let (mut given, mut zones) = (Given::new(), None);
     for (key, values) in entries.0 {
         let line = key.referenced.line();
+        let values = match values {
+            Value::Plain(values) => values,
+            Value::Blocks(blocks) => {
+                let place = FilePlace { path: path.clone(), line, key: ZONES };
+                zones = Some(Zones { blocks, place });
+                continue;
+            }
+        };
         let Some(setting) = find(&key.value) else { return Err(unknown(&path, line, &key.value)) };
         let origin = Origin::File(FilePlace { path: path.clone(), line, key: setting.key });
         given.insert(setting.key, Raw::new(setting, values.0, origin));
     }
-    Ok(given)
+    Ok((given, zones))
 }
 
 fn unknown(path: &Path, line: u64, key: &str) -> ConfigError {
-    let allowed = SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>().join(", ");
+    let allowed = SETTINGS.iter().map(|setting| setting.key).chain([ZONES]).collect::<Vec<_>>().join(", ");
     ConfigError::UnknownKey { path: path.to_path_buf(), line, key: key.to_string(), allowed }
 }
 
@@ -41,7 +59,12 @@ fn one_line(text: &str) -> String {
 }
 
 /// The file: keys in the order in which they stand there. Not a map, so that each key keeps its line.
-struct Entries(Vec<(Spanned<String>, Values)>);
+struct Entries(Vec<(Spanned<String>, Value)>);
+
+enum Value {
+    Plain(Values),
+    Blocks(Vec<Block>),
+}
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entries, D::Error> {
@@ -60,8 +83,12 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
         let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+        while let Some(key) = map.next_key::<Spanned<String>>()? {
+            let value = match key.value == ZONES {
+                true => Value::Blocks(map.next_value()?),
+                false => Value::Plain(map.next_value()?),
+            };
+            entries.push((key, value));
         }
         Ok(Entries(entries))
     }

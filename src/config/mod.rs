@@ -13,9 +13,11 @@ mod tests;
 
 pub use args::{FilePlace, Origin, RunArgs, ViewArgs};
 pub use effective::{to_json, to_yaml};
+pub(crate) use resolve::name_server;
 pub use resolve::{Origins, load};
 pub use settings::{SETTINGS, Setting, reference_markdown};
 
+use crate::dns::chain::Block;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -266,7 +268,7 @@ impl NodePortAddresses {
 }
 
 /// Cluster DNS.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DnsConfig {
     /// The cluster domain, lower case, without a trailing dot.
     pub domain: String,
@@ -274,6 +276,8 @@ pub struct DnsConfig {
     pub addresses: Vec<SocketAddr>,
     /// TTL of the cluster's records in seconds (0 to 3600).
     pub ttl: u32,
+    /// Server blocks, which decide on everything that the other settings here say unless they leave it to them.
+    pub zones: ZonesSource,
     /// Where names outside the cluster domain are asked.
     pub upstreams: Upstreams,
     /// Zones that have servers of their own.
@@ -317,6 +321,25 @@ pub struct RateConfig {
     pub slip: u32,
     /// The bits of an IPv4 address, and of an IPv6 address, that tell clients apart.
     pub prefixes: (u8, u8),
+}
+
+/// Where the server blocks of DNS come from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ZonesSource {
+    /// There are none but what the other settings say.
+    #[default]
+    Flags,
+    /// The configuration file has them (`dns-zones`).
+    Blocks {
+        /// The blocks.
+        blocks: Vec<Block>,
+        /// The file.
+        file: PathBuf,
+    },
+    /// This Corefile.
+    Corefile(PathBuf),
+    /// The Corefile in the first of these ConfigMaps (`namespace/name`); the others have files that it imports.
+    ConfigMaps(Vec<String>),
 }
 
 /// A zone with name servers of its own (CoreDNS: a server block with `forward`).
@@ -392,6 +415,14 @@ pub struct ForwardConfig {
     pub except: Vec<String>,
     /// For the servers that are asked over TLS.
     pub tls: TlsConfig,
+    /// An idle connection is used again for this long (`expire`).
+    pub expire: Duration,
+    /// How often a server that has failed a question is checked (`health_check`).
+    pub check_every: Duration,
+    /// Which name it is asked for then, lower case, without a trailing dot; empty: the root.
+    pub check_name: String,
+    /// Whether that question desires recursion.
+    pub check_recursion: bool,
 }
 
 /// Which upstream server is asked first.
@@ -416,6 +447,10 @@ impl Default for ForwardConfig {
             hedge: Duration::from_millis(200),
             except: Vec::new(),
             tls: TlsConfig::default(),
+            expire: Duration::from_secs(10),
+            check_every: Duration::from_millis(500),
+            check_name: String::new(),
+            check_recursion: true,
         }
     }
 }
@@ -427,18 +462,30 @@ pub struct CacheConfig {
     pub positive_ttl: u32,
     /// The longest time for names and types that do not exist, in seconds (`denial`). 0: none is kept.
     pub negative_ttl: u32,
-    /// The shortest time for both, in seconds, unless the longest is shorter.
+    /// The shortest time for answers, in seconds, unless the longest is shorter.
     pub min_ttl: u32,
+    /// The same for names and types that do not exist.
+    pub min_negative_ttl: u32,
     /// The time for failures of the upstream servers, in seconds (`servfail`). 0: none is kept.
     pub failure_ttl: u32,
-    /// So many answers are kept, and as many denials.
+    /// So many answers are kept.
     pub entries: usize,
+    /// And so many denials and failures.
+    pub negative_entries: usize,
     /// About so much memory may all of them take.
     pub bytes: usize,
-    /// A name that was asked for this often, without a pause of a minute, is asked again before it expires. 0: none is.
+    /// A name that was asked for this often, without a longer pause than the next field says, is asked again before it expires. 0: none is.
     pub prefetch: u32,
+    /// Questions that are further apart than this do not make a name popular.
+    pub prefetch_within: Duration,
+    /// A popular name is asked again when this part of its time is left, in percent.
+    pub prefetch_last: u32,
     /// For how long an expired answer may be served when no upstream server has a better one (RFC 8767). Zero: never.
     pub serve_stale: Duration,
+    /// How long a client waits for the upstream servers while there is an expired answer. Zero: it gets that one at once.
+    pub stale_after: Duration,
+    /// Answers from the cache have the TTL that they had when they came (`keepttl`).
+    pub keep_ttl: bool,
 }
 
 impl CacheConfig {
@@ -455,11 +502,19 @@ impl Default for CacheConfig {
             positive_ttl: 30,
             negative_ttl: 30,
             min_ttl: 5,
+            min_negative_ttl: 5,
             failure_ttl: 5,
             entries: 9984,
+            negative_entries: 9984,
             bytes: 16 << 20,
             prefetch: 3,
+            // CoreDNS's.
+            prefetch_within: Duration::from_secs(60),
+            prefetch_last: 10,
             serve_stale: Duration::from_secs(3600),
+            // RFC 8767, section 5.
+            stale_after: Duration::from_millis(1800),
+            keep_ttl: false,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::settings::{self, SETTINGS, Setting};
 use super::{
     AdminConfig, CacheConfig, ClusterSource, Config, ConfigError, ConntrackConfig, DEFAULT_SOCKET, DetectLocalMode, DnsConfig,
     ForwardConfig, GuardConfig, LogConfig, LogFormat, NameServer, NodePortAddresses, Over, Policy, ProxyConfig, RateConfig, Role,
-    StubZone, Surroundings, TlsConfig, Upstreams, file,
+    StubZone, Surroundings, TlsConfig, Upstreams, ZonesSource, file,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -34,12 +34,12 @@ pub type Origins = Vec<(&'static str, Origin)>;
 /// # Errors
 /// The file cannot be read or parsed, has an unknown key, or a value is not allowed; the message says which and what is allowed.
 pub fn load(args: &RunArgs, surroundings: &Surroundings) -> Result<(Config, Origins), ConfigError> {
-    let mut given = match &args.config {
+    let (mut given, zones) = match &args.config {
         Some(path) => file::read(path)?,
-        None => Given::new(),
+        None => (Given::new(), None),
     };
     given.extend(args.given.clone());
-    let values = Values { given, surroundings };
+    let values = Values { given, zones, surroundings };
     let config = values.config()?;
     let origins = SETTINGS.iter().map(|setting| (setting.key, values.origin(setting))).collect();
     Ok((config, origins))
@@ -48,6 +48,8 @@ pub fn load(args: &RunArgs, surroundings: &Surroundings) -> Result<(Config, Orig
 /// The values that won, before validation.
 struct Values<'a> {
     given: Given,
+    /// The server blocks of the file.
+    zones: Option<file::Zones>,
     surroundings: &'a Surroundings,
 }
 
@@ -219,6 +221,7 @@ impl Values<'_> {
             domain: self.domain()?,
             addresses,
             ttl,
+            zones: self.zones()?,
             upstreams,
             stub_zones: self.stub_zones()?,
             forward: self.forward()?,
@@ -249,20 +252,56 @@ impl Values<'_> {
         Ok(GuardConfig { allow_from, rate, connections })
     }
 
+    /// The three sources exclude each other.
+    fn zones(&self) -> Result<ZonesSource, ConfigError> {
+        let corefile = self.given(&settings::COREFILE)?.filter(|path| !path.is_empty());
+        let maps = self.list(&settings::COREFILE_CONFIGMAP).filter(|maps| !maps.is_empty());
+        let blocks = self.zones.as_ref().filter(|zones| !zones.blocks.is_empty());
+        let origins = [
+            blocks.map(|zones| Origin::File(zones.place.clone())),
+            corefile.map(|_| self.origin(&settings::COREFILE)),
+            maps.map(|_| self.origin(&settings::COREFILE_CONFIGMAP)),
+        ];
+        if let [Some(first), Some(second)] | [Some(first), Some(second), _] =
+            &origins.into_iter().filter(Option::is_some).collect::<Vec<_>>()[..]
+        {
+            return Err(ConfigError::Conflict { first: first.clone(), second: second.clone() });
+        }
+        for name in maps.unwrap_or_default() {
+            let good = |part: &str| {
+                !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c))
+            };
+            if !name.split_once('/').is_some_and(|(namespace, name)| good(namespace) && good(name)) {
+                return Err(self.bad(&settings::COREFILE_CONFIGMAP, name, "ConfigMaps such as kube-system/coredns"));
+            }
+        }
+        Ok(match (blocks, corefile, maps) {
+            (Some(zones), ..) => ZonesSource::Blocks { blocks: zones.blocks.clone(), file: zones.place.path.to_path_buf() },
+            (_, Some(path), _) => ZonesSource::Corefile(PathBuf::from(path)),
+            (.., Some(maps)) => ZonesSource::ConfigMaps(maps.to_vec()),
+            (None, None, None) => ZonesSource::Flags,
+        })
+    }
+
     fn cache(&self) -> Result<CacheConfig, ConfigError> {
         const DAY: u32 = 86_400;
         let default = CacheConfig::default();
+        let min_ttl = self.number(&settings::DNS_CACHE_MIN_TTL, 0..=DAY, default.min_ttl)?;
+        let entries = self.number(&settings::DNS_CACHE_ENTRIES, 0..=10_000_000, default.entries as u32)? as usize;
         Ok(CacheConfig {
             positive_ttl: self.number(&settings::DNS_CACHE_TTL, 0..=DAY, default.positive_ttl)?,
             negative_ttl: self.number(&settings::DNS_CACHE_NEGATIVE_TTL, 0..=DAY, default.negative_ttl)?,
-            min_ttl: self.number(&settings::DNS_CACHE_MIN_TTL, 0..=DAY, default.min_ttl)?,
+            min_ttl,
+            min_negative_ttl: min_ttl,
             failure_ttl: self.number(&settings::DNS_CACHE_FAILURE_TTL, 0..=300, default.failure_ttl)?,
-            entries: self.number(&settings::DNS_CACHE_ENTRIES, 0..=10_000_000, default.entries as u32)? as usize,
+            entries,
+            negative_entries: entries,
             bytes: (self.number(&settings::DNS_CACHE_SIZE, 1..=65_536, (default.bytes >> 20) as u32)? as usize) << 20,
             prefetch: self.number(&settings::DNS_CACHE_PREFETCH, 0..=1_000_000, default.prefetch)?,
             serve_stale: Duration::from_secs(
                 self.number(&settings::DNS_CACHE_SERVE_STALE, 0..=7 * DAY, default.serve_stale.as_secs() as u32)?.into(),
             ),
+            ..default
         })
     }
 
@@ -343,6 +382,7 @@ impl Values<'_> {
             hedge: Duration::from_millis(hedge.into()),
             except: self.list(except).unwrap_or_default().iter().map(domain).collect::<Result<_, _>>()?,
             tls: self.tls()?,
+            ..default
         })
     }
 
@@ -518,7 +558,7 @@ fn name_servers<'a>(values: impl Iterator<Item = &'a str>) -> Result<Vec<NameSer
 }
 
 /// `IP[:PORT]`, or `tls://IP[:PORT][#NAME]`: the form of systemd-resolved and Unbound with the scheme of CoreDNS.
-fn name_server(text: &str) -> Option<NameServer> {
+pub(crate) fn name_server(text: &str) -> Option<NameServer> {
     let (text, over, port) = match text.strip_prefix("tls://") {
         None => (text, Over::Plain, DNS_PORT),
         Some(text) => {

@@ -92,6 +92,10 @@ settings! {
         "The domain of the cluster's names";
     DNS_ADDRESS = DNS "dns-address" "WAYPOST_DNS_ADDRESS" "IP[:PORT],…" true, "none; with role dns POD_IPS, port 53",
         "Where DNS is served over UDP and TCP, port 53 unless given; with role all the agent makes the addresses local on lo. None: no DNS";
+    COREFILE = DNS "corefile" "WAYPOST_COREFILE" "FILE" false, "none",
+        "Do what this Corefile says, CoreDNS's configuration file; with `reload` in it changes are followed. Not with dns-zones in the configuration file, which says the same in YAML";
+    COREFILE_CONFIGMAP = DNS "corefile-configmap" "WAYPOST_COREFILE_CONFIGMAP" "NAMESPACE/NAME,…" true, "none",
+        "Do what the Corefile in this ConfigMap says, for example kube-system/coredns, and follow it. Files that it imports are other keys, perhaps of further ConfigMaps named here";
     DNS_TTL = DNS "dns-ttl" "WAYPOST_DNS_TTL" "SECONDS" false, "30",
         "TTL of the cluster's records, 0 to 3600";
     DNS_ALLOW_FROM = DNS "dns-allow-from" "WAYPOST_DNS_ALLOW_FROM" "CIDR,…" true, "everywhere",

@@ -7,6 +7,7 @@ use super::lookup::{self, Node};
 use super::name::DomainName;
 use super::records::{Records, View};
 use super::service_record::{EndpointRecord, RecordKind, ServiceRecord};
+use super::shape::Shape;
 use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -146,23 +147,29 @@ pub enum Data {
     },
 }
 
-/// Answers a question. `seed` decides the order of addresses: equal seeds give equal answers.
+/// Answers a question, with the records in their own shape. `seed` decides the order of addresses: equal seeds give equal answers.
 pub fn answer(records: &Records, question: Question<'_>, seed: u64) -> Verdict {
-    let view = records.view();
-    if let Some(answer) = reverse(&view, question) {
-        return Verdict::Answer(answer);
+    answer_as(records, records.shape(), question, Some(seed))
+}
+
+/// Answers a question, with the records in this shape. Without a seed addresses stay in their order.
+pub fn answer_as(records: &Records, shape: &Shape, question: Question<'_>, seed: Option<u64>) -> Verdict {
+    if let Some(zone) = shape.reverse_zone_of(question.name) {
+        return reverse(&records.view_as(shape, zone), question);
     }
-    if !is_in_zone(records, question.name) {
+    let Some(zone) = shape.zone_of(question.name) else { return Verdict::Elsewhere };
+    let mut answer = follow(&records.view_as(shape, zone), question);
+    if answer.code == Code::NxDomain && answer.answers.is_empty() && shape.lets_through(question.name) {
         return Verdict::Elsewhere;
     }
-    let mut answer = follow(&view, question);
-    shuffle_addresses(&mut answer.answers, seed);
+    if let Some(seed) = seed {
+        shuffle_addresses(&mut answer.answers, seed);
+    }
     Verdict::Answer(answer)
 }
 
 /// Answers from the zone, through aliases inside it.
 fn follow(view: &View<'_>, question: Question<'_>) -> Answer {
-    let records = view.records();
     let mut answer = Answer::default();
     let mut alias: Option<DomainName> = None;
     for _ in 0..=MAX_ALIASES {
@@ -172,9 +179,9 @@ fn follow(view: &View<'_>, question: Question<'_>) -> Answer {
         if let (Node::Service(service), true) = (&node, question.rtype != rtype::CNAME)
             && let RecordKind::Alias(Some(target)) = &service.kind
         {
-            answer.answers.push(Record { owner, ttl: records.ttl(), data: Data::Cname(target.clone()) });
+            answer.answers.push(Record { owner, ttl: view.ttl(), data: Data::Cname(target.clone()) });
             let target = target.to_lower();
-            if !is_in_zone(records, target.as_wire()) {
+            if !view.zone().is_above(target.as_wire()) {
                 answer.pursue = Some(target);
                 return answer;
             }
@@ -187,53 +194,47 @@ fn follow(view: &View<'_>, question: Question<'_>) -> Answer {
     Answer { code: Code::ServFail, ..Answer::default() }
 }
 
-fn is_in_zone(records: &Records, name: &[u8]) -> bool {
-    lookup::relative(records, name).is_some()
-}
-
 /// Fills in the records of one type at a node, or the negative answer.
 fn fill(view: &View<'_>, node: &Node<'_>, owner: Owner, rtype: u16, answer: &mut Answer) {
-    let records = view.records();
     let before = answer.answers.len();
     let mut put = |ttl, data| answer.answers.push(Record { owner: owner.clone(), ttl, data });
     match node {
-        Node::Missing if records.is_synced() => answer.code = Code::NxDomain,
+        Node::Missing if view.records().is_synced() => answer.code = Code::NxDomain,
         Node::Missing => {
             *answer = Answer { code: Code::ServFail, ..Answer::default() };
             return;
         }
         Node::Bare => {}
-        Node::Apex if rtype == rtype::SOA => put(soa_ttl(records), soa(records)),
+        Node::Apex if rtype == rtype::SOA => put(soa_ttl(view), soa(view)),
         Node::Apex if rtype == rtype::NS => {
             let servers = name_servers(view);
-            answer.additional = servers.iter().map(|(name, address)| address_record(records, name, *address)).collect();
+            answer.additional = servers.iter().map(|(name, address)| address_record(view, name, *address)).collect();
             let distinct: BTreeSet<DomainName> = servers.into_iter().map(|(name, _)| name).collect();
-            distinct.into_iter().for_each(|name| put(records.ttl(), Data::Ns(name)));
+            distinct.into_iter().for_each(|name| put(view.ttl(), Data::Ns(name)));
         }
         Node::Apex => {}
         Node::Version if rtype == rtype::TXT => put(VERSION_TTL, Data::Txt(VERSION)),
         Node::Version => {}
-        Node::NameServer => put_addresses(records, name_servers(view).into_iter().map(|(_, address)| address), rtype, put),
+        Node::NameServer => put_addresses(view, name_servers(view).into_iter().map(|(_, address)| address), rtype, put),
         Node::Service(ServiceRecord { kind: RecordKind::Alias(Some(target)), .. }) if rtype == rtype::CNAME => {
-            put(records.ttl(), Data::Cname(target.clone()));
+            put(view.ttl(), Data::Cname(target.clone()));
         }
-        _ if rtype == rtype::SRV => put_services(records, node, owner, answer),
+        _ if rtype == rtype::SRV => put_services(view, node, owner, answer),
         _ => {
             let mut addresses = Vec::new();
             node.each_address(|address| addresses.push(address));
-            put_addresses(records, addresses, rtype, put);
+            put_addresses(view, addresses, rtype, put);
         }
     }
     if answer.answers.len() == before {
-        answer.authority.push(apex_record(records));
+        answer.authority.push(apex_record(view));
     }
 }
 
 /// Names and addresses of the zone's name servers: those of the Services to which the addresses that DNS is served on belong, so that they stay
 /// the same whichever server answers; without such a Service the addresses themselves (CoreDNS's `ns.go`).
 fn name_servers(view: &View<'_>) -> Vec<(DomainName, IpAddr)> {
-    let records = view.records();
-    let own = records.name_server();
+    let own = view.records().name_server();
     let mut servers = BTreeSet::new();
     for service in own.iter().flat_map(|address| view.services_at(*address)) {
         let label_and_address = |endpoint: &EndpointRecord| (endpoint.label(), endpoint.address);
@@ -242,24 +243,23 @@ fn name_servers(view: &View<'_>) -> Vec<(DomainName, IpAddr)> {
             RecordKind::Headless => service.endpoints().map(label_and_address).collect(),
             RecordKind::Alias(_) | RecordKind::SlicesOnly => Vec::new(),
         };
-        let named =
-            |(label, address): (Vec<u8>, IpAddr)| Some((in_zone(records, &[&label, &service.labels, b"\x03svc"])?, address));
+        let named = |(label, address): (Vec<u8>, IpAddr)| Some((in_zone(view, &[&label, &service.labels, b"\x03svc"])?, address));
         servers.extend(of_service.into_iter().filter_map(named));
     }
     if servers.is_empty() {
-        let name = in_zone(records, &[b"\x02ns\x03dns"]);
+        let name = in_zone(view, &[b"\x02ns\x03dns"]);
         servers.extend(own.iter().filter_map(|address| Some((name.clone()?, *address))));
     }
     servers.into_iter().collect()
 }
 
 /// Adds each address of the asked family once.
-fn put_addresses(records: &Records, addresses: impl IntoIterator<Item = IpAddr>, rtype: u16, mut put: impl FnMut(u32, Data)) {
+fn put_addresses(view: &View<'_>, addresses: impl IntoIterator<Item = IpAddr>, rtype: u16, mut put: impl FnMut(u32, Data)) {
     let mut seen = HashSet::new();
     for address in addresses {
         match address {
-            IpAddr::V4(v4) if rtype == rtype::A && seen.insert(address) => put(records.ttl(), Data::A(v4)),
-            IpAddr::V6(v6) if rtype == rtype::AAAA && seen.insert(address) => put(records.ttl(), Data::Aaaa(v6)),
+            IpAddr::V4(v4) if rtype == rtype::A && seen.insert(address) => put(view.ttl(), Data::A(v4)),
+            IpAddr::V6(v6) if rtype == rtype::AAAA && seen.insert(address) => put(view.ttl(), Data::Aaaa(v6)),
             _ => {}
         }
     }
@@ -267,7 +267,7 @@ fn put_addresses(records: &Records, addresses: impl IntoIterator<Item = IpAddr>,
 
 /// Adds SRV records and the addresses of their targets. Weights share 100 among the pairs of address and port, before
 /// duplicates go, as CoreDNS counts them.
-fn put_services(records: &Records, node: &Node<'_>, owner: Owner, answer: &mut Answer) {
+fn put_services(view: &View<'_>, node: &Node<'_>, owner: Owner, answer: &mut Answer) {
     let Some(service) = node.service() else { return };
     let mut targets = Vec::new();
     node.each_target(|target| targets.push(target));
@@ -275,64 +275,78 @@ fn put_services(records: &Records, node: &Node<'_>, owner: Owner, answer: &mut A
     let (mut services, mut glue) = (HashSet::new(), HashSet::new());
     for target in targets {
         let label = target.endpoint.map(EndpointRecord::label).unwrap_or_default();
-        let Some(name) = in_zone(records, &[&label, &service.labels, b"\x03svc"]) else { continue };
+        let Some(name) = in_zone(view, &[&label, &service.labels, b"\x03svc"]) else { continue };
         if glue.insert((name.clone(), target.address)) {
-            answer.additional.push(address_record(records, &name, target.address));
+            answer.additional.push(address_record(view, &name, target.address));
         }
         if services.insert((name.clone(), target.port)) {
             let data = Data::Srv { priority: 0, weight, port: target.port, target: name };
-            answer.answers.push(Record { owner: owner.clone(), ttl: records.ttl(), data });
+            answer.answers.push(Record { owner: owner.clone(), ttl: view.ttl(), data });
         }
     }
 }
 
-/// The answer to a reverse question about an address that the cluster knows.
-fn reverse(view: &View<'_>, question: Question<'_>) -> Option<Answer> {
-    if question.rtype != rtype::PTR {
-        return None;
+/// What is known about a reverse name. What is not known is asked elsewhere where the shape says so, and does not exist otherwise.
+fn reverse(view: &View<'_>, question: Question<'_>) -> Verdict {
+    if question.rtype == rtype::PTR {
+        let targets = lookup::reverse_address(question.name).map(|address| names_at(view, address)).unwrap_or_default();
+        let pointer = |target| Record { owner: Owner::Question, ttl: view.ttl(), data: Data::Ptr(target) };
+        if !targets.is_empty() {
+            return Verdict::Answer(Answer { answers: targets.into_iter().map(pointer).collect(), ..Answer::default() });
+        }
     }
-    let records = view.records();
+    if view.shape().lets_through(question.name) {
+        return Verdict::Elsewhere;
+    }
+    let node = if question.name == view.zone().as_wire() { Node::Apex } else { Node::Missing };
+    let mut answer = Answer::default();
+    fill(view, &node, Owner::Question, question.rtype, &mut answer);
+    Verdict::Answer(answer)
+}
+
+/// The names at an address, in the first zone.
+fn names_at(view: &View<'_>, address: IpAddr) -> Vec<DomainName> {
+    let Some(zone) = view.shape().zones.first() else { return Vec::new() };
     let mut targets = Vec::new();
-    lookup::each_name_at(view, lookup::reverse_address(question.name)?, |service, endpoint| {
+    lookup::each_name_at(view, address, |service, endpoint| {
         let label = endpoint.map(EndpointRecord::label).unwrap_or_default();
-        targets.extend(in_zone(records, &[&label, &service.labels, b"\x03svc"]));
+        targets.extend(DomainName::concat(&[&label, &service.labels, b"\x03svc"], zone));
     });
     let mut seen = HashSet::new();
     targets.retain(|target| seen.insert(target.clone()));
-    let pointer = |target| Record { owner: Owner::Question, ttl: records.ttl(), data: Data::Ptr(target) };
-    (!targets.is_empty()).then(|| Answer { answers: targets.into_iter().map(pointer).collect(), ..Answer::default() })
+    targets
 }
 
-fn in_zone(records: &Records, labels: &[&[u8]]) -> Option<DomainName> {
-    DomainName::concat(labels, records.zone())
+fn in_zone(view: &View<'_>, labels: &[&[u8]]) -> Option<DomainName> {
+    DomainName::concat(labels, view.zone())
 }
 
-fn address_record(records: &Records, owner: &DomainName, address: IpAddr) -> Record {
+fn address_record(view: &View<'_>, owner: &DomainName, address: IpAddr) -> Record {
     let data = match address {
         IpAddr::V4(address) => Data::A(address),
         IpAddr::V6(address) => Data::Aaaa(address),
     };
-    Record { owner: Owner::Name(owner.clone()), ttl: records.ttl(), data }
+    Record { owner: Owner::Name(owner.clone()), ttl: view.ttl(), data }
 }
 
-fn apex_record(records: &Records) -> Record {
-    Record { owner: Owner::Name(records.zone().clone()), ttl: soa_ttl(records), data: soa(records) }
+fn apex_record(view: &View<'_>) -> Record {
+    Record { owner: Owner::Name(view.zone().clone()), ttl: soa_ttl(view), data: soa(view) }
 }
 
-fn soa_ttl(records: &Records) -> u32 {
-    records.ttl().min(SOA_TTL_MAX)
+fn soa_ttl(view: &View<'_>) -> u32 {
+    view.ttl().min(SOA_TTL_MAX)
 }
 
-fn soa(records: &Records) -> Data {
-    let name = |labels: &[u8]| in_zone(records, &[labels]).unwrap_or_else(|| records.zone().clone());
+fn soa(view: &View<'_>) -> Data {
+    let name = |labels: &[u8]| in_zone(view, &[labels]).unwrap_or_else(|| view.zone().clone());
     Data::Soa {
         primary: name(b"\x02ns\x03dns"),
         mailbox: name(b"\x0ahostmaster"),
-        serial: records.serial(),
+        serial: view.records().serial(),
         refresh: 7200,
         retry: 1800,
         expire: 86400,
-        minimum: records.ttl(),
+        minimum: view.ttl(),
     }
 }
 

@@ -10,10 +10,6 @@ use std::time::{Duration, Instant};
 
 /// What an entry takes besides its key and its answer: a slot, a place in the index, and the heads of two allocations.
 const OVERHEAD: usize = 256;
-/// Hits that are further apart than this do not make a name popular (CoreDNS's prefetch duration).
-const POPULAR_GAP: Duration = Duration::from_secs(60);
-/// A popular name is asked again when this part of its time is left (CoreDNS's 10 %).
-const PREFETCH_LAST: u32 = 10;
 /// After a failed refresh the upstreams are left in peace for this long, and what is stale is served at once.
 const RECHECK: Duration = Duration::from_secs(5);
 
@@ -90,15 +86,15 @@ pub struct Cache {
 impl Cache {
     /// An empty cache.
     pub fn new(config: &CacheConfig) -> Cache {
-        let half = || Mutex::new(Half::new(config.entries, config.bytes / 2));
-        Cache { config: config.clone(), positive: half(), negative: half() }
+        let half = |entries| Mutex::new(Half::new(entries, config.bytes / 2));
+        Cache { config: config.clone(), positive: half(config.entries), negative: half(config.negative_entries) }
     }
 
     /// How many seconds an answer of this sort is kept whose records have at least this TTL.
     pub fn lifetime(&self, kind: Kind, ttl: u32) -> u32 {
         match kind {
             Kind::Positive => ttl.max(self.config.min_ttl).min(self.config.positive_ttl),
-            Kind::Negative => ttl.max(self.config.min_ttl).min(self.config.negative_ttl),
+            Kind::Negative => ttl.max(self.config.min_negative_ttl).min(self.config.negative_ttl),
             Kind::Failure => self.config.failure_ttl,
         }
     }
@@ -191,24 +187,26 @@ impl Entry {
 
     fn look(&mut self, now: Instant, config: &CacheConfig) -> Found {
         self.visited = true;
-        self.hits = if now.saturating_duration_since(self.last) > POPULAR_GAP { 1 } else { self.hits.saturating_add(1) };
+        self.hits =
+            if now.saturating_duration_since(self.last) > config.prefetch_within { 1 } else { self.hits.saturating_add(1) };
         self.last = now;
         let (answer, kind) = (self.answer.clone(), self.kind);
         let left = u64::from(self.ttl).saturating_sub(self.age(now).as_secs());
         if left > 0 {
-            let soon = left <= u64::from(self.ttl.div_ceil(PREFETCH_LAST));
+            let soon = left <= (u64::from(self.ttl) * u64::from(config.prefetch_last)).div_ceil(100);
             let popular = config.prefetch > 0 && self.hits >= config.prefetch && self.kind != Kind::Failure;
             let refresh = soon && popular && self.may_refresh(now);
             self.refreshing |= refresh;
-            return Found::Fresh { answer, kind, ttl: left as u32, refresh };
+            let ttl = if config.keep_ttl { self.ttl } else { left as u32 };
+            return Found::Fresh { answer, kind, ttl, refresh };
         }
         if !self.is_usable(now, config) {
             return Found::Nothing;
         }
         let refresh = match (self.may_refresh(now), self.recheck) {
             (false, _) => Refresh::Later,
-            (true, Some(_)) => Refresh::Meanwhile,
-            (true, None) => Refresh::First,
+            (true, None) if !config.stale_after.is_zero() => Refresh::First,
+            (true, _) => Refresh::Meanwhile,
         };
         // Who waits for the upstreams waits together with the others; who does not need not be followed by more.
         self.refreshing |= refresh == Refresh::Meanwhile;

@@ -6,7 +6,7 @@ const fn seconds(number: u64) -> Duration {
 }
 
 fn config() -> CacheConfig {
-    CacheConfig { entries: 3, bytes: 1 << 20, prefetch: 2, ..CacheConfig::default() }
+    CacheConfig { entries: 3, negative_entries: 3, bytes: 1 << 20, prefetch: 2, ..CacheConfig::default() }
 }
 
 fn key(name: &str) -> Key {
@@ -26,7 +26,14 @@ fn the_flags_and_the_type_are_part_of_the_key() {
 
 #[test]
 fn lifetimes_are_those_of_the_records_within_the_limits() {
-    let cache = Cache::new(&CacheConfig { positive_ttl: 30, negative_ttl: 20, min_ttl: 5, failure_ttl: 7, ..config() });
+    let cache = Cache::new(&CacheConfig {
+        positive_ttl: 30,
+        negative_ttl: 20,
+        min_ttl: 5,
+        min_negative_ttl: 5,
+        failure_ttl: 7,
+        ..config()
+    });
     assert_eq!([0, 12, 300].map(|ttl| cache.lifetime(Kind::Positive, ttl)), [5, 12, 30]);
     assert_eq!([0, 12, 300].map(|ttl| cache.lifetime(Kind::Negative, ttl)), [5, 12, 20]);
     assert_eq!(cache.lifetime(Kind::Failure, 300), 7);
@@ -159,7 +166,7 @@ proptest! {
     /// Whatever happens: the bounds hold, the books are right, and what is found is what was put last, for no longer than it may be.
     #[test]
     fn the_bounds_hold_and_only_the_newest_answer_is_found(steps in prop::collection::vec(step(), 0..200)) {
-        let config = CacheConfig { entries: 5, bytes: 6000, serve_stale: seconds(20), prefetch: 2, ..CacheConfig::default() };
+        let config = CacheConfig { entries: 5, negative_entries: 5, bytes: 6000, serve_stale: seconds(20), prefetch: 2, ..CacheConfig::default() };
         let (cache, mut now) = (Cache::new(&config), Instant::now());
         // By name: what may be found, when it was put, and for how long; a failure does not take an answer's place.
         let mut newest: HashMap<u8, (Kind, usize, Instant, u32)> = HashMap::new();

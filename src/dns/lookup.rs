@@ -2,9 +2,10 @@
 //!
 //! Pure, and without allocation: what is found is borrowed from the records and the question.
 
-use super::name::Labels;
-use super::records::{Records, View};
+use super::name::{DomainName, Labels};
+use super::records::View;
 use super::service_record::{EndpointRecord, Group, Port, RecordKind, ServiceRecord, pod_address, undashed};
+use super::shape::{PodNames, Shape};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The most labels that a name of the cluster has before the zone: `_port._proto.service.namespace.svc`.
@@ -33,17 +34,13 @@ pub enum Node<'a> {
 }
 
 /// The part of a (lower-case) name in front of the zone, in wire form without the root; `None` outside.
-pub fn relative<'a>(records: &Records, name: &'a [u8]) -> Option<&'a [u8]> {
-    let zone = records.zone().as_wire();
-    let length = name.len().checked_sub(zone.len())?;
-    let (front, back) = name.split_at(length);
-    let whole_labels = || Labels::of(front).map(|label| label.len() + 1).sum::<usize>() == front.len();
-    (back == zone && whole_labels()).then_some(front)
+pub fn relative<'a>(zone: &DomainName, name: &'a [u8]) -> Option<&'a [u8]> {
+    zone.is_above(name).then(|| &name[..name.len() - zone.as_wire().len()])
 }
 
 /// Finds a lower-case name of the zone.
 pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
-    let Some(front) = relative(view.records(), name) else { return Node::Missing };
+    let Some(front) = relative(view.zone(), name) else { return Node::Missing };
     let mut labels = [&[][..]; MAX_LABELS];
     let mut count = 0;
     for label in Labels::of(front) {
@@ -54,7 +51,9 @@ pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
     match labels[..count] {
         [] => Node::Apex,
         [b"dns-version"] => Node::Version,
-        [b"dns"] | [b"svc"] | [b"pod"] => Node::Bare,
+        [b"dns"] | [b"svc"] => Node::Bare,
+        [.., b"pod"] if view.shape().pods == PodNames::Disabled => Node::Missing,
+        [b"pod"] => Node::Bare,
         [b"ns", b"dns"] => Node::NameServer,
         [namespace, b"svc" | b"pod"] => if_namespace(view, namespace, Node::Bare),
         [label, namespace, b"pod"] => match pod_address(label) {
@@ -65,7 +64,7 @@ pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
             let key_length = service.len() + namespace.len() + 2;
             let key_end = front.len() - b"\x03svc".len();
             match view.service(&front[key_end - key_length..key_end]) {
-                Some(service) => find_in_service(service, below),
+                Some(service) => find_in_service(view.shape(), service, below),
                 None => Node::Missing,
             }
         }
@@ -77,10 +76,10 @@ fn if_namespace<'a>(view: &View<'_>, namespace: &[u8], node: Node<'a>) -> Node<'
     if view.has_namespace(namespace) { node } else { Node::Missing }
 }
 
-fn find_in_service<'a>(service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'a> {
+fn find_in_service<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'a> {
     let exists = match &service.kind {
-        RecordKind::ClusterIp => true,
-        RecordKind::Headless => service.endpoints().next().is_some(),
+        RecordKind::ClusterIp => shape.empty_services || service.endpoints().next().is_some(),
+        RecordKind::Headless => shape.endpoints && service.endpoints().next().is_some(),
         RecordKind::Alias(target) => target.is_some() && below.is_empty(),
         RecordKind::SlicesOnly => false,
     };
@@ -91,7 +90,7 @@ fn find_in_service<'a>(service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'
         [] => Node::Service(service),
         [label] => {
             let address = undashed(label);
-            if service.endpoints().any(|endpoint| endpoint.is_named(label, address)) {
+            if shape.endpoints && service.endpoints().any(|endpoint| endpoint.is_named(label, address)) {
                 Node::Endpoint { service, label, address }
             } else if service.has_protocol(label) {
                 Node::Bare
@@ -228,7 +227,7 @@ pub fn each_name_at<'a>(
             tell(service, None);
             continue;
         }
-        let endpoints = service.endpoints().filter(|endpoint| endpoint.address == address);
+        let endpoints = service.endpoints().filter(|endpoint| view.shape().endpoints && endpoint.address == address);
         endpoints.for_each(|endpoint| tell(service, Some(endpoint)));
     }
 }

@@ -1,6 +1,6 @@
 //! What happened, under CoreDNS's metric names: its dashboards and alerts work unchanged.
 //!
-//! `zone` is `.` and `view` is empty, as in CoreDNS with one server block for everything (kubeadm's Corefile).
+//! `zone` is the zone of the server block that a question was for; `view` is empty, because there are no views.
 
 use super::cache::Kind;
 use super::tally::{Tallies, Tally};
@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const ZONE: &str = ".";
 const VIEW: &str = "";
 /// Sizes of messages, bytes.
 pub(super) const SIZES: [u64; 14] = [0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16_000, 32_000, 48_000, 64_000];
@@ -45,6 +44,8 @@ pub struct Metrics {
     hedges: IntCounter,
     dropped: IntCounterVec,
     slips: IntCounter,
+    reload_failed: IntCounter,
+    reload_version: IntGaugeVec,
     loops: IntGaugeVec,
     cache: CacheMetrics,
 }
@@ -69,11 +70,22 @@ pub enum DropReason {
     Size,
 }
 
+/// Where a question was answered. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The listener: `dns://:53`.
+    pub server: Arc<str>,
+    /// The zone of the server block; `dropped` where there is none.
+    pub zone: Arc<str>,
+    /// The zones of the block's cache.
+    pub zones: Arc<str>,
+}
+
 /// One answered question.
 #[derive(Debug)]
 pub struct Answered<'a> {
-    /// Where it was received: `dns://:53`.
-    pub server: &'a str,
+    /// Where it was answered.
+    pub place: &'a Place,
     /// UDP or TCP.
     pub transport: Transport,
     /// Whether the client came over IPv6.
@@ -175,6 +187,17 @@ impl Metrics {
                 "waypost_dns_rate_limit_slips_total",
                 "Questions beyond the rate limit whose clients were sent to TCP.",
             )?,
+            reload_failed: IntCounter::new(
+                "coredns_reload_failed_total",
+                "New configurations of DNS that could not be used; the one before goes on.",
+            )?,
+            reload_version: IntGaugeVec::new(
+                Opts::new(
+                    "coredns_reload_version_info",
+                    "What tells the configuration of DNS in use from others; the value is always 1.",
+                ),
+                &["hash", "value"],
+            )?,
             cache: CacheMetrics::new()?,
         };
         registry.register(Box::new(build))?;
@@ -192,20 +215,21 @@ impl Metrics {
             Transport::Tcp => "tcp",
         };
         let family = family_label(what.ipv6);
-        let (server, rtype) = (what.server, TYPES[type_index(what.rtype)]);
-        self.requests.with_label_values(&[server, ZONE, VIEW, transport, family, rtype]).inc();
-        self.responses.with_label_values(&[server, ZONE, VIEW, code_label(what.code), what.origin]).inc();
-        self.durations.with_label_values(&[server, ZONE, VIEW]).observe(what.started.elapsed().as_secs_f64());
-        self.request_sizes.with_label_values(&[server, ZONE, VIEW, transport]).observe(what.request_bytes as f64);
-        self.response_sizes.with_label_values(&[server, ZONE, VIEW, transport]).observe(what.response_bytes as f64);
+        let (server, zone, rtype) = (&*what.place.server, &*what.place.zone, TYPES[type_index(what.rtype)]);
+        self.requests.with_label_values(&[server, zone, VIEW, transport, family, rtype]).inc();
+        self.responses.with_label_values(&[server, zone, VIEW, code_label(what.code), what.origin]).inc();
+        self.durations.with_label_values(&[server, zone, VIEW]).observe(what.started.elapsed().as_secs_f64());
+        self.request_sizes.with_label_values(&[server, zone, VIEW, transport]).observe(what.request_bytes as f64);
+        self.response_sizes.with_label_values(&[server, zone, VIEW, transport]).observe(what.response_bytes as f64);
         if what.dnssec_ok {
-            self.dnssec_requests.with_label_values(&[server, ZONE, VIEW]).inc();
+            self.dnssec_requests.with_label_values(&[server, zone, VIEW]).inc();
         }
     }
 
     /// The counts of one thread that answers from the records, on one port and for clients of one family.
-    pub(super) fn tally(&self, server: &Arc<str>, ipv6: bool) -> Arc<Tally> {
-        self.tallies.join([("server", server.clone()), ("zone", ZONE.into()), ("view", VIEW.into())], family_label(ipv6))
+    pub(super) fn tally(&self, place: &Place, ipv6: bool) -> Arc<Tally> {
+        let labels = [("server", place.server.clone()), ("zone", place.zone.clone()), ("view", VIEW.into())];
+        self.tallies.join(labels, family_label(ipv6))
     }
 
     /// Counts a panic that was contained.
@@ -250,6 +274,19 @@ impl Metrics {
         self.slips.inc();
     }
 
+    /// DNS is configured so from now on; the version tells two configurations apart.
+    pub fn configured(&self, version: Option<&str>) {
+        self.reload_version.reset();
+        if let Some(version) = version {
+            self.reload_version.with_label_values(&["siphash", version]).set(1);
+        }
+    }
+
+    /// A new configuration cannot be done.
+    pub fn configuration_refused(&self) {
+        self.reload_failed.inc();
+    }
+
     /// A second upstream server is asked because the first is slow.
     pub fn hedged(&self) {
         self.hedges.inc();
@@ -261,47 +298,49 @@ impl Metrics {
     }
 
     /// Shows the cache of this server from now on, with nothing in it.
-    pub fn cache_of(&self, server: &str) {
+    pub fn cache_of(&self, place: &Place) {
         let CacheMetrics { entries, hits, evictions, requests, misses, prefetched, drops, served_stale } = &self.cache;
         for kind in ["success", "denial"] {
-            entries.with_label_values(&[server, kind, ZONE, VIEW]);
-            [hits, evictions].iter().for_each(|counter| drop(counter.with_label_values(&[server, kind, ZONE, VIEW])));
+            entries.with_label_values(&[&*place.server, kind, &*place.zones, VIEW]);
+            [hits, evictions]
+                .iter()
+                .for_each(|counter| drop(counter.with_label_values(&[&*place.server, kind, &*place.zones, VIEW])));
         }
         for counter in [requests, misses, prefetched, drops, served_stale] {
-            counter.with_label_values(&[server, ZONE, VIEW]);
+            counter.with_label_values(&[&*place.server, &*place.zones, VIEW]);
         }
     }
 
     /// A question was looked for in the cache.
-    pub fn cache_asked(&self, server: &str) {
-        self.cache.requests.with_label_values(&[server, ZONE, VIEW]).inc();
+    pub fn cache_asked(&self, place: &Place) {
+        self.cache.requests.with_label_values(&[&*place.server, &*place.zones, VIEW]).inc();
     }
 
     /// The cache had the answer.
-    pub fn cache_hit(&self, server: &str, kind: Kind) {
-        self.cache.hits.with_label_values(&[server, kind_label(kind), ZONE, VIEW]).inc();
+    pub fn cache_hit(&self, place: &Place, kind: Kind) {
+        self.cache.hits.with_label_values(&[&*place.server, kind_label(kind), &*place.zones, VIEW]).inc();
     }
 
     /// The cache had no answer.
-    pub fn cache_missed(&self, server: &str) {
-        self.cache.misses.with_label_values(&[server, ZONE, VIEW]).inc();
+    pub fn cache_missed(&self, place: &Place) {
+        self.cache.misses.with_label_values(&[&*place.server, &*place.zones, VIEW]).inc();
     }
 
     /// A popular name is asked again before it expires.
-    pub fn cache_prefetched(&self, server: &str) {
-        self.cache.prefetched.with_label_values(&[server, ZONE, VIEW]).inc();
+    pub fn cache_prefetched(&self, place: &Place) {
+        self.cache.prefetched.with_label_values(&[&*place.server, &*place.zones, VIEW]).inc();
     }
 
     /// An answer was served that has expired.
-    pub fn cache_served_stale(&self, server: &str) {
-        self.cache.served_stale.with_label_values(&[server, ZONE, VIEW]).inc();
+    pub fn cache_served_stale(&self, place: &Place) {
+        self.cache.served_stale.with_label_values(&[&*place.server, &*place.zones, VIEW]).inc();
     }
 
     /// An answer was put into the cache, for which so many others had to go; how many positive and negative ones it has now.
-    pub fn cache_kept(&self, server: &str, kind: Kind, evicted: usize, entries: [usize; 2]) {
-        self.cache.evictions.with_label_values(&[server, kind_label(kind), ZONE, VIEW]).inc_by(evicted as u64);
+    pub fn cache_kept(&self, place: &Place, kind: Kind, evicted: usize, entries: [usize; 2]) {
+        self.cache.evictions.with_label_values(&[&*place.server, kind_label(kind), &*place.zones, VIEW]).inc_by(evicted as u64);
         for (kind, count) in [Kind::Positive, Kind::Negative].into_iter().zip(entries) {
-            self.cache.entries.with_label_values(&[server, kind_label(kind), ZONE, VIEW]).set(count as i64);
+            self.cache.entries.with_label_values(&[&*place.server, kind_label(kind), &*place.zones, VIEW]).set(count as i64);
         }
     }
 
@@ -319,7 +358,8 @@ impl Metrics {
         registry.register(self.tallies.beside(&self.responses))?;
         registry.register(Box::new(self.panics.clone()))?;
         registry.register(Box::new(self.upstream_durations.clone()))?;
-        for counter in [&self.rejects, &self.health_checks_broken, &self.hedges, &self.slips] {
+        registry.register(Box::new(self.reload_version.clone()))?;
+        for counter in [&self.rejects, &self.health_checks_broken, &self.hedges, &self.slips, &self.reload_failed] {
             registry.register(Box::new(counter.clone()))?;
         }
         for counter in [&self.health_check_failures, &self.connection_hits, &self.connection_misses, &self.dropped] {

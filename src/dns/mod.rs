@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`name`] | domain names in wire form; pure |
 //! | [`records`] | the shared store of cluster names: one writer, many readers; pure |
+//! | [`shape`] | which zones and objects are shown, and how; pure |
 //! | [`answer`] | from a question to the sections of an answer; pure |
+//! | [`chain`] | what each server block does with a question: CoreDNS's plugins, compiled to a plan |
 //! | [`server`] | sockets, UDP and TCP, start and drained stop |
 //! | [`fast`] | plain questions over UDP, from datagram to datagram; pure |
 //! | [`respond`] | one question in, one reply out: the rules of the protocol, records, forwarding |
@@ -19,6 +21,7 @@
 
 pub mod answer;
 pub mod cache;
+pub mod chain;
 pub mod fast;
 pub mod forward;
 pub mod guard;
@@ -31,6 +34,7 @@ pub mod resolv_conf;
 pub mod resolve;
 pub mod respond;
 pub mod server;
+pub mod shape;
 
 mod lookup;
 mod rate;

@@ -22,6 +22,33 @@ impl DomainName {
         DomainName::from_labels(text.split('.').map(str::as_bytes))
     }
 
+    /// Reads dotted text in which `\\.`, `\\\\` and `\\DDD` stand for single bytes, as in master files (RFC 1035, section 5.1).
+    pub fn parse_escaped(text: &str) -> Option<DomainName> {
+        if !text.contains('\\') {
+            return DomainName::parse(text);
+        }
+        let (mut wire, mut label) = (Vec::with_capacity(64), Vec::new());
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            match byte {
+                b'.' => push_label(&mut wire, &std::mem::take(&mut label))?,
+                b'\\' => match rest.next()? {
+                    digit @ b'0'..=b'9' => {
+                        let digits = [digit, rest.next()?, rest.next()?];
+                        label.push(std::str::from_utf8(&digits).ok()?.parse().ok()?);
+                    }
+                    byte => label.push(byte),
+                },
+                byte => label.push(byte),
+            }
+        }
+        if !label.is_empty() {
+            push_label(&mut wire, &label)?;
+        }
+        wire.push(0);
+        DomainName::from_wire(wire)
+    }
+
     /// Joins labels, leftmost first.
     pub fn from_labels<'a>(labels: impl IntoIterator<Item = &'a [u8]>) -> Option<DomainName> {
         let mut wire = Vec::with_capacity(64);
@@ -51,6 +78,20 @@ impl DomainName {
     /// The labels, leftmost first, without the root.
     pub fn labels(&self) -> Labels<'_> {
         Labels { wire: &self.0 }
+    }
+
+    /// The labels in front of another name, as a name; `None` where this one is not below it.
+    pub fn below(&self, zone: &DomainName) -> Option<DomainName> {
+        let front = self.0.len().checked_sub(zone.0.len()).filter(|length| *length > 0 && zone.is_above(&self.0))?;
+        DomainName::from_wire([&self.0[..front], &[0]].concat())
+    }
+
+    /// Whether another name (in wire form) is this one or below it. Case counts.
+    pub fn is_above(&self, name: &[u8]) -> bool {
+        let Some(length) = name.len().checked_sub(self.0.len()) else { return false };
+        let (front, back) = name.split_at(length);
+        let whole_labels = || Labels::of(front).map(|label| label.len() + 1).sum::<usize>() == front.len();
+        back == &*self.0 && whole_labels()
     }
 
     /// The same name in lower case. Length octets are below 64, so no letter is mistaken for one.
@@ -140,6 +181,12 @@ mod tests {
         fn labels_of_a_name_are_those_it_was_made_of(labels in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..20), 0..10)) {
             let name = DomainName::from_labels(labels.iter().map(Vec::as_slice)).unwrap();
             prop_assert_eq!(name.labels().map(<[u8]>::to_vec).collect::<Vec<_>>(), labels);
+        }
+
+        #[test]
+        fn the_text_of_a_name_is_read_as_that_name(labels in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..20), 0..10)) {
+            let name = DomainName::from_labels(labels.iter().map(Vec::as_slice)).unwrap();
+            prop_assert_eq!(DomainName::parse_escaped(&name.to_string()), Some(name));
         }
 
         #[test]

@@ -5,6 +5,7 @@
 //! it would not be faster (ARCHITECTURE.md has the figures). What the records can answer is answered on the spot (`fast/`); the rest goes to the
 //! runtime, and its answers go out by the same socket.
 
+use super::chain::AtOnce;
 use super::fast::{Composed, Composer};
 use super::guard::Guard;
 use super::pulse::{self, Pulse, Pulses};
@@ -178,14 +179,18 @@ impl Receiver {
 
     /// Receives and answers what one system call brings, and says how much that was.
     fn take_batch(&mut self, index: usize) -> io::Result<usize> {
-        let OfThread { port, headers, tally } = &mut self.ports[index];
+        let OfThread { port, headers, counts, is_ipv6 } = &mut self.ports[index];
         let received = self.inbox.receive(&port.socket, headers)?;
         if received == 0 {
             return Ok(0);
         }
         let mut before = Instant::now();
-        let view = port.responder.records().view();
-        let at_once = port.responder.may_answer_at_once();
+        let plan = port.responder.plan();
+        let at_once = port.responder.at_once(&plan);
+        let view = at_once.map(|at_once| port.responder.records().view_as(&at_once.shape, at_once.zone()));
+        if let Some(at_once) = at_once {
+            counts.are_for(at_once, port, *is_ipv6);
+        }
         let mut too_long = received;
         for (datagram, client) in self.inbox.datagrams(received) {
             too_long -= 1;
@@ -199,7 +204,8 @@ impl Receiver {
                     continue;
                 }
             }
-            let Some(answer) = at_once.then(|| guarded(&mut self.composer, port, &view, datagram)).flatten() else {
+            let answer = view.as_ref().and_then(|view| guarded(&mut self.composer, port, view, datagram));
+            let (Some(answer), Some(tally)) = (answer, counts.tally()) else {
                 self.slow.answer(port, datagram.to_vec(), client);
                 continue;
             };
@@ -244,13 +250,39 @@ fn rest(error: io::Error) {
 struct OfThread {
     port: Port,
     headers: Headers,
-    tally: Arc<Tally>,
+    counts: Counts,
+    is_ipv6: bool,
 }
 
 impl OfThread {
     fn new(port: Port) -> OfThread {
-        let tally = port.responder.tally(port.socket.local_addr().is_ok_and(|address| address.is_ipv6()));
-        OfThread { port, headers: MultiHeaders::preallocate(BATCH, None), tally }
+        let is_ipv6 = port.socket.local_addr().is_ok_and(|address| address.is_ipv6());
+        OfThread { port, headers: MultiHeaders::preallocate(BATCH, None), counts: Counts::default(), is_ipv6 }
+    }
+}
+
+/// The thread's counts for each zone under which it has answered: another configuration may have another one.
+#[derive(Default)]
+struct Counts {
+    of_zones: Vec<(Arc<str>, Arc<Tally>)>,
+    current: usize,
+}
+
+impl Counts {
+    /// From now on answers are counted under this zone.
+    fn are_for(&mut self, at_once: &AtOnce, port: &Port, is_ipv6: bool) {
+        let zone = &at_once.entry.zone;
+        if self.of_zones.get(self.current).is_some_and(|(current, _)| current == zone) {
+            return;
+        }
+        self.current = self.of_zones.iter().position(|(known, _)| known == zone).unwrap_or_else(|| {
+            self.of_zones.push((zone.clone(), port.responder.tally(at_once, is_ipv6)));
+            self.of_zones.len() - 1
+        });
+    }
+
+    fn tally(&self) -> Option<&Tally> {
+        self.of_zones.get(self.current).map(|(_, tally)| &**tally)
     }
 }
 

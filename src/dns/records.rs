@@ -6,6 +6,7 @@
 
 use super::name::DomainName;
 use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, service_labels};
+use super::shape::Shape;
 use crate::model::{Name, ObjectKey, Service, Slice};
 use papaya::{HashMapRef, LocalGuard};
 use std::collections::BTreeSet;
@@ -18,8 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The names of the cluster; see the module's documentation.
 #[derive(Debug)]
 pub struct Records {
-    zone: DomainName,
-    ttl: u32,
+    shape: Shape,
     services: papaya::HashMap<ServiceLabels, ServiceRecord>,
     reverse: papaya::HashMap<IpAddr, Claims>,
     namespaces: papaya::HashMap<Box<[u8]>, ()>,
@@ -35,6 +35,8 @@ type Pinned<'a, K, V> = HashMapRef<'a, K, V, RandomState, LocalGuard<'a>>;
 #[derive(Debug)]
 pub struct View<'a> {
     records: &'a Records,
+    shape: &'a Shape,
+    zone: &'a DomainName,
     services: Pinned<'a, ServiceLabels, ServiceRecord>,
     reverse: Pinned<'a, IpAddr, Claims>,
     namespaces: Pinned<'a, Box<[u8]>, ()>,
@@ -47,8 +49,10 @@ impl Records {
     /// When `domain` is no domain name: the configuration refuses such a domain.
     pub fn new(domain: &str, ttl: u32) -> Records {
         Records {
-            zone: DomainName::parse(domain).expect("the configuration has checked the cluster domain").to_lower(),
-            ttl,
+            shape: Shape::new(
+                DomainName::parse(domain).expect("the configuration has checked the cluster domain").to_lower(),
+                ttl,
+            ),
             services: papaya::HashMap::new(),
             reverse: papaya::HashMap::new(),
             namespaces: papaya::HashMap::new(),
@@ -58,9 +62,20 @@ impl Records {
         }
     }
 
-    /// Begins to read.
+    /// Begins to read, in the shape that the records were made with.
     pub fn view(&self) -> View<'_> {
-        View { records: self, services: self.services.pin(), reverse: self.reverse.pin(), namespaces: self.namespaces.pin() }
+        self.view_as(&self.shape, &self.shape.zones[0])
+    }
+
+    /// Begins to read in this shape, and in one of its zones.
+    pub fn view_as<'a>(&'a self, shape: &'a Shape, zone: &'a DomainName) -> View<'a> {
+        let (services, reverse, namespaces) = (self.services.pin(), self.reverse.pin(), self.namespaces.pin());
+        View { records: self, shape, zone, services, reverse, namespaces }
+    }
+
+    /// The shape that they were made with: one zone.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Replaces everything known under `key`, reverse names included. Without a Service and slices the key is forgotten; slices
@@ -111,16 +126,6 @@ impl Records {
         *self.name_server.write().unwrap_or_else(PoisonError::into_inner) = distinct.into_iter().collect();
     }
 
-    /// The cluster domain, lower case.
-    pub fn zone(&self) -> &DomainName {
-        &self.zone
-    }
-
-    /// The TTL of records, seconds.
-    pub fn ttl(&self) -> u32 {
-        self.ttl
-    }
-
     /// The zone's serial number: the Unix time of the last change.
     pub fn serial(&self) -> u32 {
         self.changed.load(Ordering::Relaxed)
@@ -162,12 +167,27 @@ impl View<'_> {
         self.records
     }
 
+    /// How they are shown.
+    pub(super) fn shape(&self) -> &Shape {
+        self.shape
+    }
+
+    /// The zone that is looked at, lower case.
+    pub(super) fn zone(&self) -> &DomainName {
+        self.zone
+    }
+
+    /// The TTL of records, seconds.
+    pub(super) fn ttl(&self) -> u32 {
+        self.shape.ttl
+    }
+
     pub(super) fn service(&self, labels: &[u8]) -> Option<&ServiceRecord> {
-        self.services.get(labels)
+        self.services.get(labels).filter(|service| self.shape.namespaces.is_empty() || self.shape.shows(service.namespace()))
     }
 
     pub(super) fn has_namespace(&self, label: &[u8]) -> bool {
-        self.namespaces.contains_key(label)
+        self.namespaces.contains_key(label) && self.shape.shows(label)
     }
 
     /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone.

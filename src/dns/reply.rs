@@ -4,7 +4,7 @@ use super::answer::{self, Answer, Code, Data, Owner};
 use super::name::DomainName;
 use super::resolve::Resolved;
 use hickory_proto::ProtoError;
-use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, Query, ResponseCode};
+use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
@@ -83,12 +83,12 @@ impl Reply {
         }
     }
 
-    /// Appends what an upstream says about the external name at which an alias points. The last name decides on the code
+    /// Appends what is said about the external name at which an alias points. The last name decides on the code
     /// (RFC 6604).
-    pub fn append(&mut self, upstream: Message) {
-        self.metadata.response_code = upstream.metadata.response_code;
-        self.answers.extend(upstream.answers);
-        self.authorities.extend(upstream.authorities);
+    pub fn append(&mut self, target: Reply) {
+        self.metadata.response_code = target.metadata.response_code;
+        self.answers.extend(target.answers);
+        self.authorities.extend(target.authorities);
     }
 
     /// Cuts the reply to `limit` bytes and returns its encoding. Addresses of targets go first, silently: the client can ask

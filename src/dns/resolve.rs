@@ -2,7 +2,7 @@
 
 use super::cache::{Cache, Found, Key, Kind, Refresh};
 use super::forward::{ForwardError, Forwarder, PROBE_TYPE, is_helpful};
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Place};
 use super::name::DomainName;
 use super::reply;
 use crate::config::CacheConfig;
@@ -10,15 +10,13 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// How long a client waits for the upstream servers while there is an answer that has expired (RFC 8767, section 5).
-const STALE_PATIENCE: Duration = Duration::from_millis(1800);
 /// The TTL of an answer that has expired, in seconds (RFC 8767, section 4).
 const STALE_TTL: u32 = 30;
 /// That nobody answered is remembered for this long, in seconds (the least that RFC 9520 allows).
@@ -33,14 +31,27 @@ const EXTENDED_ERROR: u16 = 15;
 pub struct Resolver(Arc<Inner>);
 
 struct Inner {
-    forwarder: Forwarder,
+    forwarders: Vec<Forwarder>,
     cache: Option<Cache>,
+    scope: Scope,
+    stale_after: Duration,
     under_way: Mutex<HashMap<Key, Fetching>>,
     metrics: Arc<Metrics>,
 }
 
 type Outcome = Result<Arc<Message>, ForwardError>;
 type Fetching = Shared<BoxFuture<'static, Outcome>>;
+
+/// Which names are kept in the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Those in these zones; none: all.
+    pub zones: Vec<DomainName>,
+    /// No answers for names in these.
+    pub without_positive: Vec<DomainName>,
+    /// No denials for names in these.
+    pub without_negative: Vec<DomainName>,
+}
 
 /// An answer.
 #[derive(Clone, Debug)]
@@ -54,32 +65,48 @@ pub struct Resolved {
 impl Resolver {
     /// A resolver that asks by this forwarder.
     pub fn new(forwarder: Forwarder, cache: &CacheConfig, metrics: Arc<Metrics>) -> Resolver {
-        let cache = cache.is_on().then(|| Cache::new(cache));
-        Resolver(Arc::new(Inner { forwarder, cache, under_way: Mutex::default(), metrics }))
+        Resolver::of(vec![forwarder], Some(cache), Scope::default(), metrics)
+    }
+
+    /// A resolver that asks by the first forwarder that takes a name, with a cache before all of them.
+    pub fn of(forwarders: Vec<Forwarder>, cache: Option<&CacheConfig>, scope: Scope, metrics: Arc<Metrics>) -> Resolver {
+        let stale_after = cache.map_or(Duration::ZERO, |cache| cache.stale_after);
+        let cache = cache.filter(|cache| cache.is_on()).map(Cache::new);
+        Resolver(Arc::new(Inner { forwarders, cache, scope, stale_after, under_way: Mutex::default(), metrics }))
     }
 
     /// Addresses of our own, which are never asked.
     pub fn never_ask(&self, own: &[SocketAddr]) {
-        self.0.forwarder.never_ask(own);
+        self.0.forwarders.iter().for_each(|forwarder| forwarder.never_ask(own));
     }
 
     /// Whether this question that has arrived is one of our own, sent to find loops.
     pub fn is_own_probe(&self, query: &Query) -> bool {
-        self.0.forwarder.is_own_probe(query)
+        self.0.forwarders.iter().any(|forwarder| forwarder.is_own_probe(query))
     }
 
     /// The servers that are asked at present.
     pub fn upstreams(&self) -> Vec<SocketAddr> {
-        self.0.forwarder.upstreams()
+        self.0.forwarders.iter().flat_map(Forwarder::upstreams).collect()
+    }
+
+    /// Whether both are one.
+    pub fn is_same(&self, other: &Resolver) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether this name is asked at upstream servers.
+    pub fn takes(&self, name: &Name) -> bool {
+        self.0.forwarders.iter().any(|forwarder| forwarder.takes(name))
     }
 
     /// Answers a question that came to this server (the label of the metrics).
     ///
     /// # Errors
     /// Nobody answered, and nothing that was once answered may be served.
-    pub async fn resolve(&self, server: &Arc<str>, question: Message) -> Result<Resolved, ForwardError> {
-        let (Some(cache), Some(key)) = (&self.0.cache, key_of(&question)) else {
-            return self.0.forwarder.ask(question).await.map(|message| Resolved { message, cached: false });
+    pub async fn resolve(&self, server: &Place, question: Message) -> Result<Resolved, ForwardError> {
+        let (Some(cache), Some(key)) = (&self.0.cache, self.0.key_of(&question)) else {
+            return self.0.ask(question).await.map(|message| Resolved { message, cached: false });
         };
         let metrics = &self.0.metrics;
         metrics.cache_asked(server);
@@ -93,7 +120,7 @@ impl Resolver {
             }
             Found::Stale { answer, kind, refresh } => {
                 if refresh == Refresh::First {
-                    let fetched = timeout(STALE_PATIENCE, self.fetch(server, key.clone(), question)).await;
+                    let fetched = timeout(self.0.stale_after, self.fetch(server, key.clone(), question)).await;
                     if let Ok(Ok(message)) = fetched
                         && is_helpful(&message)
                     {
@@ -116,7 +143,7 @@ impl Resolver {
     }
 
     /// Serves what was kept, with this TTL. Cached answers say that they are authoritative, as CoreDNS's do: old C libraries drop others.
-    fn serve(&self, server: &str, answer: &[u8], kind: Kind, ttl: u32, stale: bool) -> Result<Resolved, ForwardError> {
+    fn serve(&self, server: &Place, answer: &[u8], kind: Kind, ttl: u32, stale: bool) -> Result<Resolved, ForwardError> {
         self.0.metrics.cache_hit(server, kind);
         // We wrote it ourselves.
         let mut message = Message::from_vec(answer).map_err(|_| ForwardError::NoAnswer)?;
@@ -131,7 +158,7 @@ impl Resolver {
     }
 
     /// Asks the upstream servers, or joins those who wait for the same. Goes on when nobody waits any more.
-    fn fetch(&self, server: &Arc<str>, key: Key, question: Message) -> Fetching {
+    fn fetch(&self, server: &Place, key: Key, question: Message) -> Fetching {
         let mut under_way = self.0.under_way();
         if let Some(fetching) = under_way.get(&key) {
             return fetching.clone();
@@ -145,6 +172,47 @@ impl Resolver {
 }
 
 impl Inner {
+    /// Asks by the forwarder that takes the name.
+    async fn ask(&self, question: Message) -> Result<Message, ForwardError> {
+        let name = question.queries.first().map(|query| query.name());
+        let forwarder = self.forwarders.iter().find(|forwarder| name.is_some_and(|name| forwarder.takes(name)));
+        match forwarder {
+            Some(forwarder) => forwarder.ask(question).await,
+            None => Err(ForwardError::Excepted),
+        }
+    }
+
+    /// The key of a question; `None` where others must not see the answer: one for a part of the network only (client subnet), or one from a server
+    /// that was told not to look further.
+    fn key_of(&self, question: &Message) -> Option<Key> {
+        let query = question.queries.first().filter(|_| question.metadata.recursion_desired)?;
+        // A question by which somebody looks for a loop does not wait for another one that does: its own.
+        if query.query_type() == PROBE_TYPE {
+            return None;
+        }
+        let edns = question.edns.as_ref();
+        if edns.is_some_and(|edns| edns.option(EdnsCode::Subnet).is_some()) {
+            return None;
+        }
+        let name: DomainName = reply::from_hickory(query.name())?.to_lower();
+        let in_scope = self.scope.zones.is_empty() || is_in(&self.scope.zones, &name);
+        if !in_scope {
+            return None;
+        }
+        let dnssec_ok = edns.is_some_and(|edns| edns.flags().dnssec_ok);
+        Some(Key::new(name.as_wire(), query.query_type().into(), dnssec_ok, question.metadata.checking_disabled))
+    }
+
+    /// Whether an answer of this sort is to be kept.
+    fn keeps(&self, kind: Kind, question: &Message) -> bool {
+        let without = match kind {
+            Kind::Positive => &self.scope.without_positive,
+            Kind::Negative | Kind::Failure => &self.scope.without_negative,
+        };
+        let name = question.queries.first().and_then(|query| reply::from_hickory(query.name()));
+        without.is_empty() || !name.is_some_and(|name| is_in(without, &name.to_lower()))
+    }
+
     fn under_way(&self) -> MutexGuard<'_, HashMap<Key, Fetching>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +221,7 @@ impl Inner {
 /// A question on its way to the upstream servers. However it ends, others may ask again afterwards.
 struct Asking {
     inner: Arc<Inner>,
-    server: Arc<str>,
+    server: Place,
     key: Key,
     kept: bool,
 }
@@ -162,7 +230,7 @@ impl Asking {
     async fn ask(mut self, mut question: Message) -> Outcome {
         // Whether the data are authentic is kept for those who want to know (RFC 6840, section 5.7).
         question.metadata.authentic_data = true;
-        let mut answer = match self.inner.forwarder.ask(question.clone()).await {
+        let mut answer = match self.inner.ask(question.clone()).await {
             Ok(answer) => answer,
             Err(error) => {
                 if error == ForwardError::NoAnswer {
@@ -172,6 +240,7 @@ impl Asking {
             }
         };
         if let Some((kind, ttl)) = classify(&answer)
+            && self.inner.keeps(kind, &question)
             && let Some(lifetime) =
                 self.inner.cache.as_ref().map(|cache| cache.lifetime(kind, ttl)).filter(|lifetime| *lifetime > 0)
         {
@@ -202,20 +271,8 @@ impl Drop for Asking {
     }
 }
 
-/// The key of a question; `None` where others must not see the answer: one for a part of the network only (client subnet), or one from a server
-/// that was told not to look further. Nor does a question by which somebody looks for a loop wait for another one that does: its own.
-fn key_of(question: &Message) -> Option<Key> {
-    let query = question.queries.first().filter(|_| question.metadata.recursion_desired)?;
-    if query.query_type() == PROBE_TYPE {
-        return None;
-    }
-    let edns = question.edns.as_ref();
-    if edns.is_some_and(|edns| edns.option(EdnsCode::Subnet).is_some()) {
-        return None;
-    }
-    let name: DomainName = reply::from_hickory(query.name())?.to_lower();
-    let dnssec_ok = edns.is_some_and(|edns| edns.flags().dnssec_ok);
-    Some(Key::new(name.as_wire(), query.query_type().into(), dnssec_ok, question.metadata.checking_disabled))
+fn is_in(zones: &[DomainName], name: &DomainName) -> bool {
+    zones.iter().any(|zone| zone.is_above(name.as_wire()))
 }
 
 /// The sort of an answer and the smallest TTL in it; `None` for what must not be kept (RFC 2308).

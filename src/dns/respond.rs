@@ -1,15 +1,14 @@
 //! One question in, one reply out: the rules of the protocol, then the records, then the upstreams.
 
-use super::answer::{self, Answer, Code, Question, Verdict};
-use super::forward::ForwardError;
-use super::metrics::{Metrics, Transport};
-use super::name::DomainName;
+use super::chain::log::{Line, Log};
+use super::chain::{Asked, AtOnce, Chain, Entry, Outcome, Plan, Server, Walk};
+use super::metrics::{Metrics, Place, Transport};
 use super::records::Records;
 use super::reply::{self, PLAIN_UDP_PAYLOAD, Reply, UDP_PAYLOAD};
-use super::resolve::{Resolved, Resolver};
 use super::tally::Tally;
+use arc_swap::Guard;
 use futures::FutureExt;
-use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::op::{Header, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use hickory_server::net::xfer::Protocol;
@@ -19,7 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::Semaphore;
-use tracing::{debug, error};
+use tracing::{error, info};
 
 const HEADER_BYTES: usize = 12;
 /// How many questions over TCP are worked on at a time; more wait on their connections.
@@ -29,20 +28,36 @@ const TCP_QUESTIONS: usize = 4096;
 #[derive(Clone)]
 pub struct Responder {
     records: Arc<Records>,
-    resolver: Resolver,
+    chain: Chain,
     metrics: Arc<Metrics>,
+    /// The address on which they came.
+    address: SocketAddr,
     /// The address label of CoreDNS's metrics, such as `dns://:53`.
     server: Arc<str>,
+    /// The labels of what no block answers.
+    dropped: Place,
     tcp_questions: Arc<Semaphore>,
 }
 
+/// A reply, where there is one, and where it was made.
+struct Answered {
+    reply: Reply,
+    place: Place,
+    /// The block that has made it.
+    source: Option<(Arc<Plan>, Entry)>,
+}
+
 impl Responder {
-    /// A responder for the sockets that listen on this port.
-    pub fn new(records: Arc<Records>, resolver: Resolver, metrics: Arc<Metrics>, port: u16) -> Responder {
+    /// A responder for the sockets that listen on this address.
+    pub fn new(records: Arc<Records>, chain: Chain, metrics: Arc<Metrics>, address: SocketAddr) -> Responder {
         let tcp_questions = Arc::new(Semaphore::new(TCP_QUESTIONS));
-        let server: Arc<str> = format!("dns://:{port}").into();
-        metrics.cache_of(&server);
-        Responder { records, resolver, metrics, server, tcp_questions }
+        let server: Arc<str> = format!("dns://:{}", address.port()).into();
+        let dropped = Place { server: server.clone(), zone: "dropped".into(), zones: "".into() };
+        let plan = chain.plan();
+        for entry in plan.listener(address).entries().filter(|entry| plan.server(entry).resolver.is_some()) {
+            metrics.cache_of(&entry.place(&server));
+        }
+        Responder { records, chain, metrics, address, server, dropped, tcp_questions }
     }
 
     /// The names of the cluster.
@@ -50,14 +65,19 @@ impl Responder {
         &self.records
     }
 
-    /// Whether a plain question that the records can answer may be answered from them at once, without a look at anything else.
-    pub(super) fn may_answer_at_once(&self) -> bool {
-        true
+    /// What is configured at present.
+    pub(super) fn plan(&self) -> Guard<Arc<Plan>> {
+        self.chain.published().load()
+    }
+
+    /// Which plain questions may be answered from the records at once, without a look at anything else.
+    pub(super) fn at_once<'a>(&self, plan: &'a Plan) -> Option<&'a AtOnce> {
+        plan.listener(self.address).at_once()
     }
 
     /// The counts of a thread that does so, for clients of one family.
-    pub(super) fn tally(&self, ipv6: bool) -> Arc<Tally> {
-        self.metrics.tally(&self.server, ipv6)
+    pub(super) fn tally(&self, at_once: &AtOnce, ipv6: bool) -> Arc<Tally> {
+        self.metrics.tally(&at_once.entry.place(&self.server), ipv6)
     }
 
     /// Counts a panic of such a thread.
@@ -110,77 +130,103 @@ impl Responder {
     async fn answer(&self, request: &Request, limit: u16, transport: Transport) -> Option<Vec<u8>> {
         let started = Instant::now();
         let outcome = AssertUnwindSafe(self.reply(request)).catch_unwind().await;
-        let mut reply = outcome.unwrap_or_else(|_| {
+        let Answered { mut reply, place, source } = outcome.unwrap_or_else(|_| {
             self.metrics.panicked();
             error!(client = %request.src(), "answering a DNS question panicked: please report this with the lines above");
-            Some(Reply::to(&request.metadata, request.edns.as_ref(), ResponseCode::ServFail))
+            let reply = Reply::to(&request.metadata, request.edns.as_ref(), ResponseCode::ServFail);
+            Some(Answered { reply, place: self.dropped.clone(), source: None })
         })?;
         let query = request.queries.queries().first().map(|query| query.original());
+        let server = source.as_ref().map(|(plan, entry)| plan.server(entry));
+        let limit = match transport {
+            Transport::Udp => limit.min(server.map_or(u16::MAX, Server::bufsize)),
+            Transport::Tcp => limit,
+        };
         let bytes = reply.fit(query, limit);
-        self.count(request, &reply, bytes.len(), transport, started);
+        self.count(request, &reply, &place, bytes.len(), transport, started);
+        for log in server.map(Server::logs).unwrap_or_default() {
+            self.log(log, request, &reply, bytes.len(), transport, started);
+        }
         Some(bytes)
     }
 
-    async fn reply(&self, request: &Request) -> Option<Reply> {
+    async fn reply(&self, request: &Request) -> Option<Answered> {
         if request.metadata.message_type == MessageType::Response {
             return None;
         }
-        let client = request.edns.as_ref();
-        let fresh = |code| Reply::to(&request.metadata, client, code);
-        let [question] = request.queries.queries() else { return Some(fresh(protocol_error(request))) };
+        let fresh = |code| Reply::to(&request.metadata, request.edns.as_ref(), code);
+        let dropped = |code| Some(Answered { reply: fresh(code), place: self.dropped.clone(), source: None });
+        let [question] = request.queries.queries() else { return dropped(protocol_error(request)) };
         if let Some(code) = refusal(request) {
-            return Some(fresh(code));
+            return dropped(code);
         }
         let query = question.original();
-        let (Some(name), rtype) = (reply::from_hickory(query.name()), query.query_type()) else {
-            return Some(fresh(ResponseCode::FormErr));
+        let Some(name) = reply::from_hickory(query.name()) else { return dropped(ResponseCode::FormErr) };
+        let asked = Asked {
+            name: query.name().clone(),
+            lower: name.to_lower(),
+            rtype: query.query_type(),
+            class: query.query_class(),
+            recursion: request.metadata.recursion_desired,
         };
-        let lower = name.to_lower();
-        let question = Question { name: lower.as_wire(), rtype: rtype.into() };
-        let mut reply = fresh(ResponseCode::NoError);
-        match answer::answer(&self.records, question, rand::random()) {
-            Verdict::Answer(answer) => {
-                reply.fill(&answer, query.name());
-                if let Some(target) = &answer.pursue {
-                    self.pursue(request, target, rtype, &mut reply).await;
-                }
-            }
-            // The answer ends its way round.
-            Verdict::Elsewhere if self.resolver.is_own_probe(query) => reply.metadata.response_code = ResponseCode::NXDomain,
-            Verdict::Elsewhere => match self.resolve(request, upstream_query(request, query.clone())).await {
-                Ok(upstream) => reply.hand_on(upstream, query.name()),
-                Err(error) => fail(&mut reply, query, &error),
-            },
+        let plan = self.chain.plan();
+        let listener = plan.listener(self.address);
+        let Some(entry) = listener.find(asked.lower.as_wire(), asked.rtype.into()) else {
+            return dropped(ResponseCode::Refused);
+        };
+        let place = entry.place(&self.server);
+        let walk = Walk { records: &self.records, plan: &plan, listener, place: &place, request };
+        let server = plan.server(entry);
+        let is_known = asked.class == DNSClass::IN || asked.class == DNSClass::CH && server.answers_chaos();
+        let outcome = if is_known { walk.answer(server, &asked).await } else { Outcome::Code(ResponseCode::Refused, "") };
+        let reply = match outcome {
+            Outcome::Reply(reply) => *reply,
+            Outcome::Code(code, origin) => Reply { origin, ..fresh(code) },
+            Outcome::Silence => return None,
+        };
+        let source = Some((plan.clone(), entry.clone()));
+        Some(Answered { reply, place, source })
+    }
+
+    fn log(&self, log: &Log, request: &Request, reply: &Reply, size: usize, transport: Transport, started: Instant) {
+        let Some(query) = request.queries.queries().first().map(|query| query.original()) else { return };
+        let Some(name) = reply::from_hickory(query.name()).map(|name| name.to_lower()) else { return };
+        let metadata = &reply.metadata;
+        let flags = [
+            ("qr", true),
+            ("aa", metadata.authoritative),
+            ("tc", metadata.truncation),
+            ("rd", metadata.recursion_desired),
+            ("ra", metadata.recursion_available),
+            ("ad", metadata.authentic_data),
+            ("cd", metadata.checking_disabled),
+        ];
+        let line = log.line(&Line {
+            name: &name,
+            rtype: query.query_type().into(),
+            class: query.query_class().to_string(),
+            transport: if transport == Transport::Udp { "udp" } else { "tcp" },
+            client: request.src(),
+            local: self.address,
+            id: request.metadata.id,
+            size: request.as_slice().len(),
+            dnssec_ok: request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok),
+            bufsize: request.edns.as_ref().map_or(PLAIN_UDP_PAYLOAD, |edns| edns.max_payload()),
+            code: metadata.response_code.into(),
+            has_answer: !reply.answers.is_empty(),
+            flags: flags.into_iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| flag).collect(),
+            answer_size: size,
+            took: started.elapsed(),
+        });
+        if let Some(line) = line {
+            info!(target: "waypost::dns::log", "{line}");
         }
-        Some(reply)
     }
 
-    /// Resolves the external name at which an ExternalName service points.
-    async fn pursue(&self, request: &Request, target: &DomainName, rtype: RecordType, reply: &mut Reply) {
-        let query = Query::query(reply::name_to_hickory(target), rtype);
-        let mut message = upstream_query(request, query.clone());
-        message.metadata.recursion_desired = true;
-        match self.resolve(request, message).await {
-            Ok(upstream) => reply.append(upstream.message),
-            Err(error) => {
-                reply.fill(&Answer { code: Code::ServFail, ..Answer::default() }, query.name());
-                debug!(target = %query.name(), %error, "the target of an ExternalName service was not resolved");
-            }
-        }
-    }
-
-    async fn resolve(&self, request: &Request, question: Message) -> Result<Resolved, ForwardError> {
-        let mut resolved = self.resolver.resolve(&self.server, question).await?;
-        // Only for those who know what it means (RFC 6840, section 5.8).
-        let wants_authentic = request.metadata.authentic_data || request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
-        resolved.message.metadata.authentic_data &= wants_authentic;
-        Ok(resolved)
-    }
-
-    fn count(&self, request: &Request, reply: &Reply, size: usize, transport: Transport, started: Instant) {
+    fn count(&self, request: &Request, reply: &Reply, place: &Place, size: usize, transport: Transport, started: Instant) {
         let rtype = request.queries.queries().first().map(|query| query.query_type());
         self.metrics.answered(&super::metrics::Answered {
-            server: &self.server,
+            place,
             transport,
             ipv6: request.src().is_ipv6(),
             rtype: rtype.map_or(0, u16::from),
@@ -206,36 +252,9 @@ fn refusal(request: &Request) -> Option<ResponseCode> {
     if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
         return Some(ResponseCode::BADVERS);
     }
-    let transfer = matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR);
-    (question.query_class() != DNSClass::IN || transfer).then_some(ResponseCode::Refused)
+    matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR).then_some(ResponseCode::Refused)
 }
 
 fn protocol_error(request: &Request) -> ResponseCode {
     if request.metadata.op_code == OpCode::Query { ResponseCode::FormErr } else { ResponseCode::NotImp }
-}
-
-/// The client's question for an upstream: its flags (RD, AD, CD) and EDNS options, but our own payload size.
-fn upstream_query(request: &Request, query: Query) -> Message {
-    let mut message = Message::query();
-    message.metadata.recursion_desired = request.metadata.recursion_desired;
-    message.metadata.authentic_data = request.metadata.authentic_data;
-    message.metadata.checking_disabled = request.metadata.checking_disabled;
-    message.add_query(query);
-    if let Some(client) = &request.edns {
-        let mut edns: Edns = client.clone();
-        edns.set_max_payload(UDP_PAYLOAD);
-        // A cookie is between a client and the server it asks (RFC 7873); an upstream would only be confused by it.
-        edns.options_mut().remove(hickory_proto::rr::rdata::opt::EdnsCode::Cookie);
-        message.set_edns(edns);
-    }
-    message
-}
-
-fn fail(reply: &mut Reply, query: &Query, error: &ForwardError) {
-    reply.origin = "forward";
-    reply.metadata.response_code = match error {
-        ForwardError::Busy => ResponseCode::Refused,
-        ForwardError::NoUpstream | ForwardError::Loop | ForwardError::NoAnswer | ForwardError::Excepted => ResponseCode::ServFail,
-    };
-    debug!(name = %query.name(), %error, "a question was not answered");
 }

@@ -3,12 +3,12 @@
 //! Both have loops of their own (UDP in `receive.rs`, TCP in `tcp.rs`): they can be drained, and a socket can be left to another process in
 //! the middle of everything.
 
+use super::chain::Chain;
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::pulse::Pulses;
 use super::receive::{Port, Receivers};
 use super::records::Records;
-use super::resolve::Resolver;
 use super::respond::Responder;
 use super::tcp;
 use crate::config::GuardConfig;
@@ -116,17 +116,17 @@ impl Sockets {
         Sockets { guard: guard.clone(), ..self }
     }
 
-    /// Starts to answer. Must be called inside a tokio runtime. The resolver will never ask one of these addresses, and they
+    /// Starts to answer. Must be called inside a tokio runtime. No upstream server at one of these addresses will be asked, and they
     /// become the addresses of the zone's name server.
-    pub fn serve(self, records: Arc<Records>, resolver: Resolver, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
-        resolver.never_ask(&self.addresses);
+    pub fn serve(self, records: Arc<Records>, chain: Chain, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
+        chain.never_ask(&self.addresses);
         records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
         let (stop, _) = watch::channel(Stop::Not);
         let pulses = Pulses::default();
         let guard = Arc::new(Guard::new(self.guard, metrics.clone()));
         let (mut ports, mut tcp) = (Vec::new(), Vec::new());
         for ((udp, listener), address) in self.pairs.into_iter().zip(&self.addresses) {
-            let responder = Responder::new(records.clone(), resolver.clone(), metrics.clone(), address.port());
+            let responder = Responder::new(records.clone(), chain.clone(), metrics.clone(), *address);
             let port = |socket| Port { socket: Arc::new(socket), responder: responder.clone(), guard: guard.clone() };
             ports.extend(udp.into_iter().map(port));
             let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| explain(*address, "TCP", error))?;

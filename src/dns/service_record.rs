@@ -1,6 +1,6 @@
 //! What DNS keeps of one Service: addresses, ports and ready endpoints, and nothing else.
 
-use super::name::{DomainName, MAX_LABEL, push_label};
+use super::name::{DomainName, Labels, MAX_LABEL, push_label};
 use crate::model::{Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -71,6 +71,11 @@ impl ServiceRecord {
             groups: slices.iter().map(|slice| group(slice)).filter(|group| !group.endpoints.is_empty()).collect(),
             kind,
         })
+    }
+
+    /// The label of the namespace, lower case.
+    pub fn namespace(&self) -> &[u8] {
+        Labels::of(&self.labels).nth(1).unwrap_or_default()
     }
 
     /// Every ready endpoint.

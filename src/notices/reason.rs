@@ -79,6 +79,10 @@ reasons! {
     DNS_PORT_TAKEN = "DnsPortTaken" Error "ServeDNS" everywhere false, about "Node",
         "The agent cannot serve DNS on an address of this node, mostly because another server holds the port. Pods of this node are answered by the cluster's DNS service meanwhile, and the agent tries again every 5 seconds",
         "Stop the process that the note names, or set `agent.localDNS` to false in the chart";
+    /// DNS cannot do what is written.
+    DNS_CONFIGURATION_REFUSED = "DnsConfigurationRefused" Error "ConfigureDNS" everywhere false, about "Node",
+        "A new Corefile or ConfigMap of DNS has something that cannot be done. DNS goes on as it was configured before; an agent that starts with it ends at once",
+        "Correct what the note names, with file and line; `waypost check --corefile FILE` tries it out";
     /// Somebody has changed our table.
     TABLE_REPAIRED = "TableRepaired" Warning "Repair" everywhere false, about "Node",
         "Another program has changed or removed the agent's table; it was put right again within a second, or by the comparison every 5 minutes. Connections that began in between may have failed",

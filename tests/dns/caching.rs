@@ -295,7 +295,7 @@ async fn a_popular_name_is_fetched_before_it_expires() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_holds_no_more_than_it_may() {
     let upstream = Upstream::answering(numbered).await;
-    let running = start(&upstream, CacheConfig { entries: 10, ..CacheConfig::default() });
+    let running = start(&upstream, CacheConfig { entries: 10, negative_entries: 10, ..CacheConfig::default() });
     for number in 0..50 {
         udp(running.ipv4(), &query(&format!("name-{number}.example.com"), 1)).await;
     }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::mpsc;
 use waypost::config::{CacheConfig, Upstreams};
+use waypost::dns::chain::{Chain, Plan};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
 use waypost::dns::resolve::Resolver;
@@ -269,7 +270,9 @@ async fn a_server_never_asks_itself() {
     let own = sockets.local_addrs()[0];
     let forwarder = Forwarder::to(&Upstreams::Servers(vec![own.into()]), metrics.clone());
     let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
-    let serving = sockets.serve(Arc::new(cluster()), resolver.clone(), metrics).unwrap();
+    let serving = sockets
+        .serve(Arc::new(cluster()), Chain::new(Plan::simple(cluster().shape().clone(), resolver.clone())), metrics)
+        .unwrap();
     assert!(resolver.upstreams().is_empty());
     let reply = udp(own, &query("www.example.com", 1)).await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);

@@ -12,11 +12,13 @@
 //! | `forwarding.rs` | names outside the cluster |
 //! | `faults.rs` | upstreams that lie, speak TCP only, or lead back |
 //! | `over_tls.rs` | upstreams over TLS |
+//! | `corefile.rs` | Corefiles obeyed, plugin by plugin |
 //! | `caching.rs` | their answers, kept for a while |
 
 mod answers;
 mod battery;
 mod caching;
+mod corefile;
 mod faults;
 mod forwarding;
 mod guard;

@@ -16,7 +16,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 use waypost::config::{RunArgs, Surroundings, load};
-use waypost::dns::forward::Forwarder;
+use waypost::dns::chain::Plan;
+use waypost::dns::chain::plan::from_flags;
+use waypost::dns::metrics::Metrics;
 
 fn file(name: &str) -> String {
     format!("{}/tests/dns/tls/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -147,7 +149,9 @@ async fn a_stub_zone_may_have_its_servers_over_tls() {
 fn certificates_that_cannot_be_used_are_an_error_that_names_the_file() {
     let check = |flags: &[(&str, &str)]| {
         let flags = [&[("role", "dns"), ("dns-address", "127.0.0.1:5353"), ("node-name", "node")], flags].concat();
-        Forwarder::check_tls(&load(&RunArgs::of(&flags), &Surroundings::default()).unwrap().0.dns)
+        let dns = load(&RunArgs::of(&flags), &Surroundings::default()).unwrap().0.dns;
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        Plan::new(from_flags(&dns), &dns, &metrics, None).map(drop)
     };
     let (upstream, ca, key) = (("dns-upstream", "tls://192.0.2.1"), file("ca.pem"), file("server.key"));
     check(&[upstream, ("dns-forward-tls-ca", &ca)]).unwrap();

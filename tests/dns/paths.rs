@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use waypost::config::{CacheConfig, Upstreams};
+use waypost::dns::chain::{Chain, Plan};
 use waypost::dns::fast::Composer;
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
@@ -30,7 +31,12 @@ impl Both {
         let slow = runtime.block_on(async {
             let forwarder = Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone());
             let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
-            Responder::new(records.clone(), resolver, metrics, 53)
+            Responder::new(
+                records.clone(),
+                Chain::new(Plan::simple(records.shape().clone(), resolver)),
+                metrics,
+                "127.0.0.1:53".parse().unwrap(),
+            )
         });
         Both { records, slow, runtime }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use waypost::config::{CacheConfig, Upstreams};
+use waypost::dns::chain::{Chain, Plan};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
 use waypost::dns::resolve::Resolver;
@@ -163,7 +164,7 @@ proptest! {
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let resolver = Resolver::new(Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone()), &CacheConfig::default(), metrics.clone());
-        let responder = Responder::new(Arc::new(cluster()), resolver, metrics, 53);
+        let responder = Responder::new(Arc::new(cluster()), Chain::new(Plan::simple(cluster().shape().clone(), resolver)), metrics, "127.0.0.1:53".parse().unwrap());
         let client: SocketAddr = "127.0.0.1:4000".parse().unwrap();
         if let Some(reply) = runtime.block_on(responder.answer_datagram(bytes.clone(), client)) {
             prop_assert!(bytes.len() >= 12 && bytes[2] & 0x80 == 0, "a response or a scrap was answered");

@@ -5,18 +5,22 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 use waypost::config::{CacheConfig, GuardConfig, RunArgs, Surroundings, Upstreams, load};
+use waypost::dns::chain::{self, Chain, Plan};
 use waypost::dns::forward::Forwarder;
 use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
 use waypost::dns::reply::from_hickory;
 use waypost::dns::resolve::Resolver;
 use waypost::dns::server::{self, Serving};
+use waypost::import::corefile::translate;
+use waypost::import::read::text_of;
 
 /// What the upstream of these tests says about every name.
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -48,8 +52,8 @@ impl Running {
         let (config, _) = load(&RunArgs::of(&flags), &Surroundings::default()).unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
-        let forwarder = Forwarder::new(&config.dns, metrics.clone());
-        Running::with_guard(records, forwarder, &config.dns.cache, &config.dns.guard, registry, metrics)
+        let plan = Plan::new(chain::plan::from_flags(&config.dns), &config.dns, &metrics, None).unwrap();
+        Running::with_plan(records, plan, &config.dns.guard, registry, metrics)
     }
 
     fn with_forwarder(
@@ -59,20 +63,47 @@ impl Running {
         registry: prometheus::Registry,
         metrics: Arc<Metrics>,
     ) -> Running {
-        Running::with_guard(records, forwarder, cache, &GuardConfig::default(), registry, metrics)
+        let plan = Plan::simple(records.shape().clone(), Resolver::new(forwarder, cache, metrics.clone()));
+        Running::with_plan(records, plan, &GuardConfig::default(), registry, metrics)
     }
 
-    fn with_guard(
+    /// The same as this Corefile says.
+    pub fn by_corefile(records: Records, corefile: &str) -> Running {
+        let (plan, registry, metrics) = Running::planned(corefile).unwrap();
+        Running::with_plan(records, plan, &GuardConfig::default(), registry, metrics)
+    }
+
+    /// What is wrong with a Corefile, if anything is.
+    pub fn plan_of(corefile: &str) -> Result<(), String> {
+        Running::planned(corefile).map(drop)
+    }
+
+    fn planned(corefile: &str) -> Result<(Plan, prometheus::Registry, Arc<Metrics>), String> {
+        let (config, _) = load(
+            &RunArgs::of(&[("role", "dns"), ("dns-address", "127.0.0.1:5353"), ("node-name", "node")]),
+            &Surroundings::default(),
+        )
+        .unwrap();
+        let registry = prometheus::Registry::new();
+        let metrics = Arc::new(Metrics::new(&registry).unwrap());
+        let blocks = text_of(Path::new("Corefile"), corefile).map_err(|error| error.to_string())?;
+        let translation = translate(&blocks).map_err(|error| error.to_string())?;
+        let plan = Plan::new(translation.model.clone(), &config.dns, &metrics, None).map_err(|error| {
+            let place = translation.place(error.block, error.plugin, error.number).unwrap();
+            format!("{place}: {error}")
+        })?;
+        Ok((plan, registry, metrics))
+    }
+
+    fn with_plan(
         records: Records,
-        forwarder: Forwarder,
-        cache: &CacheConfig,
+        plan: Plan,
         guard: &GuardConfig,
         registry: prometheus::Registry,
         metrics: Arc<Metrics>,
     ) -> Running {
-        let resolver = Resolver::new(forwarder, cache, metrics.clone());
         let sockets = server::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
-        Running { serving: sockets.guarded(guard).serve(Arc::new(records), resolver, metrics).unwrap(), registry }
+        Running { serving: sockets.guarded(guard).serve(Arc::new(records), Chain::new(plan), metrics).unwrap(), registry }
     }
 
     pub fn ipv4(&self) -> SocketAddr {

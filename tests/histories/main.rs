@@ -213,7 +213,7 @@ impl Agent {
             let (updates, received) = mpsc::channel(64);
             let config = config();
             let registries = Registries::new(config.role).unwrap();
-            let started = agent::start_through(config, registries, received, notices, through);
+            let started = agent::start_through(config, registries, received, notices, None, through);
             let running = runtime.block_on(started).expect("it starts");
             Agent { runtime, running, updates }
         };

@@ -23,6 +23,9 @@ api-server: https://{{ if contains ":" .Values.k8sServiceHost }}[{{ .Values.k8sS
 cluster-domain: {{ .Values.clusterDomain }}
 log-format: {{ .Values.log.format }}
 log-level: {{ .Values.log.level | quote }}
+{{- with .Values.corefile.configMaps }}
+corefile-configmap: {{ toJson . }}
+{{- end }}
 {{- if .Values.dnsUpstreamTLS.secretName }}
 dns-forward-tls-ca: /etc/waypost-upstream/ca.crt
 {{- end }}

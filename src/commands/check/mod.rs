@@ -5,12 +5,17 @@ mod facts;
 mod judge;
 mod source;
 
-use crate::config::{self, Config, RunArgs, Surroundings};
+use crate::agent::zones::{self, ZonesError};
+use crate::config::{self, Config, RunArgs, Surroundings, ZonesSource};
+use crate::dns::chain::explain::explain;
+use crate::dns::metrics::Metrics;
 use anyhow::Context;
 use judge::{Finding, Severity};
+use prometheus::Registry;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// What `waypost check` is asked.
 #[derive(Debug, clap::Args)]
@@ -27,15 +32,40 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let (config, origins) = config::load(&args.run, &Surroundings::of_this_process())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let facts = runtime.block_on(collect::facts(&config));
-    let findings = judge::findings(&config, &facts);
+    let mut findings = judge::findings(&config, &facts);
+    let zones = zones(&config).unwrap_or_else(|error| {
+        let advice = "correct it there; docs/dns.md has what there is".to_string();
+        findings.push(Finding { severity: Severity::Error, subject: "dns", found: error.to_string(), advice });
+        Vec::new()
+    });
     match args.json {
         true => println!(
             "{:#}",
-            json!({ "ok": !prevents(&findings), "configuration": config::to_json(&config), "findings": findings })
+            json!({ "ok": !prevents(&findings), "configuration": config::to_json(&config), "dns": zones, "findings": findings })
         ),
-        false => print!("{}", report(&config::to_yaml(&config, &origins), &findings)),
+        false => print!("{}", report(&config::to_yaml(&config, &origins), &zones, &findings)),
     }
     Ok(if prevents(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What is served by which server block, and what of a Corefile needs no doing.
+fn zones(config: &Config) -> Result<Vec<String>, ZonesError> {
+    match &config.dns.zones {
+        ZonesSource::Flags => return Ok(Vec::new()),
+        ZonesSource::ConfigMaps(names) => {
+            return Ok(vec![format!(
+                "the Corefile in {} is read when the agent runs; give its text with --corefile to try it",
+                names.join(", ")
+            )]);
+        }
+        ZonesSource::Blocks { .. } | ZonesSource::Corefile(_) => {}
+    }
+    let reading = zones::read(&config.dns, None)?;
+    let metrics = Arc::new(Metrics::new(&Registry::new()).map_err(ZonesError::from)?);
+    reading.plan(&config.dns, &metrics, None)?;
+    let remarks = reading.translation.iter().flat_map(|translation| &translation.remarks);
+    let remarks = remarks.map(|remark| format!("{}: {}: {}", remark.place, remark.what, remark.advice));
+    Ok(explain(&reading.model).into_iter().chain(remarks).collect())
 }
 
 fn prevents(findings: &[Finding]) -> bool {
@@ -43,8 +73,9 @@ fn prevents(findings: &[Finding]) -> bool {
 }
 
 /// The configuration as YAML and the findings as its comments, so that the whole output is a configuration file.
-fn report(yaml: &str, findings: &[Finding]) -> String {
+fn report(yaml: &str, zones: &[String], findings: &[Finding]) -> String {
     let mut text = format!("# The effective configuration; this output can serve as --config.\n{yaml}\n");
+    zones.iter().for_each(|line| text += &format!("# dns      {line}\n"));
     for finding in findings {
         let severity = match finding.severity {
             Severity::Error => "error",
@@ -87,7 +118,7 @@ mod tests {
             config::load(&RunArgs::of(&[("dns-ttl", "7"), ("cluster-cidr", "10.0.0.0/8")]), &surroundings).unwrap();
         let advice = "stop it".to_string();
         let finding = Finding { severity: Severity::Error, subject: "ports", found: "taken".into(), advice };
-        let text = report(&config::to_yaml(&config, &origins), &[finding]);
+        let text = report(&config::to_yaml(&config, &origins), &[], &[finding]);
         assert!(text.contains("\n# error    ports: taken\n#          -> stop it\n# Waypost cannot do all its work"), "{text}");
 
         let path = std::env::temp_dir().join(format!("waypost-check-{}.yaml", std::process::id()));

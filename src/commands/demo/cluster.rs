@@ -6,7 +6,7 @@ use super::plan::{self, NODE_NAME, Plan, PlannedPod};
 use super::screen::counted;
 use crate::config::{
     AdminConfig, CacheConfig, ClusterSource, Config, ConntrackConfig, DetectLocalMode, DnsConfig, ForwardConfig, GuardConfig,
-    LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams,
+    LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams, ZonesSource,
 };
 use crate::lab::{Node, Pod, Serve};
 use crate::model::{Family, ObjectKey, Protocol, Service, Update};
@@ -238,6 +238,7 @@ pub fn agent_config() -> Config {
             addresses: dns_addresses().to_vec(),
             ttl: 5,
             upstreams: Upstreams::Servers(vec![upstream().into()]),
+            zones: ZonesSource::Flags,
             stub_zones: Vec::new(),
             forward: ForwardConfig::default(),
             cache: CacheConfig::default(),

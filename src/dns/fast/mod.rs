@@ -10,7 +10,7 @@ mod compose;
 use super::answer::{SOA_TTL_MAX, rtype};
 use super::lookup::{self, Node};
 use super::name::MAX_NAME;
-use super::records::{Records, View};
+use super::records::View;
 use super::service_record::{EndpointRecord, RecordKind, ServiceRecord};
 use ask::Asked;
 use compose::{Data, Reply, Section};
@@ -84,25 +84,27 @@ impl Composer {
         if asked.rtype == rtype::PTR && self.pointers(view, asked, name)? {
             return Some(0);
         }
-        lookup::relative(view.records(), name)?;
+        lookup::relative(view.zone(), name)?;
         let node = lookup::find(view, name);
         match &node {
             // Seldom asked, and made of other things than one service.
             Node::Apex | Node::Version | Node::NameServer => return None,
             Node::Missing if !view.records().is_synced() => return Some(SERV_FAIL),
-            Node::Missing => return self.nothing(view.records()).then_some(NX_DOMAIN),
+            // Asked elsewhere.
+            Node::Missing if view.shape().lets_through(name) => return None,
+            Node::Missing => return self.nothing(view).then_some(NX_DOMAIN),
             _ if node.service().is_some_and(|service| matches!(service.kind, RecordKind::Alias(_))) => return None,
-            _ if asked.is_for_addresses() => self.addresses(view.records(), asked, &node),
-            _ if asked.rtype == rtype::SRV => self.services(view.records(), asked, &node)?,
+            _ if asked.is_for_addresses() => self.addresses(view, asked, &node),
+            _ if asked.rtype == rtype::SRV => self.services(view, asked, &node)?,
             _ => {}
         }
         let is_empty = self.reply.count(Section::Answer) == 0;
-        (!is_empty || self.nothing(view.records())).then_some(0)
+        (!is_empty || self.nothing(view)).then_some(0)
     }
 
     /// The zone's SOA, which goes with a negative answer. False in the rare case that it does not fit.
-    fn nothing(&mut self, records: &Records) -> bool {
-        let zone = without_root(records.zone().as_wire());
+    fn nothing(&mut self, view: &View<'_>) -> bool {
+        let zone = without_root(view.zone().as_wire());
         let mut name = [0; MAX_NAME];
         let mut name_of = |labels: &[u8]| match name.get_mut(..labels.len() + zone.len()) {
             Some(place) if place.len() < MAX_NAME => {
@@ -116,13 +118,13 @@ impl Composer {
             }
         };
         let (primary, mailbox) = (name_of(b"\x02ns\x03dns"), name_of(b"\x0ahostmaster"));
-        let numbers = [records.serial(), 7200, 1800, 86400, records.ttl()];
+        let numbers = [view.records().serial(), 7200, 1800, 86400, view.ttl()];
         let data = Data::Zone { primary: &primary.0[..primary.1], mailbox: &mailbox.0[..mailbox.1], numbers };
-        self.reply.record(Section::Authority, zone, rtype::SOA, records.ttl().min(SOA_TTL_MAX), data)
+        self.reply.record(Section::Authority, zone, rtype::SOA, view.ttl().min(SOA_TTL_MAX), data)
     }
 
     /// Each address of the asked family once, in any order, as many as fit.
-    fn addresses(&mut self, records: &Records, asked: &Asked<'_>, node: &Node<'_>) {
+    fn addresses(&mut self, view: &View<'_>, asked: &Asked<'_>, node: &Node<'_>) {
         let is_v4 = asked.rtype == rtype::A;
         self.addresses.clear();
         node.each_address(|address| {
@@ -139,10 +141,8 @@ impl Composer {
             let other = place + self.below(self.addresses.len() - place);
             self.addresses.swap(place, other);
             let fits = match self.addresses[place] {
-                IpAddr::V4(v4) => self.reply.record(Section::Answer, owner, rtype::A, records.ttl(), Data::Bytes(&v4.octets())),
-                IpAddr::V6(v6) => {
-                    self.reply.record(Section::Answer, owner, rtype::AAAA, records.ttl(), Data::Bytes(&v6.octets()))
-                }
+                IpAddr::V4(v4) => self.reply.record(Section::Answer, owner, rtype::A, view.ttl(), Data::Bytes(&v4.octets())),
+                IpAddr::V6(v6) => self.reply.record(Section::Answer, owner, rtype::AAAA, view.ttl(), Data::Bytes(&v6.octets())),
             };
             if !fits {
                 return self.reply.truncated();
@@ -151,14 +151,14 @@ impl Composer {
     }
 
     /// SRV records and the addresses of their targets. `None` when there are too many.
-    fn services(&mut self, records: &Records, asked: &Asked<'_>, node: &Node<'_>) -> Option<()> {
+    fn services(&mut self, view: &View<'_>, asked: &Asked<'_>, node: &Node<'_>) -> Option<()> {
         let Some(service) = node.service() else { return Some(()) };
         self.names.clear();
         let mut count = 0_usize;
         node.each_target(|target| {
             count += 1;
             if count <= MOST_COMPARED {
-                self.names.push(records, service, target.endpoint, target.address, target.port);
+                self.names.push(view, service, target.endpoint, target.address, target.port);
             }
         });
         if count > MOST_COMPARED {
@@ -170,7 +170,7 @@ impl Composer {
             let is_new = |before: &Entry| before.port != target.port || self.names.of(before) != self.names.of(target);
             if self.names.entries[..index].iter().all(is_new) {
                 let data = Data::Service { numbers: [0, weight, target.port], target: self.names.of(target) };
-                if !self.reply.record(Section::Answer, owner, rtype::SRV, records.ttl(), data) {
+                if !self.reply.record(Section::Answer, owner, rtype::SRV, view.ttl(), data) {
                     self.reply.truncated();
                     return Some(());
                 }
@@ -180,7 +180,7 @@ impl Composer {
         for (index, target) in self.names.entries.iter().enumerate() {
             let is_new = |before: &Entry| before.address != target.address || self.names.of(before) != self.names.of(target);
             if self.names.entries[..index].iter().all(is_new) {
-                let (owner, ttl) = (self.names.of(target), records.ttl());
+                let (owner, ttl) = (self.names.of(target), view.ttl());
                 let fits = match target.address {
                     IpAddr::V4(v4) => self.reply.record(Section::Additional, owner, rtype::A, ttl, Data::Bytes(&v4.octets())),
                     IpAddr::V6(v6) => self.reply.record(Section::Additional, owner, rtype::AAAA, ttl, Data::Bytes(&v6.octets())),
@@ -196,14 +196,14 @@ impl Composer {
 
     /// The names at an address of the cluster, and whether there are any. `None` when there are too many.
     fn pointers(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<bool> {
-        let Some(address) = lookup::reverse_address(name) else { return Some(false) };
-        let records = view.records();
+        let is_shown = view.shape().reverse_zone_of(name).is_some();
+        let Some(address) = lookup::reverse_address(name).filter(|_| is_shown) else { return Some(false) };
         self.names.clear();
         let mut count = 0_usize;
         lookup::each_name_at(view, address, |service, endpoint| {
             count += 1;
             if count <= MOST_COMPARED {
-                self.names.push(records, service, endpoint, address, 0);
+                self.names.push(view, service, endpoint, address, 0);
             }
         });
         if count > MOST_COMPARED {
@@ -212,7 +212,7 @@ impl Composer {
         let owner = without_root(asked.name);
         for (index, target) in self.names.entries.iter().enumerate() {
             if self.names.entries[..index].iter().all(|before| self.names.of(before) != self.names.of(target))
-                && !self.reply.record(Section::Answer, owner, rtype::PTR, records.ttl(), Data::Name(self.names.of(target)))
+                && !self.reply.record(Section::Answer, owner, rtype::PTR, view.ttl(), Data::Name(self.names.of(target)))
             {
                 self.reply.truncated();
                 break;
@@ -252,21 +252,14 @@ impl Names {
     }
 
     /// Adds `endpoint.service.namespace.svc.zone`, unless it is too long for a name.
-    fn push(
-        &mut self,
-        records: &Records,
-        service: &ServiceRecord,
-        endpoint: Option<&EndpointRecord>,
-        address: IpAddr,
-        port: u16,
-    ) {
+    fn push(&mut self, view: &View<'_>, service: &ServiceRecord, endpoint: Option<&EndpointRecord>, address: IpAddr, port: u16) {
         let start = self.spelled.len();
         if let Some(endpoint) = endpoint {
             endpoint.push_label(&mut self.spelled);
         }
         self.spelled.extend_from_slice(&service.labels);
         self.spelled.extend_from_slice(b"\x03svc");
-        self.spelled.extend_from_slice(without_root(records.zone().as_wire()));
+        self.spelled.extend_from_slice(without_root(view.zone().as_wire()));
         let end = self.spelled.len();
         if end - start < MAX_NAME {
             self.entries.push(Entry { start, end, address, port });

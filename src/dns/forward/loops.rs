@@ -4,6 +4,7 @@
 //! ends then, and is started again and again; here the server is left out until its question stays away.
 
 use super::server::Server;
+use crate::config::ForwardConfig;
 use crate::dns::metrics::Metrics;
 use crate::dns::name::DomainName;
 use crate::dns::reply;
@@ -65,7 +66,7 @@ impl Drop for UnderWay<'_> {
 pub(super) struct Care {
     /// The zone that they are asked for.
     pub zone: Name,
-    pub only_tcp: bool,
+    pub config: ForwardConfig,
     pub probes: Arc<Probes>,
     pub metrics: Arc<Metrics>,
 }
@@ -82,7 +83,7 @@ impl Care {
         question.metadata.recursion_desired = true;
         question.add_query(Query::query(reply::name_to_hickory(&name), PROBE_TYPE));
         let probe = self.probes.sent(&name);
-        let _ = timeout(PATIENCE, server.exchange(&question, self.only_tcp, &self.metrics)).await;
+        let _ = timeout(PATIENCE, server.exchange(&question, self.config.only_tcp, &self.metrics)).await;
         probe.is_back()
     }
 }

@@ -25,7 +25,7 @@ pub use tls::TlsError;
 
 use super::metrics::Metrics;
 use super::resolv_conf;
-use crate::config::{DnsConfig, ForwardConfig, NameServer, Over, Upstreams};
+use crate::config::{ForwardConfig, Over, Upstreams};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::Name;
 use loops::{Care, Probes};
@@ -35,12 +35,12 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Asks upstream servers.
+/// Asks the upstream servers of one zone.
 #[derive(Debug)]
 pub struct Forwarder {
-    /// Zones with servers of their own, those with more labels first.
-    stubs: Vec<(Name, Pool)>,
-    others: Pool,
+    /// The zone whose names are asked here.
+    from: Name,
+    pool: Pool,
     /// Domains that are not forwarded.
     except: Vec<Name>,
     /// How many more questions may be under way; `None`: any number.
@@ -63,8 +63,8 @@ pub enum ForwardError {
     /// All of them lead back to this agent.
     #[error("every upstream server asks this agent what it is asked: look at --dns-upstream, or the resolv.conf in use")]
     Loop,
-    /// The configuration says that this domain is not forwarded.
-    #[error("the domain is not forwarded, by --dns-forward-except")]
+    /// The configuration has no servers for this name.
+    #[error("the configuration has no upstream servers for this name, or says that it is not forwarded")]
     Excepted,
     /// Nobody answered in time.
     #[error("no upstream server answered")]
@@ -72,56 +72,46 @@ pub enum ForwardError {
 }
 
 impl Forwarder {
-    /// A forwarder as configured. A resolv.conf that is missing or empty is no error: it is read when it appears.
-    pub fn new(config: &DnsConfig, metrics: Arc<Metrics>) -> Forwarder {
-        let stubs = config.stub_zones.iter().map(|stub| (stub.zone.as_str(), stub.servers.clone())).collect::<Vec<_>>();
-        Forwarder::with_resolved(&config.upstreams, &stubs, &config.forward, Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
+    /// A forwarder for names in a zone. A resolv.conf that is missing or empty is no error: it is read when it appears.
+    pub fn new(from: Name, upstreams: &Upstreams, config: &ForwardConfig, metrics: Arc<Metrics>) -> Forwarder {
+        Forwarder::with_resolved(from, upstreams, config, Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
     }
 
     /// Whether the servers over TLS can be asked, if there are any.
     ///
     /// # Errors
     /// The certificates to tell them by cannot be used.
-    pub fn check_tls(config: &DnsConfig) -> Result<(), TlsError> {
-        let of_zones = config.stub_zones.iter().map(|stub| &stub.servers);
-        let servers = match &config.upstreams {
-            Upstreams::Servers(servers) => of_zones.chain([servers]).collect::<Vec<_>>(),
-            Upstreams::ResolvConf(_) => of_zones.collect(),
-        };
-        match servers.into_iter().flatten().any(|server| server.over != Over::Plain) {
-            true => tls::Tls::new(&config.forward.tls).map(drop),
-            false => Ok(()),
+    pub fn check_tls(upstreams: &Upstreams, config: &ForwardConfig) -> Result<(), TlsError> {
+        match upstreams {
+            Upstreams::Servers(servers) if servers.iter().any(|server| server.over != Over::Plain) => {
+                tls::Tls::new(&config.tls).map(drop)
+            }
+            Upstreams::Servers(_) | Upstreams::ResolvConf(_) => Ok(()),
         }
     }
 
     /// A forwarder to these upstreams for everything, with the defaults.
     pub fn to(upstreams: &Upstreams, metrics: Arc<Metrics>) -> Forwarder {
-        Forwarder::with_resolved(upstreams, &[], &ForwardConfig::default(), Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
+        Forwarder::new(Name::root(), upstreams, &ForwardConfig::default(), metrics)
     }
 
     fn with_resolved(
+        from: Name,
         upstreams: &Upstreams,
-        stubs: &[(&str, Vec<NameServer>)],
         config: &ForwardConfig,
         behind_resolved: &Path,
         metrics: Arc<Metrics>,
     ) -> Forwarder {
-        let probes = Arc::new(Probes::default());
-        let pool = |zone: Name, upstreams: &Upstreams| {
-            let care = Care { zone, only_tcp: config.only_tcp, probes: probes.clone(), metrics: metrics.clone() };
-            Pool::new(upstreams, config, behind_resolved, care)
-        };
-        let mut stubs: Vec<(Name, Pool)> =
-            stubs.iter().map(|(zone, servers)| (name(zone), pool(name(zone), &Upstreams::Servers(servers.clone())))).collect();
-        stubs.sort_by_key(|(zone, _)| std::cmp::Reverse(zone.num_labels()));
         let room = (config.max_concurrent > 0).then(|| Semaphore::new(config.max_concurrent));
         let except = config.except.iter().map(|domain| name(domain)).collect();
-        Forwarder { stubs, others: pool(Name::root(), upstreams), except, room, probes, metrics }
+        let probes = Arc::new(Probes::default());
+        let care = Care { zone: from.clone(), config: config.clone(), probes: probes.clone(), metrics: metrics.clone() };
+        Forwarder { from, pool: Pool::new(upstreams, config, behind_resolved, care), except, room, probes, metrics }
     }
 
     /// Addresses of our own, which are never asked: that would be a loop.
     pub fn never_ask(&self, own: &[SocketAddr]) {
-        self.stubs.iter().map(|(_, pool)| pool).chain([&self.others]).for_each(|pool| pool.never_ask(own));
+        self.pool.never_ask(own);
     }
 
     /// Whether this question, which has arrived here, is one by which an upstream server is found out to lead back to us. It goes nowhere else.
@@ -129,9 +119,14 @@ impl Forwarder {
         self.probes.arrived(query)
     }
 
-    /// The servers that are asked at present for what no stub zone has.
+    /// The servers that are asked at present.
     pub fn upstreams(&self) -> Vec<SocketAddr> {
-        self.others.upstreams()
+        self.pool.upstreams()
+    }
+
+    /// Whether this name is asked here.
+    pub fn takes(&self, name: &Name) -> bool {
+        self.from.zone_of(name) && !self.except.iter().any(|domain| domain.zone_of(name))
     }
 
     /// Asks `message` (its id is replaced) and returns the first good answer. An answer that says that a server could not or
@@ -140,10 +135,6 @@ impl Forwarder {
     /// # Errors
     /// See [`ForwardError`].
     pub async fn ask(&self, message: Message) -> Result<Message, ForwardError> {
-        let asked = message.queries.first().map(|query| query.name());
-        if self.except.iter().any(|domain| asked.is_some_and(|name| domain.zone_of(name))) {
-            return Err(ForwardError::Excepted);
-        }
         let _permit = match self.room.as_ref().map(Semaphore::try_acquire) {
             Some(Err(_)) => {
                 self.metrics.rejected();
@@ -151,8 +142,7 @@ impl Forwarder {
             }
             permit => permit,
         };
-        let stub = self.stubs.iter().find(|(zone, _)| asked.is_some_and(|name| zone.zone_of(name)));
-        stub.map_or(&self.others, |(_, pool)| pool).ask(&message).await
+        self.pool.ask(&message).await
     }
 }
 
@@ -168,7 +158,7 @@ mod tests {
 
     fn forwarder(upstreams: &Upstreams, behind_resolved: &Path) -> Forwarder {
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-        Forwarder::with_resolved(upstreams, &[], &ForwardConfig::default(), behind_resolved, metrics)
+        Forwarder::with_resolved(Name::root(), upstreams, &ForwardConfig::default(), behind_resolved, metrics)
     }
 
     #[tokio::test]

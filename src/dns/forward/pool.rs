@@ -70,7 +70,7 @@ impl Pool {
             None
         });
         let mut state = State { configured, tls, ..State::default() };
-        state.choose();
+        state.choose(config.expire);
         let pool = Pool { source, state: RwLock::new(state), config: config.clone(), next: AtomicUsize::new(0), care };
         pool.refresh();
         pool
@@ -79,7 +79,7 @@ impl Pool {
     pub fn never_ask(&self, own: &[SocketAddr]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.own.extend_from_slice(own);
-        state.choose();
+        state.choose(self.config.expire);
         drop(state);
         self.look_for_loops(&self.servers());
     }
@@ -201,7 +201,7 @@ impl Pool {
         match resolv_conf::read(path, behind_resolved) {
             Ok(servers) => {
                 state.configured = servers.into_iter().map(NameServer::from).collect();
-                state.choose();
+                state.choose(self.config.expire);
                 info!(file = %path.display(), servers = ?state.addresses(), "upstream DNS servers");
             }
             Err(error) if !state.unreadable => {
@@ -216,7 +216,7 @@ impl Pool {
 }
 
 impl State {
-    fn choose(&mut self) {
+    fn choose(&mut self, expire: Duration) {
         let is_own = |server: &NameServer| self.own.iter().any(|own| reaches(server.address, *own));
         let (own, mut usable): (Vec<NameServer>, Vec<NameServer>) = self.configured.iter().cloned().partition(is_own);
         // DHCP clients often list a server twice: asked again it would fail again.
@@ -226,7 +226,7 @@ impl State {
             let own: Vec<SocketAddr> = own.iter().map(|server| server.address).collect();
             warn!(?own, "upstream DNS servers that are this agent's own addresses are left out");
         }
-        self.servers = usable.into_iter().map(|server| Arc::new(Server::new(server, self.tls.clone()))).collect();
+        self.servers = usable.into_iter().map(|server| Arc::new(Server::new(server, self.tls.clone(), expire))).collect();
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
@@ -250,7 +250,7 @@ mod tests {
         let servers = (1..=count).map(|number| SocketAddr::from(([192, 0, 2, number], 53)).into()).collect();
         let config = ForwardConfig { policy, ..ForwardConfig::default() };
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-        let care = Care { zone: Name::root(), only_tcp: false, probes: Arc::default(), metrics };
+        let care = Care { zone: Name::root(), config: config.clone(), probes: Arc::default(), metrics };
         Pool::new(&Upstreams::Servers(servers), &config, Path::new("/nonexistent"), care)
     }
 

@@ -6,7 +6,7 @@ use super::tls::Tls;
 use crate::config::{NameServer, Over};
 use crate::dns::metrics::Metrics;
 use hickory_proto::op::{Message, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::RecordType;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -18,12 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 use tracing::{info, warn};
 
-/// An idle connection is used again for this long (CoreDNS's `expire`).
-const EXPIRE: Duration = Duration::from_secs(10);
 /// More idle connections than these are closed.
 const MAX_IDLE: usize = 16;
-/// How often a server is checked that has failed a question (CoreDNS's `health_check`).
-const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a server that leads back to us is asked whether it still does.
@@ -48,6 +44,8 @@ pub(super) struct Server {
     looked: AtomicBool,
     /// Whether it leads back to us.
     is_loop: watch::Sender<bool>,
+    /// An idle connection is used again for this long.
+    expire: Duration,
     idle: Mutex<Vec<(Connection, Instant)>>,
     over: Over,
     tls: Option<Tls>,
@@ -59,7 +57,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub fn new(server: NameServer, tls: Option<Tls>) -> Server {
+    pub fn new(server: NameServer, tls: Option<Tls>, expire: Duration) -> Server {
         Server {
             address: server.address,
             over: server.over,
@@ -69,6 +67,7 @@ impl Server {
             checking: AtomicBool::new(false),
             looked: AtomicBool::new(false),
             is_loop: watch::Sender::new(false),
+            expire,
             idle: Mutex::default(),
             tcp_instead: Semaphore::new(TCP_INSTEAD),
             tcp_first: Mutex::default(),
@@ -120,27 +119,27 @@ impl Server {
         let (server, care) = (Arc::downgrade(self), care.clone());
         tokio::spawn(async move {
             while let Some(server) = server.upgrade() {
-                let (is_loop, is_alive) = tokio::join!(care.leads_back(&server), server.is_alive(&care.metrics));
+                let (is_loop, is_alive) = tokio::join!(care.leads_back(&server), server.is_alive(&care));
                 server.note_loop(is_loop, &care.metrics);
                 if is_alive && !is_loop {
                     server.answered();
                     return;
                 }
                 drop(server);
-                sleep(if is_loop { LOOK_FOR_LOOP_EVERY } else { CHECK_EVERY }).await;
+                sleep(if is_loop { LOOK_FOR_LOOP_EVERY } else { care.config.check_every }).await;
             }
         });
     }
 
-    async fn is_alive(&self, metrics: &Metrics) -> bool {
+    async fn is_alive(&self, care: &Care) -> bool {
         let mut question = Message::query();
-        question.metadata.recursion_desired = true;
-        question.add_query(Query::query(Name::root(), RecordType::NS));
-        if matches!(timeout(CHECK_TIMEOUT, self.exchange(&question, false, metrics)).await, Ok(Ok(_))) {
+        question.metadata.recursion_desired = care.config.check_recursion;
+        question.add_query(Query::query(super::name(&care.config.check_name), RecordType::NS));
+        if matches!(timeout(CHECK_TIMEOUT, self.exchange(&question, false, &care.metrics)).await, Ok(Ok(_))) {
             return true;
         }
         self.fails.fetch_add(1, Ordering::Relaxed);
-        metrics.health_check_failed(self.address);
+        care.metrics.health_check_failed(self.address);
         false
     }
 
@@ -239,7 +238,7 @@ impl Server {
     /// The connection that was used last, so that the others can expire.
     fn idle_connection(&self) -> Option<Connection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, since)| since.elapsed() < EXPIRE);
+        idle.retain(|(_, since)| since.elapsed() < self.expire);
         idle.pop().map(|(connection, _)| connection)
     }
 

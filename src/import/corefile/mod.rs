@@ -1,13 +1,13 @@
-//! CoreDNS's configuration file: read as CoreDNS reads it, and turned into settings of ours.
+//! CoreDNS's configuration file: read as CoreDNS reads it, and translated into our model of how DNS answers.
 //!
 //! Pure: whoever calls brings the text, the environment and the files that it imports.
 
 mod parse;
-mod takeover;
 #[cfg(test)]
 mod tests;
+mod translate;
 mod words;
 
 pub use parse::{Block, CorefileError, Directive, Surroundings, parse};
-pub use takeover::{Finding, Takeover, take_over};
+pub use translate::{Remark, Translation, translate};
 pub use words::Place;

@@ -1,7 +1,7 @@
 //! Corefiles that people have, and what is made of them.
 
 use super::*;
-use std::collections::BTreeMap;
+use crate::dns::chain::model;
 
 /// As `kubeadm init` writes it (1.36).
 const KUBEADM: &str = "\
@@ -45,87 +45,94 @@ fn names(directives: &[Directive]) -> Vec<&str> {
 }
 
 #[test]
-fn kubeadms_corefile_is_taken_over_whole() {
+fn kubeadms_corefile_is_translated_whole() {
     let blocks = read(KUBEADM).unwrap();
     assert_eq!((blocks.len(), blocks[0].keys.as_slice()), (1, [".:53".to_string()].as_slice()));
-    let takeover = take_over(&blocks).unwrap();
-    let expected = [
-        ("cluster-domain", "cluster.local"),
-        ("dns-cache-negative-ttl", "30"),
-        ("dns-cache-ttl", "30"),
-        ("dns-forward-max-concurrent", "1000"),
-        ("dns-metrics-address", ":9153"),
-        ("dns-ttl", "30"),
-        ("dns-upstream", "/etc/resolv.conf"),
-    ];
-    let expected: BTreeMap<_, _> = expected.into_iter().map(|(key, value)| (key, vec![value.to_string()])).collect();
-    assert_eq!(takeover.settings, expected);
-    let lost: Vec<_> = takeover.findings.iter().filter(|finding| finding.is_lost).collect();
-    assert!(lost.is_empty(), "{lost:#?}");
+    let translation = translate(&blocks).unwrap();
+    let reverse = ["in-addr.arpa", "ip6.arpa"].map(str::to_string);
+    let expected = model::Block {
+        port: Some(53),
+        errors: true,
+        cache: Some(model::Cache {
+            positive_ttl: Some(30),
+            negative_ttl: Some(30),
+            without_positive: vec!["cluster.local".into()],
+            without_negative: vec!["cluster.local".into()],
+            ..Default::default()
+        }),
+        kubernetes: Some(model::Kubernetes {
+            zones: ["cluster.local".to_string()].into_iter().chain(reverse.clone()).collect(),
+            ttl: Some(30),
+            pods: Some(model::Pods::Insecure),
+            fallthrough: reverse.to_vec(),
+            ..Default::default()
+        }),
+        forward: vec![model::Forward { to: vec!["/etc/resolv.conf".into()], max_concurrent: Some(1000), ..Default::default() }],
+        ..Default::default()
+    };
+    assert_eq!(translation.model.blocks, [expected]);
+    assert!(translation.model.reload.is_some());
+    let remarks: Vec<&str> = translation.remarks.iter().map(|remark| remark.what.as_str()).collect();
+    assert_eq!(remarks, ["health", "health lameduck", "ready", "prometheus", "loop"]);
 }
 
 #[test]
-fn what_has_no_counterpart_is_named_with_its_line() {
+fn options_become_fields() {
     let text = "\
 .:53 {
-    kubernetes cluster.local other.local {
-        pods verified
-        ttl 5
-    }
-    rewrite name a.example b.example
-    forward . tls://9.9.9.9 192.0.2.53:5353 {
-        tls_servername dns.quad9.net
-    }
-    forward corp.example 192.0.2.1
+    kubernetes cluster.local
     cache 60 {
         success 5000 3600 10
         denial 2500 600
-        prefetch 5 10m
-        serve_stale 2h30m
+        prefetch 5 10m 20%
+        serve_stale 2h30m verify 1s
         servfail 1s
     }
+    rewrite continue name regex (.*)\\.a {1}.b answer name (.*)\\.b {1}.a
+    acl a.example {
+        block type A AAAA net 10.0.0.0/8 192.0.2.1
+        allow type * net *
+    }
 }
-example.org:5353 {
+example.org:5353 a.example {
     whoami
 }
 ";
-    let takeover = take_over(&read(text).unwrap()).unwrap();
-    let lost: Vec<String> = takeover
-        .findings
-        .iter()
-        .filter(|finding| finding.is_lost)
-        .map(|finding| format!("{} {}", finding.place, finding.what))
-        .collect();
-    let expected = [
-        "Corefile:2 kubernetes other.local",
-        "Corefile:3 kubernetes pods",
-        "Corefile:6 rewrite",
-        "Corefile:7 forward tls://9.9.9.9",
-        "Corefile:8 forward tls_servername",
-        "Corefile:19 example.org:5353",
-        "Corefile:20 whoami",
-    ];
-    assert_eq!(lost, expected);
-    for (key, value) in [
-        ("dns-ttl", "5"),
-        ("dns-upstream", "192.0.2.53:5353"),
-        ("dns-stub-zone", "corp.example=192.0.2.1"),
-        ("dns-cache-ttl", "3600"),
-        ("dns-cache-min-ttl", "10"),
-        ("dns-cache-negative-ttl", "600"),
-        ("dns-cache-entries", "5000"),
-        ("dns-cache-prefetch", "5"),
-        ("dns-cache-serve-stale", "9000"),
-        ("dns-cache-failure-ttl", "1"),
-    ] {
-        assert_eq!(takeover.settings.get(key), Some(&vec![value.to_string()]), "{key}");
-    }
+    let model = translate(&read(text).unwrap()).unwrap().model;
+    let [first, port, other] = model.blocks.as_slice() else { panic!("{model:?}") };
+    let kubernetes = first.kubernetes.as_ref().unwrap();
+    assert_eq!((kubernetes.ttl, kubernetes.pods, first.loadbalance), (Some(5), Some(model::Pods::Disabled), false));
+    let cache = first.cache.as_ref().unwrap();
+    assert_eq!((cache.positive_entries, cache.positive_ttl, cache.min_positive_ttl), (Some(5000), Some(3600), Some(10)));
+    assert_eq!((cache.negative_entries, cache.negative_ttl, cache.min_negative_ttl), (Some(2500), Some(600), None));
+    assert_eq!((cache.prefetch, cache.prefetch_last), (Some(5), Some(20)));
+    assert_eq!(cache.serve_stale.map(|time| time.0.as_secs()), Some(9000));
+    let rule = &first.rewrite[0];
+    assert_eq!((rule.r#continue, rule.r#match, rule.to.as_str()), (true, Some(model::Match::Regex), "{1}.b"));
+    assert_eq!(rule.answer, ["name (.*)\\.b {1}.a"]);
+    let rules = &first.acl[0].rules;
+    let networks: Vec<String> = rules[0].networks.iter().map(ToString::to_string).collect();
+    assert_eq!((rules[0].types.len(), networks), (2, vec!["10.0.0.0/8".into(), "192.0.2.1/32".into()]));
+    assert_eq!((rules[1].types.len(), rules[1].networks.len()), (0, 0));
+    assert_eq!((port.zones.as_slice(), port.port), (["example.org".to_string()].as_slice(), Some(5353)));
+    assert_eq!((other.zones.as_slice(), other.port, other.whoami), (["a.example".to_string()].as_slice(), None, true));
 }
 
 #[test]
-fn a_plugin_that_nobody_knows_is_an_error() {
-    let error = take_over(&read(". {\n  errors\n  nonsense\n}").unwrap()).unwrap_err();
-    assert!(error.to_string().starts_with("Corefile:3: the stock CoreDNS has no plugin \"nonsense\""), "{error}");
+fn what_is_not_there_is_an_error_that_says_what_to_do() {
+    for (text, expected) in [
+        (". {\n  errors\n  nonsense\n}", "Corefile:3: neither the stock CoreDNS nor Waypost has a plugin \"nonsense\""),
+        (". {\n  k8s_external x\n}", "Corefile:2: the plugin k8s_external is not there: "),
+        (". {\n  kubernetes {\n    pods verified\n  }\n}", "Corefile:3: pods verified needs a watch of every pod"),
+        (". {\n  rewrite edns0 local set 0xffee 0x61\n}", "Corefile:2: rewrite edns0 is not there"),
+        (". {\n  cache 0\n}", "Corefile:2: the TTL of a cache is above zero"),
+        (". {\n  cache 30\n  cache 60\n}", "Corefile:3: cache may be there once in a block"),
+        (". {\n  reload 1s\n}", "Corefile:2: 1s is too often"),
+        ("https://. {\n}", "Corefile:1: https://.: DNS is served over UDP and TCP only"),
+    ] {
+        let error = translate(&read(text).unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
 }
 
 #[test]
@@ -184,7 +191,7 @@ proptest::proptest! {
     #[test]
     fn any_text_is_read_or_refused_without_a_panic(text in "[a-z .{}()\"\\\\#,\n$%/*]{0,200}") {
         if let Ok(blocks) = read(&text) {
-            let _ = take_over(&blocks);
+            let _ = translate(&blocks);
         }
     }
 }

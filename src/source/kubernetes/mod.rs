@@ -1,6 +1,7 @@
 //! An API server, watched.
 
 mod client;
+mod config_maps;
 mod events;
 #[cfg(test)]
 mod events_tests;
@@ -12,6 +13,7 @@ mod tests;
 mod watch;
 
 pub use client::{ClientError, client};
+pub use config_maps::watch_config_maps;
 pub use events::send_events;
 pub use health::Health;
 

@@ -1,0 +1,247 @@
+//! Corefiles obeyed: what their plugins do with questions over the wire.
+
+use crate::battery::cluster;
+use crate::wire::{Running, query, tcp, udp, upstream};
+use hickory_proto::op::{Edns, Message, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption, NSIDPayload};
+use hickory_proto::rr::{DNSClass, Record, RecordType};
+use std::net::SocketAddr;
+
+const A: u16 = 1;
+const PTR: u16 = 12;
+const TXT: u16 = 16;
+const AAAA: u16 = 28;
+const ANY: u16 = 255;
+
+/// Code and records, sorted, each as `section record`.
+fn said(message: &Message) -> Vec<String> {
+    let line = |section: &str, record: &Record| {
+        // Serials are each server's own.
+        let data = if record.record_type() == RecordType::SOA { "SERIAL".to_string() } else { record.data.to_string() };
+        format!("{section} {} {} {} {data}", record.name, record.ttl, record.record_type())
+    };
+    let mut lines: Vec<String> = message.answers.iter().map(|record| line("answer", record)).collect();
+    lines.extend(message.authorities.iter().map(|record| line("authority", record)));
+    lines.extend(message.additionals.iter().map(|record| line("additional", record)));
+    lines.sort();
+    lines.insert(0, format!("{:?}", message.metadata.response_code));
+    lines
+}
+
+async fn ask(server: SocketAddr, name: &str, rtype: u16) -> Vec<String> {
+    let question = query(name, rtype);
+    let (by_udp, by_tcp) = (udp(server, &question).await, tcp(server, &question).await);
+    let (by_udp, by_tcp) = (said(&by_udp), said(&by_tcp));
+    assert_eq!(by_udp, by_tcp, "{name} {rtype}: UDP and TCP");
+    by_udp
+}
+
+/// Serves by a Corefile in which `UPSTREAM` stands for a server that answers everything, and asks.
+async fn check(corefile: &str, questions: &[(&str, u16, &[&str])]) {
+    let corefile = corefile.replace("UPSTREAM", &upstream().await.to_string());
+    let running = Running::by_corefile(cluster(), &corefile);
+    for (name, rtype, expected) in questions {
+        let expected: Vec<String> = expected.iter().map(ToString::to_string).collect();
+        assert_eq!(ask(running.ipv4(), name, *rtype).await, expected, "{name} {rtype}\n{corefile}");
+    }
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubeadms_corefile_answers_cluster_names_and_forwards_others() {
+    let corefile = ".:53 {
+        errors
+        health {
+           lameduck 5s
+        }
+        ready
+        kubernetes cluster.local in-addr.arpa ip6.arpa {
+           pods insecure
+           fallthrough in-addr.arpa ip6.arpa
+           ttl 30
+        }
+        prometheus :9153
+        forward . UPSTREAM {
+           max_concurrent 1000
+        }
+        cache 30 {
+           disable success cluster.local
+           disable denial cluster.local
+        }
+        loop
+        reload
+        loadbalance
+    }"
+    .replace(":53 {", " {");
+    check(
+        &corefile,
+        &[
+            ("web.default.svc.cluster.local", A, &["NoError", "answer web.default.svc.cluster.local. 30 A 10.96.0.10"]),
+            ("10-1-2-3.default.pod.cluster.local", A, &["NoError", "answer 10-1-2-3.default.pod.cluster.local. 30 A 10.1.2.3"]),
+            ("www.example.com", A, &["NoError", "answer www.example.com. 30 A 203.0.113.9"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_block_has_its_own_zones_and_settings() {
+    let corefile = "cluster.local {
+        kubernetes {
+            ttl 7
+        }
+    }
+    corp.example {
+        hosts {
+            192.0.2.7 printer.corp.example
+            fallthrough
+        }
+        forward . UPSTREAM
+    }
+    other.example {
+        kubernetes cluster.local {
+            namespaces data
+        }
+    }";
+    check(
+        corefile,
+        &[
+            ("web.default.svc.cluster.local", A, &["NoError", "answer web.default.svc.cluster.local. 7 A 10.96.0.10"]),
+            ("10-1-2-3.default.pod.cluster.local", A, &["NXDomain", SOA]),
+            ("printer.corp.example", A, &["NoError", "answer printer.corp.example. 3600 A 192.0.2.7"]),
+            ("printer.corp.example", AAAA, &["NoError"]),
+            ("x.corp.example", A, &["NoError", "answer x.corp.example. 60 A 203.0.113.9"]),
+            ("x.other.example", A, &["ServFail"]),
+            ("www.example.com", A, &["Refused"]),
+        ],
+    )
+    .await;
+}
+
+const SOA: &str = "authority cluster.local. 7 SOA SERIAL";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_are_rewritten_and_their_answers_back() {
+    let corefile = r#". {
+        rewrite name shop.example web.default.svc.cluster.local
+        rewrite name suffix .apps.example .default.svc.cluster.local answer auto
+        rewrite stop {
+            name regex (.*)\.old\.example {1}.default.svc.cluster.local
+            answer name (.*)\.default\.svc\.cluster\.local {1}.old.example
+        }
+        rewrite continue ttl exact ttl.example 300
+        rewrite name exact ttl.example www.example.com
+        kubernetes cluster.local
+        forward . UPSTREAM
+    }"#;
+    check(
+        corefile,
+        &[
+            ("shop.example", A, &["NoError", "answer shop.example. 5 A 10.96.0.10"]),
+            ("web.apps.example", A, &["NoError", "answer web.apps.example. 5 A 10.96.0.10"]),
+            ("web.old.example", A, &["NoError", "answer web.old.example. 5 A 10.96.0.10"]),
+            ("ttl.example", A, &["NoError", "answer ttl.example. 300 A 203.0.113.9"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn templates_hosts_any_and_dns64_answer_by_themselves() {
+    let corefile = r#"tmpl.example {
+        template IN A {
+            match ^ip-(?P<a>\d+)-(?P<b>\d+)-(?P<c>\d+)-(?P<d>\d+)[.]
+            answer "{{ .Name }} 60 IN A {{ .Group.a }}.{{ .Group.b }}.{{ .Group.c }}.{{ .Group.d }}"
+            fallthrough
+        }
+        template IN ANY {
+            rcode NXDOMAIN
+            authority "tmpl.example 60 IN SOA ns.tmpl.example hostmaster.tmpl.example 1 7200 1800 86400 60"
+        }
+    }
+    . {
+        any
+        hosts {
+            192.0.2.7 printer.example
+            2001:db8::7 printer.example
+            fallthrough
+        }
+        dns64 {
+            allow_ipv4
+        }
+        template IN AAAA only4.example {
+            rcode NOERROR
+        }
+        template IN A only4.example {
+            answer "{{ .Name }} 60 IN A 192.0.2.33"
+        }
+    }"#;
+    let nothing = "authority tmpl.example. 60 SOA SERIAL";
+    check(
+        corefile,
+        &[
+            ("ip-10-1-2-3.tmpl.example", A, &["NoError", "answer ip-10-1-2-3.tmpl.example. 60 A 10.1.2.3"]),
+            ("other.tmpl.example", A, &["NXDomain", nothing]),
+            ("printer.example", AAAA, &["NoError", "answer printer.example. 3600 AAAA 2001:db8::7"]),
+            ("7.2.0.192.in-addr.arpa", PTR, &["NoError", "answer 7.2.0.192.in-addr.arpa. 3600 PTR printer.example."]),
+            ("only4.example", AAAA, &["NoError", "answer only4.example. 60 AAAA 64:ff9b::c000:221"]),
+            ("printer.example", ANY, &["NoError", "answer printer.example. 8482 HINFO ANY obsoleted See RFC 8482"]),
+            ("nobody.example", A, &["ServFail"]),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acl_minimal_whoami_chaos_and_nsid_do_as_they_say() {
+    let corefile = ". {
+        nsid node-7
+        chaos Test-1 one
+        acl drop.example {
+            drop
+        }
+        acl {
+            block type A net 127.0.0.0/8
+            filter type TXT
+        }
+        whoami
+    }";
+    let running = Running::by_corefile(cluster(), corefile);
+    assert_eq!(ask(running.ipv4(), "www.example", A).await, ["Refused"]);
+    assert_eq!(ask(running.ipv4(), "www.example", TXT).await, ["NoError"]);
+    let mut question = query("www.example", AAAA);
+    let mut edns = Edns::new();
+    edns.options_mut().insert(EdnsOption::NSID(NSIDPayload::new(Vec::new()).unwrap()));
+    question.set_edns(edns);
+    let reply = udp(running.ipv4(), &question).await;
+    let additional: Vec<String> = reply.additionals.iter().map(|record| record.name.to_string()).collect();
+    assert_eq!((reply.metadata.authoritative, additional), (true, vec!["www.example.".into(), "_udp.www.example.".into()]));
+    let nsid = reply.edns.as_ref().and_then(|edns| edns.option(EdnsCode::NSID)).unwrap();
+    assert_eq!(*nsid, EdnsOption::NSID(NSIDPayload::new(b"node-7".to_vec()).unwrap()));
+    let mut question = query("version.bind", TXT);
+    question.queries[0].set_query_class(DNSClass::CH);
+    let reply = udp(running.ipv4(), &question).await;
+    assert_eq!((reply.answers.len(), reply.answers[0].data.to_string()), (1, "Test-1".to_string()));
+    question.queries[0].set_query_class(DNSClass::HS);
+    assert_eq!(udp(running.ipv4(), &question).await.metadata.response_code, ResponseCode::Refused);
+    // Silence about the first, so that the second is answered first.
+    let reply = udp(running.ipv4(), &query("www.example", TXT)).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_is_named_with_its_line() {
+    for (corefile, problem) in [
+        (". {\n    kubernetes\n    dnstap /run/tap\n}", "Corefile:3: the plugin dnstap is not there"),
+        (". {\n    forward . 192.0.2.1 {\n        nonsense\n    }\n}", "Corefile:3: forward has no option \"nonsense\""),
+        (". {\n    whoami\n    rewrite name regex ( a\n}", "Corefile:3: rewrite: \"(\" is no regular expression"),
+        (". {\n    whoami\n}\n. {\n    whoami\n}", "Corefile:4: zones: another block answers for ."),
+        (". {\n    forward . quic://192.0.2.1\n}", "Corefile:2: forward: servers are not asked over quic"),
+        ("tls://. {\n    whoami\n}", "Corefile:1: tls://.: DNS is served over UDP and TCP only"),
+        (". {\n    template IN A {\n        answer \"{{ range .Match }}\"\n    }\n}", "Corefile:2: template: "),
+    ] {
+        let error = Running::plan_of(corefile).err().unwrap();
+        assert!(error.starts_with(problem), "{error}");
+    }
+}
