@@ -1,5 +1,6 @@
 //! Every socket by which the agent serves, so that it can be handed on; and those that an earlier agent has left.
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::io;
@@ -12,6 +13,8 @@ use tokio::sync::watch;
 /// The kernel closes the sockets of a process that was killed one after the other, a moment after it is seen to be gone.
 const AFTER_A_DEATH: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_millis(50);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// The sockets of this agent, by name: `udp 10.96.0.10:53`, `tcp 0.0.0.0:10256`. Clones are one.
 ///
@@ -87,7 +90,7 @@ impl Sockets {
         let (name, mut state) = (name("tcp", address), self.state());
         let listener = match state.inherited.remove(&name).and_then(|mut sockets| sockets.pop()) {
             Some(socket) => socket.into(),
-            None => TcpListener::bind(address)?,
+            None => state.listen(address)?,
         };
         listener.set_nonblocking(true)?;
         state.keep(name, &listener)?;
@@ -145,11 +148,39 @@ impl Sockets {
 }
 
 impl State {
+    /// A new listener, beside those of the agent before: it may have the same port at other addresses that contain this one, or that this one contains.
+    fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let port = format!(":{}", address.port());
+        let before = self.inherited.iter().filter(|(name, _)| name.starts_with("tcp ") && name.ends_with(&port));
+        let before: Vec<&OwnedFd> = before.flat_map(|(_, sockets)| sockets).collect();
+        if before.is_empty() {
+            return TcpListener::bind(address);
+        }
+        let share = |yes| before.iter().try_for_each(|socket| sockopt::set_socket_reuseport(socket, yes));
+        share(true)?;
+        let listener = listen_sharing(address);
+        // Whoever comes later, and does not ask for sharing himself, finds the port taken as ever.
+        share(false)?;
+        listener
+    }
+
     fn keep(&mut self, name: String, socket: &impl AsFd) -> io::Result<()> {
         let copy = socket.as_fd().try_clone_to_owned()?;
         self.open.entry(name).or_default().push(copy);
         Ok(())
     }
+}
+
+/// On a port that others share by their leave, for the moment in which it is bound.
+fn listen_sharing(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    sockopt::set_socket_reuseport(&socket, false)?;
+    Ok(socket.into())
 }
 
 fn name(transport: impl Display, address: SocketAddr) -> String {
@@ -191,6 +222,26 @@ mod tests {
         new.close_all();
         drop((taken, taken_datagrams));
         assert!(Sockets::new(true).tcp(address).is_ok(), "everybody has closed it");
+    }
+
+    #[test]
+    fn a_port_of_the_agent_before_can_be_had_at_other_addresses_and_nobody_elses() {
+        for [before, after] in [["127.0.0.1", "0.0.0.0"], ["0.0.0.0", "127.0.0.1"]] {
+            let old = TcpListener::bind((before, 0)).unwrap();
+            let port = old.local_addr().unwrap().port();
+            let wanted: SocketAddr = format!("{after}:{port}").parse().unwrap();
+            let new = Sockets::new(false);
+            assert!(new.tcp(wanted).is_err(), "a stranger's");
+            let inherited = vec![old.as_fd().try_clone_to_owned().unwrap()];
+            new.grant([(name("tcp", old.local_addr().unwrap()), inherited)].into());
+            let listener = new.tcp(wanted).unwrap();
+            assert!(TcpListener::bind(wanted).is_err(), "the port is this agent's alone");
+            new.close_inherited();
+            drop(old);
+            let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            assert_eq!(listener.accept().unwrap().1, client.local_addr().unwrap());
+        }
     }
 
     #[test]

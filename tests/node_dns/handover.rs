@@ -8,10 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+use waypost::lab::{self, Outcome};
+use waypost::model::Protocol;
 
 pub fn tests() -> Vec<Trial> {
     vec![
         Trial::test("agents_hand_over_without_an_unanswered_question_or_a_failed_connection", hand_over),
+        Trial::test("an_agent_that_listens_at_other_addresses_takes_over_all_the_same", other_addresses),
         Trial::test("an_agent_that_is_not_ready_changes_nothing_and_is_not_taken_for_ready", not_ready),
         Trial::test("an_agent_killed_while_it_hands_over_costs_no_more_than_what_it_had_in_hand", old_is_killed),
         Trial::test("an_agent_killed_while_it_takes_over_leaves_the_other_one_serving", new_is_killed),
@@ -49,6 +52,24 @@ fn hand_over() -> Result<(), Failed> {
     let changed = changes.end();
     assert!(!changed.iter().any(|line| line.contains(" waypost ")), "the table was taken over as it was: {changed:?}");
     assert!(changed.iter().any(|line| line.contains("waypost-dns")), "the switches were seen: {changed:?}");
+    Ok(())
+}
+
+/// As where scraping is switched on, and off again.
+fn other_addresses() -> Result<(), Failed> {
+    let world = World::new("addresses");
+    let _server = Agent::behind_kube_dns(&world);
+    let mut old = second(&world, 40);
+    old.says("this node answers its own DNS questions");
+    for (ttl, address) in (41..).zip(["0.0.0.0:10249", "127.0.0.1:10249", "[::]:10249"]) {
+        let flags = [flags(&world, ttl).0, vec![format!("--metrics-bind-address={address}")]].concat();
+        let new = Agent::on_node(&world, &Flags(flags).each());
+        new.says("took over from the agent before");
+        assert!(old.end("-TERM").success(), "{}", old.log());
+        let page = world.node.namespace().run(|| lab::connect_here(Protocol::Tcp, "127.0.0.1:10249".parse().unwrap(), PATIENCE));
+        assert_ne!(page?, Outcome::Refused, "{address}");
+        old = new;
+    }
     Ok(())
 }
 
