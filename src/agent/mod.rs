@@ -20,6 +20,7 @@ mod metrics;
 mod names;
 mod node_addresses;
 mod plan;
+pub mod presence;
 mod stale_flows;
 mod succession;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use follow::{Follow, Reports};
 use last_state::LastState;
 use local_dns::LocalDnsError;
 use localhost_ports::LocalhostPorts;
+use presence::Presence;
 use stale_flows::StaleFlows;
 use std::io;
 use std::path::Path;
@@ -104,6 +106,8 @@ pub struct Running {
     /// Told when health and metrics cannot be served.
     admin_failed: Arc<Notify>,
     probes: JoinSet<()>,
+    /// Until it retires.
+    _presence: Option<Presence>,
 }
 
 /// What is left of an agent that has handed over: the connections that it has.
@@ -149,6 +153,10 @@ pub async fn start_through<K: Kernel + Send + 'static>(
         Role::Dns => None,
         Role::All | Role::Proxy => Some(start_data_path(&config, &registries, &status, through)?),
     };
+    let presence = data_path.is_some().then(presence::announce).transpose().unwrap_or_else(|error| {
+        tracing::warn!(%error, "waypost cleanup will not notice that this agent runs");
+        None
+    });
     let stale_flows = StaleFlows::new(data_path.is_some().then(|| start_cleaner(&config, &registries)).transpose()?);
     let local_dns = local_dns::addresses(&config);
     if !local_dns.is_empty() {
@@ -223,7 +231,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     }
     let follow = Follow::new(&config, data_path, names, reports, addresses, inquiries);
     let follow = tokio::spawn(follow.run(updates, stopped));
-    Ok(Running { ready, stop, follow, beside, successor, sockets, status, dns, admin, admin_failed, probes })
+    Ok(Running { ready, stop, follow, beside, successor, sockets, status, dns, admin, admin_failed, probes, _presence: presence })
 }
 
 /// Serves health and metrics when it is this agent's turn.

@@ -1,7 +1,6 @@
 //! `waypost cleanup`: removes what the agent made, and nothing else; or with `--kube-proxy` what kube-proxy left, and nothing else.
 
-use crate::agent::local_dns;
-use crate::nft::ForeignTable;
+use crate::agent::{local_dns, presence};
 use crate::{leftovers, nft};
 use anyhow::bail;
 
@@ -16,17 +15,18 @@ pub struct CleanupArgs {
 /// Removes what was asked for and says what it removed. One that cannot be removed does not keep the others.
 ///
 /// # Errors
-/// An agent runs and answers DNS: nothing is removed then. Or everything that could not be removed, and why.
+/// An agent runs here: nothing is removed then. Or everything that could not be removed, and why.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if args.kube_proxy {
         let leftovers::Removal { removed, left } = runtime.block_on(leftovers::remove_kube_proxy());
         return finish(&removed, &left, "nothing of kube-proxy");
     }
-    let (tables, _) = nft::tables_and_chains()?;
-    if let Some(table) = tables.iter().find(|table| table.name.starts_with(nft::SWITCH_PREFIX)) {
-        let ForeignTable { family, name } = table;
-        bail!("an agent runs here (its table {family} {name} is there): stop it first, or it puts back at once what is removed");
+    if presence::is_announced()? {
+        bail!(
+            "an agent runs here, and would put back at once what is removed: end it first (helm uninstall; or whatever keeps its pod \
+             off this node), and wait until its process is gone"
+        );
     }
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     match nft::cleanup() {

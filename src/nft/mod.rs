@@ -30,7 +30,7 @@ pub use memory::{Memory, leads_somewhere, without_slots};
 pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};
 pub use remembered::remembered_clients;
-pub use switch::{DnsSwitch, Heart, LAPSE, SWITCH_PREFIX};
+pub use switch::{DnsSwitch, Heart, LAPSE};
 
 #[cfg(test)]
 mod tests;

@@ -34,8 +34,8 @@ use std::time::Duration;
 /// Without a beat questions go elsewhere after this time.
 pub const LAPSE: Duration = Duration::from_secs(1);
 
-/// How the names of the tables begin. Where there is one, an agent runs.
-pub const SWITCH_PREFIX: &str = "waypost-dns-";
+/// How the names of the tables begin.
+const SWITCH_PREFIX: &str = "waypost-dns-";
 
 /// Above the descriptors of sockets that listen, which are opened at the start, or after the hand-over in their place.
 const ABOVE_THE_OTHERS: i32 = 512;

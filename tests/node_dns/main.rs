@@ -48,11 +48,23 @@ fn stop_and_clean_up() -> Result<(), Failed> {
     let _server = Agent::behind_kube_dns(&world);
     let mut agent = Agent::at_home(&world);
     let clean_up = || world.node.namespace().output(Command::new(env!("CARGO_BIN_EXE_waypost")).arg("cleanup"));
-    let refused = clean_up()?;
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("an agent runs here"), "{refused:?}");
+    let is_refused = || -> Result<(), Failed> {
+        let refused = clean_up()?;
+        assert!(
+            !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("an agent runs here"),
+            "{refused:?}"
+        );
+        Ok(())
+    };
+    is_refused()?;
     world.answered_with(AGENT_TTL);
     agent.end("-TERM");
     world.answered_with(FALLBACK_TTL);
+    // One without DNS, and without a place to hand over.
+    let mut without_dns = Agent::on_node(&world, &["--role=proxy"]);
+    without_dns.says("ready");
+    is_refused()?;
+    without_dns.end("-KILL");
     let output = clean_up()?;
     assert!(output.status.success(), "{output:?}");
     let left = world.node.namespace().output(Command::new("nft").args(["list", "tables"]))?;
