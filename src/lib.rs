@@ -37,6 +37,12 @@
 #[cfg(test)]
 extern crate self as waypost;
 
+/// The version of this build: that of the package, or what the environment variable `WAYPOST_VERSION` said when it was built.
+pub const VERSION: &str = match option_env!("WAYPOST_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
 pub mod admin;
 pub mod agent;
 pub mod commands;

@@ -69,12 +69,16 @@ start_control_plane() {
         kubeconfig "$user" >"$state/pki/$user.kubeconfig"
     done
     await_api_server
+    start_controllers
+    start_relay
+}
+
+start_controllers() {
     # Rights of the controllers come with their own service accounts, as in kubeadm's clusters.
     start_process controller-manager kube-controller-manager --kubeconfig "$state/pki/controllers.kubeconfig" --leader-elect=false \
         --use-service-account-credentials --service-account-private-key-file "$state/pki/service-accounts.key" \
         --root-ca-file "$state/pki/apiserver.crt" --node-monitor-grace-period=20s --authentication-skip-lookup
     start_process scheduler kube-scheduler --kubeconfig "$state/pki/scheduler.kubeconfig" --leader-elect=false --authentication-skip-lookup
-    start_relay
 }
 
 start_api_server() {

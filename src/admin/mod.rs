@@ -80,7 +80,7 @@ impl Registries {
         let process = Registry::new();
         process.register(Box::new(ProcessMetrics::new()?))?;
         let options = Opts::new("waypost_build_info", "Always 1; version and role are the labels")
-            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("version", crate::VERSION)
             .const_label("role", role.to_string());
         let build = IntGauge::with_opts(options)?;
         build.set(1);

@@ -40,7 +40,7 @@ impl Pages {
             "/readyz" if has(Page::Healthz) => self.readyz(),
             "/metrics" if has(Page::Metrics) || has(Page::DnsMetrics) => self.metrics(pages),
             "/proxyMode" if has(Page::Metrics) => text(StatusCode::OK, "nftables"),
-            "/version" if has(Page::Metrics) => text(StatusCode::OK, concat!("waypost ", env!("CARGO_PKG_VERSION"), "\n")),
+            "/version" if has(Page::Metrics) => text(StatusCode::OK, &format!("waypost {}\n", crate::VERSION)),
             "/health" if has(Page::DnsHealth) => text(StatusCode::OK, "OK"),
             "/ready" if has(Page::DnsReady) => match self.status.pending_dns() {
                 pending if pending.is_empty() => text(StatusCode::OK, "OK"),

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 /// One agent per Kubernetes node for service load balancing and cluster DNS.
 #[derive(Debug, Parser)]
-#[command(name = "waypost", version, about, propagate_version = true, max_term_width = 110)]
+#[command(name = "waypost", version = crate::VERSION, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     command: Verb,
@@ -62,7 +62,7 @@ impl Cli {
             Verb::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Probe(args) => probe::run(&args),
             Verb::Version => {
-                println!("waypost {}", env!("CARGO_PKG_VERSION"));
+                println!("waypost {}", crate::VERSION);
                 Ok(ExitCode::SUCCESS)
             }
         }

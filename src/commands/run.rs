@@ -45,7 +45,7 @@ fn raise_file_limit() {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node_name, role = %config.role, "starting");
+    tracing::info!(version = crate::VERSION, node = config.node_name, role = %config.role, "starting");
     let (updates, received) = mpsc::channel(QUEUE);
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let registries = Registries::new(config.role)?;

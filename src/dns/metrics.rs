@@ -115,7 +115,7 @@ impl Metrics {
             Opts::new("coredns_build_info", "The version of this DNS server, which is Waypost; the value is always 1."),
             &["version", "revision", "goversion"],
         )?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), "", ""]).set(1);
+        build.with_label_values(&[crate::VERSION, "", ""]).set(1);
         let metrics = Metrics {
             requests: counters(
                 "coredns_dns_requests_total",

@@ -137,7 +137,7 @@ impl Seat {
             return Err(HandoverError::Refused(why));
         }
         tracing::info!(version, "another agent has started on this node and will take over");
-        channel.say(&Say::Welcome { version: env!("CARGO_PKG_VERSION").into() }, &[]).await.map_err(broken)?;
+        channel.say(&Say::Welcome { version: crate::VERSION.into() }, &[]).await.map_err(broken)?;
         match channel.hear().await.map_err(broken)?.0 {
             Say::Ask => {}
             other => return Err(HandoverError::Unexpected(other)),
@@ -187,7 +187,7 @@ impl Predecessor {
             return Ok(None);
         };
         known(&channel, path)?;
-        let hello = Say::Hello { version: env!("CARGO_PKG_VERSION").into(), network: network().map_err(HandoverError::Broken)? };
+        let hello = Say::Hello { version: crate::VERSION.into(), network: network().map_err(HandoverError::Broken)? };
         if channel.say(&hello, &[]).await.is_err() {
             return Ok(None);
         }

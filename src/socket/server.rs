@@ -134,7 +134,7 @@ impl Desk {
         let outcome = match (request.method(), request.uri().path()) {
             (&Method::POST, "/v1/explain") => self.explain(request).await.and_then(|explanation| encoded(&explanation)),
             (&Method::POST, "/v1/services") => self.services(request).await.and_then(|listing| encoded(&listing)),
-            (&Method::GET, "/version") => encoded(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") })),
+            (&Method::GET, "/version") => encoded(&serde_json::json!({ "version": crate::VERSION })),
             (_, path) => {
                 let known = "POST /v1/explain, POST /v1/services, GET /version";
                 Err(Failure::Status(

@@ -6,9 +6,14 @@ use super::load::{Load, Report, assert_lost_at_most, assert_nothing_lost};
 use super::shop::{self, process_of};
 use super::state::{AGENTS, Stage};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-const SYSTEM: &str = "--namespace=kube-system";
+/// For how long the API server is away.
+const AWAY: Duration = Duration::from_secs(120);
+pub const SYSTEM: &str = "--namespace=kube-system";
 
 pub fn out_of_memory(stage: &Stage) {
     let shop = stage.with_waypost();
@@ -137,23 +142,41 @@ pub fn drained(stage: &Stage) {
 pub fn api_server_away(stage: &Stage) {
     let shop = stage.with_waypost();
     let cluster = &stage.cluster;
-    let (client, agent) = (shop::process_of_client(cluster, 3), process_of_agent(cluster, 2));
+    let agent = process_of_agent(cluster, 2);
+    let page = |more: &[&str]| {
+        let curl = ["node", "2", "curl", "--silent", "--max-time", "5", "http://127.0.0.1:10256/readyz"];
+        cluster.try_script(&[&curl, more].concat())
+    };
     let load = Load::start(cluster, &shop);
     cluster.script(&["api-stop"]);
-    // A container of a pod and an agent end; the kubelet starts them again without the API server.
-    cluster.node(3, &["kill", "-9", &client.to_string()]);
+    let since = Instant::now();
     cluster.node(2, &["kill", "-9", &agent.to_string()]);
-    eventually("another agent runs on node2, and serves what the one before it knew", || {
-        let page = cluster.try_script(&["node", "2", "curl", "--silent", "--max-time", "5", "http://127.0.0.1:10256/readyz"])?;
-        if page.contains("last known state") { Ok(()) } else { Err(page) }
-    });
+    // Containers of pods end, too; the kubelet starts them again without the API server.
+    let mut ended = BTreeSet::new();
+    while since.elapsed() < AWAY {
+        for process in clients(cluster, 3) {
+            cluster.node(3, &["kill", "-9", &process]);
+            ended.insert(process);
+        }
+        eventually("another agent runs on node2, and serves what the one before it knew", || {
+            let page = page(&[])?;
+            if page.contains("last known state") { Ok(()) } else { Err(page) }
+        });
+        for node in NODES {
+            let name = ["dig", "+short", &format!("@{}", shop::DNS), "web.shop.svc.cluster.local"];
+            assert_eq!(cluster.node(node, &name).trim(), shop.cluster_ip);
+            cluster.node(node, &["curl", "--silent", "--fail", "--max-time", "10", &format!("http://{}/", shop.cluster_ip)]);
+        }
+        sleep(Duration::from_secs(1));
+    }
+    // One of the pod's, one of the host network's, and those that were started in their place.
+    assert!(ended.len() > 2, "{ended:?}");
     cluster.script(&["api-start"]);
     eventually("the new agent knows everything again", || {
-        let page =
-            cluster.try_script(&["node", "2", "curl", "--silent", "--fail", "--max-time", "5", "http://127.0.0.1:10256/readyz"]);
-        page.map(drop)
+        let page = page(&["--fail"])?;
+        if page.contains("last known state") { Err(page) } else { Ok(()) }
     });
-    assert_lost_at_most(&load.end(), in_hand);
+    assert_lost_at_most(&load.end(), in_hand(2, 1));
     // And follows what comes.
     cluster.kubectl(&["--namespace", shop::NAMESPACE, "create", "service", "clusterip", "late", "--tcp=80:8080"]);
     for node in NODES {
@@ -203,7 +226,7 @@ pub fn missing_permission(stage: &Stage) {
         Some(pod) if is_ready(&pod) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    assert_lost_at_most(&load.end(), in_hand);
+    assert_lost_at_most(&load.end(), in_hand(1, 1));
 }
 
 pub fn kube_proxy_beside(stage: &Stage) {
@@ -229,56 +252,78 @@ pub fn kube_proxy_beside(stage: &Stage) {
 
 /// Somebody's resolver on every address of a node is there before the agent.
 pub fn second_dns_server(stage: &Stage) {
-    stage.with_waypost();
+    let shop = stage.with_waypost();
     let cluster = &stage.cluster;
-    // It takes the port in the moment in which the agent does not have it.
-    let take = "until agnhost netexec --http-port=0 --udp-port=53 >/dev/null 2>&1; do :; done";
-    let mut other = OnNode::start(cluster, 2, &["bash", "-c", take]);
-    eventually("the other server has the port", || {
-        if let Some(agent) = running_agent(cluster, 2) {
-            cluster.try_script(&["node", "2", "kill", "-9", &agent.to_string()])?;
-        }
-        let holders = cluster.node(2, &["ss", "--udp", "--listening", "--numeric", "--processes", "sport = 53"]);
-        if holders.contains("agnhost") { Ok(()) } else { Err(holders) }
-    });
+    let load = Load::start(cluster, &shop);
+    let (other, kills) = take_dns_port(cluster, 2);
     await_event(cluster, "DnsPortTaken", 2);
     let pod = agent_of(cluster, 2).expect("it runs");
     let found = check(cluster, name_of(&pod));
     assert!(found.contains("dns-address") && found.contains("taken"), "{found}");
-    other.end();
+    drop(other);
     eventually("the agent answers its node again", || {
         let tables = cluster.node(2, &["nft", "list", "tables"]);
         if tables.contains("waypost-dns-") { Ok(()) } else { Err(tables) }
     });
+    assert_lost_at_most(&load.end(), in_hand(2, kills));
 }
 
-/// What an agent that is killed takes with it: questions that it has accepted or read and not yet answered, and those that arrive between the
-/// end of its sockets and that of its switch, which the kernel takes away one after the other.
-fn in_hand(report: &Report) -> usize {
-    if report.is_dns() { 3 } else { 0 }
+/// Another server takes the DNS port on every address of the node; it goes when it is dropped. How often the agent was killed for that.
+pub fn take_dns_port(cluster: &Cluster, node: u8) -> (OnNode, usize) {
+    let number = node.to_string();
+    // It takes the port in the moment in which the agent does not have it.
+    let take = "until agnhost netexec --http-port=0 --udp-port=53 >/dev/null 2>&1; do :; done";
+    let other = OnNode::start(cluster, &["node", &number], &["bash", "-c", take]);
+    let mut kills = 0;
+    eventually("the other server has the port", || {
+        if let Some(agent) = running_agent(cluster, node) {
+            cluster.try_script(&["node", &number, "kill", "-9", &agent.to_string()])?;
+            kills += 1;
+        }
+        let holders = cluster.node(node, &["ss", "--udp", "--listening", "--numeric", "--processes", "sport = 53"]);
+        if holders.contains("agnhost") { Ok(()) } else { Err(holders) }
+    });
+    (other, kills)
 }
 
-/// A program that runs on a node until it is told to end.
-struct OnNode(Child);
+/// Kills the agent of this node as soon as it runs.
+pub fn end_agent(cluster: &Cluster, node: u8) {
+    eventually("the agent runs", || {
+        let agent = running_agent(cluster, node).ok_or("it does not")?;
+        cluster.try_script(&["node", &node.to_string(), "kill", "-9", &agent.to_string()]).map(drop)
+    });
+}
+
+/// What an agent takes with it that is killed on this node so many times: at most the one question that each client there waits for.
+fn in_hand(node: u8, kills: usize) -> impl Fn(&Report) -> usize {
+    move |report| if report.is_dns() && report.is_on_node(node) { kills } else { 0 }
+}
+
+/// The processes, on this node, of the pods that wait for `kubectl exec`.
+fn clients(cluster: &Cluster, node: u8) -> Vec<String> {
+    // Without one pgrep fails.
+    let found = cluster.try_script(&["node", &node.to_string(), "pgrep", "--exact", "--full", "/agnhost pause"]);
+    found.unwrap_or_default().lines().map(String::from).collect()
+}
+
+/// A program that runs somewhere in the cluster until this is dropped.
+pub struct OnNode(Child);
 
 impl OnNode {
-    fn start(cluster: &Cluster, node: u8, command: &[&str]) -> OnNode {
+    /// Starts it at a place that `scripts/cluster` knows.
+    pub fn start(cluster: &Cluster, place: &[&str], command: &[&str]) -> OnNode {
         let mut script: Command = cluster.command("scripts/cluster");
         // With its input its watchdog ends it, and all that it has started.
         let watched = "trap 'kill 0' EXIT; \"$@\" & read -r _";
-        script.args(["node", &node.to_string(), "setsid", "bash", "-c", watched, "watched"]).args(command);
+        script.args(place).args(["setsid", "bash", "-c", watched, "watched"]).args(command);
         OnNode(script.stdin(Stdio::piped()).spawn().expect("scripts/cluster can be started"))
-    }
-
-    fn end(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
     }
 }
 
 impl Drop for OnNode {
     fn drop(&mut self) {
-        self.end();
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 
@@ -292,19 +337,19 @@ fn serves(cluster: &Cluster, node: u8) {
     }
 }
 
-fn upgrade(cluster: &Cluster, settings: &[&str]) {
+pub fn upgrade(cluster: &Cluster, settings: &[&str]) {
     let upgrade = ["upgrade", "waypost", "charts/waypost", "--reuse-values"];
     cluster.helm(&[&upgrade, settings].concat()).unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// The number of the release as it is now.
-fn revision(cluster: &Cluster) -> String {
+pub fn revision(cluster: &Cluster) -> String {
     let history = cluster.helm(&["history", "waypost", "--max=1", "--output=json"]).unwrap_or_else(|error| panic!("{error}"));
     let history: Value = serde_json::from_str(&history).expect("helm prints JSON");
     history[0]["revision"].to_string()
 }
 
-fn roll_back(cluster: &Cluster, revision: &str) {
+pub fn roll_back(cluster: &Cluster, revision: &str) {
     cluster.helm(&["rollback", "waypost", revision]).unwrap_or_else(|error| panic!("{error}"));
     cluster.kubectl(&[SYSTEM, "rollout", "status", "daemonset/waypost-agent", "--timeout=180s"]);
 }
@@ -323,14 +368,27 @@ fn agent_of(cluster: &Cluster, node: u8) -> Option<Value> {
 }
 
 fn running_agent(cluster: &Cluster, node: u8) -> Option<u32> {
-    let ids = cluster.try_script(&["node", &node.to_string(), "pgrep", "--exact", "waypost"]).ok()?;
-    // Nobody but the agent on a node without DNS servers; they have the user of their own.
+    // The DNS servers have a user of their own; probes are younger.
+    let find = ["pgrep", "--oldest", "--exact", "--euid", "0", "waypost"];
+    let ids = cluster.try_script(&[&["node", &node.to_string()], &find[..]].concat()).ok()?;
     ids.lines().next()?.parse().ok()
 }
 
 fn process_of_agent(cluster: &Cluster, node: u8) -> u32 {
     let pod = agent_of(cluster, node).expect("the node has an agent");
     process_of(cluster, node, pod["status"]["containerStatuses"][0]["containerID"].as_str().expect("it runs"))
+}
+
+/// Kills the agent of this node, waits until it is ready again, and returns the name of its pod.
+pub fn restart_agent(cluster: &Cluster, node: u8) -> String {
+    let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
+    let before = agent_of(cluster, node).expect("the node has an agent");
+    cluster.node(node, &["kill", "-9", &process_of_agent(cluster, node).to_string()]);
+    eventually("the agent is ready again", || match agent_of(cluster, node) {
+        Some(pod) if is_ready(&pod) && restarts(&pod) > restarts(&before) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    name_of(&before).to_string()
 }
 
 fn is_ready(pod: &Value) -> bool {

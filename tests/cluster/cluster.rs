@@ -58,7 +58,7 @@ impl Cluster {
             // Optimisation takes minutes.
             .env("PROFILE", "dev")
             .env("KUBECONFIG", self.folder().join("kubeconfig"))
-            .env("PATH", format!("{ROOT}/target/tools:{path}:/usr/local/sbin:/usr/sbin:/sbin"))
+            .env("PATH", format!("{ROOT}/target/tools:{ROOT}/target/static:{path}:/usr/local/sbin:/usr/sbin:/sbin"))
             .stdin(Stdio::null());
         // Away from the user's own.
         for variable in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {

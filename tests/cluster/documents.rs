@@ -1,8 +1,10 @@
 //! The commands of the documents, run on the cluster as they stand there.
 //!
 //! A fenced block with the info string `sh` is for the cluster's administrator, `sh node` for a shell on every node; `sh not run:` is followed by the
-//! reason why it cannot be run here. Blocks of one section are run together, in one shell, as a reader would.
+//! reason why it cannot be run here. Blocks of one section are run together, in one shell, as a reader would. Commands within the text are run one by
+//! one.
 
+use super::bad_days::restart_agent;
 use super::cluster::{NODES, finish};
 use super::state::Stage;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +14,24 @@ use std::sync::Mutex;
 
 /// Where commands that are shown are also run.
 const DOCUMENTS: &[&str] = &["README.md", "docs/install.md", "docs/migrate.md", "docs/operate.md", "docs/security.md"];
+
+/// Programs of the administrator, and of a node.
+const PROGRAMS: [&[&str]; 2] = [
+    &["kubectl", "helm", "make", "kubeadm", "scripts/build-static"],
+    &["nft", "dig", "curl", "ip", "ss", "conntrack", "waypost"],
+];
+
+/// Commands within the text that are not run as they stand, and why.
+const NOT_RUN: &[(&str, &str)] = &[
+    ("kubeadm upgrade apply --skip-phases=addon/kube-proxy,addon/coredns", "kubeadm makes a node of the whole machine"),
+    ("make kind", "kind needs a container engine"),
+    ("ip link delete nodelocaldns", "there is no such link"),
+    ("helm install", "the word for a command that is in a block"),
+    ("helm uninstall", "the word for a command that is in a block"),
+    ("waypost check", "the word for a command that is in a block"),
+    ("waypost cleanup", "the word for a command that is in a block: here it would be refused, because an agent runs"),
+    ("waypost explain", "the word for commands that are in a block"),
+];
 
 /// The sections whose commands have been run.
 #[derive(Default)]
@@ -58,6 +78,51 @@ pub fn all_are_run(stage: &Stage) {
     let shown: BTreeSet<Section> = DOCUMENTS.iter().flat_map(|document| sections(document).into_keys()).collect();
     let missed: Vec<_> = shown.difference(&run).collect();
     assert!(missed.is_empty(), "commands of these sections were not run by the tests before this one: {missed:#?}");
+}
+
+/// # Panics
+/// When a command within the text of a document fails, with what it said.
+pub fn those_in_the_text_work(stage: &Stage) {
+    stage.with_waypost();
+    // One that has a log of the container before.
+    let agent = restart_agent(&stage.cluster, 1);
+    run(stage, "docs/operate.md", "Alerts");
+    let mut failures = Vec::new();
+    for document in DOCUMENTS.iter().filter(|document| document.starts_with("docs/")) {
+        for (command, on_node) in inline(document) {
+            let concrete = command.replace("AGENT", &agent).replace("SERVER", "192.0.2.10");
+            // One that watches never ends.
+            let script = format!("timeout 5 {concrete} || [ $? = 124 ]");
+            let outcome = match on_node {
+                true => stage.cluster.try_script(&["node", "1", "bash", "-c", &script]),
+                false => finish(stage.cluster.command("bash").args(["-c", &script])),
+            };
+            failures.extend(outcome.err().map(|error| format!("{document}: {error}")));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The commands within the text of a document, and whether they are for a node.
+fn inline(document: &str) -> Vec<(String, bool)> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect("the document is there");
+    let mut commands = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            for code in line.split('`').skip(1).step_by(2) {
+                // The name of a program alone is none, and with an ellipsis it is a part of one.
+                let program = code.split_once(' ').map(|(program, _)| program).filter(|_| !code.contains('…'));
+                let place = program.and_then(|program| PROGRAMS.iter().position(|programs| programs.contains(&program)));
+                if let Some(place) = place.filter(|_| !NOT_RUN.iter().any(|(command, _)| *command == code)) {
+                    commands.push((code.to_string(), place == 1));
+                }
+            }
+        }
+    }
+    commands
 }
 
 struct Commands {

@@ -136,6 +136,11 @@ impl Report {
         self.is_dns() && self.place.starts_with("node")
     }
 
+    /// Whether a pod of this node, or the node itself, saw it.
+    pub fn is_on_node(&self, node: u8) -> bool {
+        self.place.ends_with(&format!("node{node}"))
+    }
+
     fn to_line(&self) -> String {
         format!(
             "{}, {}: {} of {} failed, longest gap {} ms: {}",

@@ -13,10 +13,13 @@ mod install;
 mod load;
 mod migrate;
 mod network;
+#[path = "../prometheus/mod.rs"]
+mod prometheus;
 mod shop;
 mod state;
 mod upgrade;
 mod walls;
+mod watched;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use state::Stage;
@@ -43,10 +46,12 @@ const CASES: &[(&str, Case)] = &[
     ("an_agent_that_misses_a_permission_says_which", bad_days::missing_permission),
     ("a_kube_proxy_beside_the_agents_is_reported", bad_days::kube_proxy_beside),
     ("a_second_dns_server_on_a_node_is_reported", bad_days::second_dns_server),
+    ("a_prometheus_finds_every_agent_has_data_for_the_dashboard_and_raises_alerts_in_bad_days", watched::by_prometheus),
     ("services_go_on_when_the_chart_is_taken_away_and_installed_again", upgrade::away_without_cleanup),
     ("with_cleanup_nothing_of_waypost_is_left", upgrade::away_with_cleanup),
     ("a_stock_cluster_is_moved_to_waypost_and_back_under_load_and_loses_nothing", migrate::in_and_back),
     ("a_stock_cluster_gets_waypost_by_the_readme_alone_word_for_word", install::by_the_readme),
+    ("every_command_in_the_text_of_the_documents_works", documents::those_in_the_text_work),
     ("every_command_of_the_documents_was_run_by_a_test_before_this_one", documents::all_are_run),
 ];
 

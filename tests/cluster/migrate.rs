@@ -6,7 +6,10 @@ use super::eventually::eventually;
 use super::load::{Load, assert_lost_at_most, assert_nothing_lost};
 use super::shop::{self, Shop};
 use super::state::{Stage, State};
+use std::fs;
+use std::path::Path;
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const GUIDE: &str = "docs/migrate.md";
 
 pub fn in_and_back(stage: &Stage) {
@@ -16,6 +19,7 @@ pub fn in_and_back(stage: &Stage) {
     let service = || cluster.get(&["--namespace=kube-system", "service", "kube-dns"])["metadata"]["uid"].clone();
     let before = service();
 
+    takes_over_configurations(stage);
     stage.leave_to(|| {
         let load = Load::start(cluster, &shop);
         run(stage, GUIDE, "Before the first node");
@@ -51,4 +55,16 @@ pub fn in_and_back(stage: &Stage) {
         assert_eq!(service(), before, "the Service is the one that was there");
         State::Stock
     });
+}
+
+/// The commands write files where they are run.
+fn takes_over_configurations(stage: &Stage) {
+    let written = ["kube-proxy.yaml", "values.yaml", "coredns.yaml", "dns-values.yaml"].map(|name| Path::new(ROOT).join(name));
+    run(stage, GUIDE, "kube-proxy's configuration");
+    run(stage, GUIDE, "CoreDNS's configuration");
+    let [_, values, _, dns_values] = &written;
+    let values = [values, dns_values].map(|file| fs::read_to_string(file).expect("it was written"));
+    written.iter().for_each(|file| fs::remove_file(file).expect("it was written"));
+    assert!(values[0].contains("clusterCIDRs"), "{}", values[0]);
+    assert!(values[1].contains("dns"), "{}", values[1]);
 }

@@ -1,6 +1,7 @@
 //! What ordinary pods, pods of the host's network, the nodes and the outside get from services and names.
 
 use super::cluster::{Cluster, NODES, finish};
+use super::documents::run;
 use super::eventually::eventually;
 use super::shop::{self, DNS, LOAD_BALANCER, NODE_PORT, NODE_PORT_UDP, Shop};
 use super::state::Stage;
@@ -47,6 +48,7 @@ pub fn names(stage: &Stage) {
 pub fn from_inside(stage: &Stage) {
     let Shop { cluster_ip, cluster_ip6 } = stage.with_waypost();
     let cluster = &stage.cluster;
+    run(stage, "docs/operate.md", "A service that does not answer");
     let everybody = NODES.map(|node| shop::pod(cluster, "web", node));
     for node in NODES {
         let asked = |set: &'static str| move |command: &[&str]| shop::exec(cluster, set, node, command);

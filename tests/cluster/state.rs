@@ -42,11 +42,15 @@ impl Stage {
 
     /// Brings the cluster into this state if it is in another one.
     pub fn bring_to(&self, wanted: State) {
-        if *self.state() == Some(wanted) {
+        let now = *self.state();
+        if now == Some(wanted) {
             return;
         }
         self.leave_to(|| {
-            self.clear();
+            // At the start nothing is there, the program that clears up included.
+            if now != Some(State::Bare) {
+                self.clear();
+            }
             match wanted {
                 State::Bare => {}
                 State::Waypost => drop(self.cluster.script(&["install-waypost"])),

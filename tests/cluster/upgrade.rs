@@ -1,6 +1,6 @@
 //! The chart is upgraded, rolled back and taken away, under load.
 
-use super::cluster::NODES;
+use super::cluster::{NODES, finish};
 use super::documents::run;
 use super::eventually::eventually;
 use super::load::{Load, assert_nothing_lost};
@@ -12,17 +12,38 @@ const GUIDE: &str = "docs/operate.md";
 pub fn there_and_back(stage: &Stage) {
     let shop = stage.with_waypost();
     let cluster = &stage.cluster;
-    // Another name for the same image: what is tested is how one agent takes over from another.
-    for node in NODES {
-        let tag = ["ctr", "--namespace=k8s.io", "images", "tag", "--force", "docker.io/library/waypost:0.1.0"];
-        cluster.node(node, &[&tag[..], &["docker.io/library/waypost:0.1.1"]].concat());
-    }
+    bring_next_version(stage);
+    let is_served_by = |version: &str, mark: &str| {
+        await_image(stage, &format!("waypost:{version}"));
+        for node in NODES {
+            let page = cluster.node(node, &["curl", "--silent", "--fail", "http://127.0.0.1:10249/version"]);
+            assert_eq!(page, format!("waypost {version}\n"), "node{node}");
+            let table = cluster.node(node, &["nft", "--terse", "list", "table", "ip", "waypost"]);
+            assert!(
+                table.contains(mark),
+                "node{node}: the table of another layout: {}",
+                table.lines().take(3).collect::<String>()
+            );
+        }
+    };
+    is_served_by("0.1.0", "mark 0x4000");
     let load = Load::start(cluster, &shop);
     run(stage, GUIDE, "Upgrading");
-    await_image(stage, "waypost:0.1.1");
+    is_served_by("0.1.1", "mark 0x8000");
     run(stage, GUIDE, "Rolling back");
-    await_image(stage, "waypost:0.1.0");
+    is_served_by("0.1.0", "mark 0x4000");
     assert_nothing_lost(&load.end());
+}
+
+/// Brings an image onto the nodes that is another version's in what matters to the one before: it says another version, and its tables have
+/// other rules.
+fn bring_next_version(stage: &Stage) {
+    let mut build = stage.cluster.command("scripts/image");
+    build.env("WAYPOST_VERSION", "0.1.1").args(["dev", "--env", "WAYPOST_MASQUERADE_BIT=15"]);
+    finish(&mut build).unwrap_or_else(|error| panic!("{error}"));
+    for node in NODES {
+        stage.cluster.node(node, &["ctr", "--namespace=k8s.io", "images", "import", "target/image/waypost-0.1.1.tar"]);
+    }
 }
 
 pub fn away_without_cleanup(stage: &Stage) {

@@ -20,8 +20,10 @@ mod kube_proxy;
 #[path = "../load/mod.rs"]
 mod load;
 mod metrics;
+mod monitors;
 mod playground;
 mod processes;
+#[path = "../prometheus/mod.rs"]
 mod prometheus;
 mod proxy_oracle;
 mod relay;

@@ -1,21 +1,24 @@
 //! A real Prometheus finds the agents by the chart's monitors and by its annotations; every query of the dashboard has data, and the alerts fire
 //! in bad days.
 
-use super::agent::ask;
+use super::agent::{ask, http_get};
 use super::chart::{self, CHART_NAMESPACE, KUBE_DNS};
 use super::cluster::{Cluster, NODE_NAME};
-use super::processes::{eventually, output};
-use super::prometheus::{Prometheus, of_service_monitor};
+use super::monitors::of_service_monitor;
+use super::processes::{Process, eventually, output};
+use super::prometheus::{Prometheus, Site, at_once};
 use super::services::await_pods;
 use super::stage::{Stage, next_addresses};
 use serde_json::{Value, json};
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
-use waypost::lab::Namespace;
+use waypost::lab::{Namespace, Pod};
 use waypost::model::Protocol;
 
 /// The kinds of the Prometheus operator that the chart uses. The operator is not here: the test reads the objects in its place.
@@ -45,31 +48,20 @@ pub fn by_prometheus(cluster: &Cluster) {
 
     let agents = SocketAddr::new(stage.node.addresses()[0], AGENT_PORT);
     let dns_servers = SocketAddr::new(dns.addresses()[0], 9153);
-    let found = |prometheus: &Prometheus, jobs: &[(&str, SocketAddr)]| {
-        let mut expected: Vec<_> = jobs.iter().map(|(job, at)| format!("{job} {at} on {NODE_NAME}")).collect();
-        expected.sort();
-        eventually("Prometheus finds everything", || {
-            prometheus.discover();
-            match prometheus.targets_up()? {
-                targets if targets == expected => Ok(()),
-                targets => Err(format!("{targets:?} instead of {expected:?}")),
-            }
-        });
+    let found = |prometheus: &Prometheus<Place>, jobs: &[(&str, SocketAddr)]| {
+        prometheus.finds(jobs.iter().map(|(job, at)| format!("{job} {at} on {NODE_NAME}")).collect());
     };
-    let by_monitors =
-        Prometheus::start(cluster, stage.client.namespace(), "prometheus-monitors", monitors(cluster), &rules(cluster));
+    let place = |pod: &Pod, name| Place { cluster, namespace: pod.namespace().clone(), name };
+    let by_monitors = Prometheus::start(place(&stage.client, "prometheus-monitors"), monitors(cluster), &rules(cluster));
     found(&by_monitors, &[("kube-proxy", agents), ("kube-dns", agents), ("kube-dns", dns_servers)]);
     let documented: Value = serde_saphyr::from_str(include_str!("../../docs/prometheus.yaml")).expect("the document is YAML");
-    let by_annotations = Prometheus::start(
-        cluster,
-        stage.outside.namespace(),
-        "prometheus-annotations",
-        documented["scrape_configs"].clone(),
-        &rules(cluster),
-    );
+    let by_annotations =
+        Prometheus::start(place(&stage.outside, "prometheus-annotations"), documented["scrape_configs"].clone(), &rules(cluster));
     found(&by_annotations, &[("kube-proxy", agents), ("kube-dns", dns_servers)]);
     for prometheus in [&by_monitors, &by_annotations] {
-        answers_the_dashboard(cluster, &stage, prometheus);
+        let asking = Asking::start(&stage);
+        prometheus.answers(&dashboard(cluster));
+        drop(asking);
         has_every_metric_of_the_alerts(cluster, prometheus);
         // There is one DNS server, and not two.
         assert_eq!(prometheus.firing().unwrap(), ["WaypostFewDnsServers"], "nothing else fires in a good day");
@@ -120,42 +112,44 @@ pub fn by_prometheus(cluster: &Cluster) {
     undefine_kinds(cluster);
 }
 
-/// Every query has data, with some traffic to show.
-fn answers_the_dashboard(cluster: &Cluster, stage: &Stage, prometheus: &Prometheus) {
-    let map = cluster.kubectl(&[
-        "--namespace",
-        CHART_NAMESPACE,
-        "get",
-        "configmap",
-        "--selector",
-        "grafana_dashboard=1",
-        "--output",
-        "json",
-    ]);
-    let map: Value = serde_json::from_str(&map).expect("kubectl prints JSON");
-    let dashboard = map["items"][0]["data"]["waypost.json"].as_str().expect("the sidecar finds the dashboard by its label");
-    let dashboard: Value = serde_json::from_str(dashboard).expect("the dashboard is JSON");
-    let targets = dashboard["panels"]
-        .as_array()
-        .expect("panels")
-        .iter()
-        .flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
-    let expressions: BTreeSet<_> = targets.map(|target| target["expr"].as_str().expect("an expression")).collect();
-    assert!(expressions.len() > 30, "the dashboard has only {} queries: is the search broken?", expressions.len());
-    let asking = Asking::start(stage);
-    for expression in expressions {
-        let concrete = expression.replace("$__rate_interval", "30s").replace("$instance", ".*");
-        assert!(!concrete.contains('$'), "{expression} uses a variable that this test does not know");
-        eventually(&format!("{expression} has data"), || match prometheus.query(&concrete)? {
-            samples if samples.is_empty() => Err("it has none".to_string()),
-            _ => Ok(()),
-        });
+/// A namespace of the control plane's stage, for a Prometheus of this name.
+struct Place<'a> {
+    cluster: &'a Cluster,
+    namespace: Namespace,
+    name: &'static str,
+}
+
+impl Site for Place<'_> {
+    fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl(arguments)
     }
-    drop(asking);
+
+    fn folder(&self) -> PathBuf {
+        self.cluster.directory().join(self.name)
+    }
+
+    fn start(&self, command: &[String]) -> Box<dyn Any> {
+        let (program, arguments) = command.split_first().expect("a program");
+        let mut command = Command::new(program);
+        Box::new(Process::start(&self.namespace, self.cluster.directory(), self.name, command.args(arguments)))
+    }
+
+    fn page(&self, address: &str, path: &str) -> Result<String, String> {
+        http_get(&self.namespace, address, path).map(|(_, body)| body)
+    }
+}
+
+/// The dashboard as a sidecar of Grafana finds it.
+fn dashboard(cluster: &Cluster) -> Value {
+    let wanted = ["get", "configmap", "--selector", "grafana_dashboard=1", "--output", "json"];
+    let map = cluster.kubectl(&[&["--namespace", CHART_NAMESPACE], &wanted[..]].concat());
+    let map: Value = serde_json::from_str(&map).expect("kubectl prints JSON");
+    let dashboard = map["items"][0]["data"]["waypost.json"].as_str().expect("the sidecar finds it by its label");
+    serde_json::from_str(dashboard).expect("the dashboard is JSON")
 }
 
 /// An alert about a metric that does not exist would never fire.
-fn has_every_metric_of_the_alerts(cluster: &Cluster, prometheus: &Prometheus) {
+fn has_every_metric_of_the_alerts(cluster: &Cluster, prometheus: &Prometheus<Place>) {
     let mut checked = BTreeSet::new();
     for expression in rules(cluster)["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()) {
         let expression = expression["expr"].as_str().expect("an expression");
@@ -176,13 +170,7 @@ fn has_every_metric_of_the_alerts(cluster: &Cluster, prometheus: &Prometheus) {
 
 /// The chart's alerts, which here fire at once.
 fn rules(cluster: &Cluster) -> Value {
-    let mut rules = list(cluster, "prometheusrules")[0]["spec"].take();
-    for group in rules["groups"].as_array_mut().expect("groups") {
-        for rule in group["rules"].as_array_mut().expect("rules") {
-            rule.as_object_mut().expect("a rule").remove("for");
-        }
-    }
-    rules
+    at_once(list(cluster, "prometheusrules")[0]["spec"].take())
 }
 
 fn monitors(cluster: &Cluster) -> Value {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use waypost::lab::{Namespace, Node, Pod, Serve};
@@ -216,6 +217,16 @@ impl World {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
+    }
+
+    /// Whether they all are, at the moment.
+    pub fn is_answered_with(&self, ttl: u32) -> bool {
+        let all = AtomicBool::new(true);
+        self.each_way(|_, server, tcp| {
+            let answered = ask_within(server, tcp, A_MOMENT);
+            all.fetch_and(answered.is_ok_and(|answered| answered == ttl), Ordering::Relaxed);
+        });
+        all.into_inner()
     }
 
     /// The same after a while, in which nobody may answer.
