@@ -2,6 +2,8 @@
 //! objects, then with a rolling update. `cargo bench --bench scale -- SERVICES ENDPOINTS [kernel]`; without `kernel` the tables are committed to the
 //! in-memory kernel of the tests. docs/scale.md uses its numbers.
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant, SystemTime};
@@ -182,22 +184,33 @@ fn spread(mut times: Vec<Duration>) -> String {
     format!("p50 {:?}, p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100])
 }
 
-/// Time, and memory in RAM, from step to step.
-struct Step(Instant);
+/// Time, of it on a processor, and memory in RAM, from step to step.
+struct Step(Instant, Duration);
 
 impl Step {
     fn begin() -> Step {
-        Step(Instant::now())
+        Step(Instant::now(), on_processor())
     }
 
     fn done(&mut self, what: &str) {
-        let took = self.0.elapsed();
+        let (took, worked) = (self.0.elapsed(), on_processor() - self.1);
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let megabytes = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
             line.split_whitespace().next().and_then(|kilobytes| kilobytes.parse::<f64>().ok()).unwrap_or_default() / 1e3
         };
-        println!("{what}: {took:.1?}; {:.1} MB, at most {:.1} MB so far", megabytes("RssAnon:"), megabytes("VmHWM:"));
-        self.0 = Instant::now();
+        println!(
+            "{what}: {took:.1?}, {worked:.1?} of it on a processor; {:.1} MB, at most {:.1} MB so far",
+            megabytes("RssAnon:"),
+            megabytes("VmHWM:")
+        );
+        (self.0, self.1) = (Instant::now(), on_processor());
     }
+}
+
+/// What the kernel has counted for this process, its own work for it included.
+fn on_processor() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("the kernel counts it");
+    let of = |time: TimeVal| Duration::new(time.tv_sec().unsigned_abs(), time.tv_usec().unsigned_abs() as u32 * 1000);
+    of(usage.user_time()) + of(usage.system_time())
 }

@@ -7,7 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use waypost::lab::Namespace;
 
 /// `NFNLGRP_NFTABLES`.
@@ -78,7 +78,7 @@ impl Notices {
 
     /// Waits for news; false when there is none until then.
     pub fn wait(&self, until: Instant) -> bool {
-        let left = until.saturating_duration_since(Instant::now()).min(Duration::from_secs(60));
+        let left = until.saturating_duration_since(Instant::now());
         let milliseconds = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], milliseconds) {
             Ok(ready) => ready > 0,
