@@ -187,9 +187,12 @@ pub struct OptRecord {
     pub unknown_option: bool,
 }
 
+/// How a question goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Transport {
+pub enum Transport {
+    /// UDP.
     Udp,
+    /// TCP.
     Tcp,
 }
 
@@ -228,9 +231,11 @@ pub enum Field {
 }
 
 impl Field {
-    const ALL: [Field; 6] = [Field::Code, Field::Flags, Field::Answers, Field::Authority, Field::Additional, Field::Opt];
+    /// All of them.
+    pub const ALL: [Field; 6] = [Field::Code, Field::Flags, Field::Answers, Field::Authority, Field::Additional, Field::Opt];
 
-    fn of(self, said: &Said) -> String {
+    /// This part of an answer.
+    pub fn of(self, said: &Said) -> String {
         match self {
             Field::Code => said.code.clone(),
             Field::Flags => format!("{:?}", said.flags),
@@ -278,15 +283,18 @@ fn questions() -> Vec<Question> {
 }
 
 impl Question {
-    fn plain(name: &str, kind: RecordType) -> Question {
+    /// A question with RD and nothing else.
+    pub fn plain(name: &str, kind: RecordType) -> Question {
         Question { name: name.to_string(), kind, class: DNSClass::IN, flags: [true, false, false], edns: None }
     }
 
-    fn ask(&self, server: &str, transport: Transport) -> Said {
+    /// What a server says to it, or that it says nothing.
+    pub fn ask(&self, server: &str, transport: Transport) -> Said {
         self.try_ask(server, transport).unwrap_or_else(|error| Said { code: format!("no answer: {error}"), ..Said::default() })
     }
 
-    fn try_ask(&self, server: &str, transport: Transport) -> io::Result<Said> {
+    /// What a server says to it.
+    pub fn try_ask(&self, server: &str, transport: Transport) -> io::Result<Said> {
         let message = self.message();
         let bytes = message.to_vec().map_err(io::Error::other)?;
         let answer = match transport {

@@ -8,6 +8,7 @@ mod agent;
 mod bad_input;
 mod chart;
 mod cluster;
+mod corefile_oracle;
 mod dns_differences;
 mod dns_oracle;
 mod events;
@@ -54,6 +55,7 @@ const CASES: &[(&str, Case)] = &[
         proxy_oracle::does_what_the_table_says,
     ),
     ("dns_answers_as_the_stock_coredns_but_for_what_the_documents_list", dns_oracle::as_corednss),
+    ("a_corefile_is_obeyed_as_the_stock_coredns_obeys_it", corefile_oracle::as_corednss),
     ("a_service_made_with_kubectl_is_resolved_and_reached", services::made_with_kubectl),
     ("connections_follow_a_service_that_is_scaled", services::scaled),
     ("a_deleted_service_is_gone_from_dns_and_kernel", services::deleted),

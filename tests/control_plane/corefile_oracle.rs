@@ -1,0 +1,326 @@
+//! Corefiles obeyed: the agent and the stock CoreDNS do what the same Corefile says, follow the same API server, and get the same questions. The
+//! differences that the documents list for kubeadm's Corefile are the only ones.
+
+use super::agent::WAYPOST;
+use super::cluster::{Cluster, tool};
+use super::dns_differences::RULES;
+use super::dns_oracle::{Field, OptRecord, Question, Said, Transport};
+use super::processes::{Process, eventually};
+use hickory_proto::rr::{DNSClass, RecordType};
+use std::fs;
+use std::process::Command;
+
+const OURS: &str = "192.0.2.1:5311";
+const THEIRS: &str = "192.0.2.1:5312";
+const UPSTREAM: &str = "127.0.0.1:5398";
+const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/cluster");
+
+const UPSTREAM_COREFILE: &str = r#". {
+    bind 127.0.0.1
+    template IN A example.com {
+        match ^(www|a|b|c)[.]
+        answer "{{ .Name }} 60 IN A 203.0.113.80"
+    }
+    template ANY ANY {
+        rcode NXDOMAIN
+        authority ". 60 IN SOA ns.example.com. hostmaster.example.com. 1 7200 1800 86400 60"
+    }
+}
+"#;
+
+/// Names with types, separated by blanks.
+type Asked = &'static [&'static str];
+
+/// Corefiles in which `KUBECONFIG` and `UPSTREAM` stand for the lab's, with questions.
+const CASES: &[(&str, &str, Asked)] = &[
+    (
+        // But for the port, which both cannot have.
+        "kubeadm",
+        ". {
+            errors
+            health 127.0.0.1:PORT0 {
+               lameduck 5s
+            }
+            ready 127.0.0.1:PORT1
+            kubernetes cluster.local in-addr.arpa ip6.arpa {
+               kubeconfig KUBECONFIG lab
+               pods insecure
+               fallthrough in-addr.arpa ip6.arpa
+               ttl 30
+            }
+            prometheus 127.0.0.1:PORT2
+            forward . UPSTREAM {
+               max_concurrent 1000
+            }
+            cache 30 {
+               disable success cluster.local
+               disable denial cluster.local
+            }
+            loop
+            reload
+            loadbalance
+        }",
+        &[
+            "web.default.svc.cluster.local A",
+            "absent.default.svc.cluster.local A",
+            "10-1-2-3.default.pod.cluster.local A",
+            "www.example.com A",
+        ],
+    ),
+    (
+        "settings of the cluster's names",
+        ". {
+            kubernetes cluster.local other.local 10.0.0.0/8 {
+                kubeconfig KUBECONFIG lab
+                namespaces default
+            }
+            loadbalance
+        }",
+        &[
+            "web.default.svc.cluster.local A",
+            "web.default.svc.other.local A",
+            "plain.data.svc.cluster.local A",
+            "data.svc.cluster.local A",
+            "10-1-2-3.default.pod.cluster.local A",
+            "web.default.svc.cluster.local TXT",
+            "10.0.96.10.in-addr.arpa PTR",
+            "9.9.9.10.in-addr.arpa PTR",
+            "www.example.com A",
+        ],
+    ),
+    (
+        "rewriting",
+        r". {
+            rewrite name shop.example web.default.svc.cluster.local
+            rewrite name suffix .apps.example .default.svc.cluster.local answer auto
+            rewrite stop {
+                name regex (.*)\.old\.example {1}.default.svc.cluster.local
+                answer name (.*)\.default\.svc\.cluster\.local {1}.old.example
+            }
+            rewrite name prefix pre. post. answer auto
+            rewrite name substring .mid. . answer auto
+            rewrite ttl exact c.example.com 300
+            rewrite type MX TXT
+            kubernetes cluster.local {
+                kubeconfig KUBECONFIG lab
+            }
+            forward . UPSTREAM
+        }",
+        &[
+            "shop.example A",
+            "SHOP.example A",
+            "shop.example SRV",
+            "web.apps.example A",
+            "absent.apps.example A",
+            "web.old.example A",
+            "pre.example.com A",
+            "a.mid.example.com A",
+            "c.example.com A",
+            "web.default.svc.cluster.local MX",
+        ],
+    ),
+    (
+        "answers of their own",
+        r#"tmpl.example {
+            template IN A {
+                match "^ip-(?P<a>[0-9]+)-(?P<b>[0-9]+)-(?P<c>[0-9]+)-(?P<d>[0-9]+)[.]"
+                answer "{{ .Name }} 60 IN A {{ .Group.a }}.{{ .Group.b }}.{{ .Group.c }}.{{ .Group.d }}"
+                fallthrough
+            }
+            template IN A alias.tmpl.example {
+                answer "{{ .Name }} 60 IN CNAME www.example.com"
+            }
+            template IN ANY {
+                rcode NXDOMAIN
+                authority "tmpl.example 60 IN SOA ns.tmpl.example hostmaster.tmpl.example 1 7200 1800 86400 60"
+            }
+        }
+        . {
+            nsid node-7
+            chaos Test-1 one
+            any
+            dns64 {
+                allow_ipv4
+            }
+            minimal
+            header {
+                response set ra
+            }
+            hosts {
+                192.0.2.7 printer.example
+                2001:db8::7 printer.example
+                192.0.2.8 printer.example *.wild.example
+                fallthrough
+            }
+            forward . UPSTREAM {
+                except private.example
+            }
+        }"#,
+        &[
+            "ip-10-1-2-3.tmpl.example A",
+            "ip-10-1-2-3.tmpl.example AAAA",
+            "other.tmpl.example A",
+            "alias.tmpl.example A",
+            "printer.example A",
+            "printer.example AAAA",
+            "printer.example TXT",
+            "printer.example ANY",
+            "x.wild.example A",
+            "7.2.0.192.in-addr.arpa PTR",
+            "9.2.0.192.in-addr.arpa PTR",
+            "www.example.com AAAA",
+            "a.example.com A",
+            "x.private.example A",
+            "version.bind CH",
+            "authors.bind CH",
+        ],
+    ),
+    (
+        "EKS's, with a stub domain, a snippet and a cache before hosts",
+        "(common) {
+            errors
+            cache 30
+            loop
+            reload
+            loadbalance
+        }
+        . {
+            import common
+            hosts {
+                192.0.2.7 printer.example
+                fallthrough
+            }
+            kubernetes cluster.local in-addr.arpa ip6.arpa {
+                kubeconfig KUBECONFIG lab
+                pods insecure
+                fallthrough in-addr.arpa ip6.arpa
+            }
+            forward . UPSTREAM
+        }
+        example.com corp.example {
+            import common
+            hosts {
+                192.0.2.9 a.example.com
+                fallthrough example.com
+                ttl 7
+            }
+            forward . UPSTREAM {
+                policy sequential
+            }
+        }
+        10.0.0.0/8 {
+            hosts {
+                10.1.2.3 ten.example
+            }
+        }",
+        &[
+            "web.default.svc.cluster.local AAAA",
+            "web.default.svc.cluster.local A",
+            "outside.default.svc.cluster.local A",
+            "printer.example A",
+            "a.example.com A",
+            "b.example.com A",
+            "none.example.com A",
+            "x.corp.example A",
+            "3.2.1.10.in-addr.arpa PTR",
+            "4.2.1.10.in-addr.arpa PTR",
+            "10.0.96.10.in-addr.arpa SOA",
+            "elsewhere.test A",
+        ],
+    ),
+    (
+        "who may ask",
+        ". {
+            acl blocked.example {
+                block type A net 192.0.2.0/24 127.0.0.0/8
+                allow
+            }
+            acl {
+                filter type TXT
+            }
+            forward . UPSTREAM
+        }",
+        &["x.blocked.example A", "x.blocked.example AAAA", "www.example.com TXT", "www.example.com A"],
+    ),
+];
+
+pub fn as_corednss(cluster: &Cluster) {
+    cluster.kubectl(&["apply", "--server-side", "-f", OBJECTS]);
+    let start = |name: &str, command: &mut Command| Process::start(cluster.namespace(), cluster.directory(), name, command);
+    let file = |name: &str, text: &str| {
+        let path = cluster.directory().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let upstream = file("corefile-upstream", UPSTREAM_COREFILE);
+    let _upstream = start("corefile-upstream", tool("coredns").arg("-conf").arg(upstream).args(["-dns.port", "5398"]));
+    let mut unexplained = Vec::new();
+    for (number, (what, corefile, asked)) in CASES.iter().enumerate() {
+        let corefile = corefile.replace("KUBECONFIG", &cluster.kubeconfig().display().to_string()).replace("UPSTREAM", UPSTREAM);
+        let with_ports = |first: u16| {
+            (0..3).fold(corefile.clone(), |text, port| text.replace(&format!("PORT{port}"), &(first + port).to_string()))
+        };
+        let (ours, theirs) = (
+            file(&format!("corefile-{number}-ours"), &with_ports(8070)),
+            file(&format!("corefile-{number}-theirs"), &with_ports(8060)),
+        );
+        let _theirs =
+            start(&format!("corefile-{number}-theirs"), tool("coredns").arg("-conf").arg(theirs).args(["-dns.port", "5312"]));
+        let mut waypost = Command::new(WAYPOST);
+        waypost.args(["run", "--role=dns", "--kubeconfig"]).arg(cluster.kubeconfig()).arg("--corefile").arg(ours);
+        waypost.args([
+            &format!("--dns-address={OURS}"),
+            "--dns-health-address=",
+            "--dns-ready-address=",
+            "--dns-metrics-address=",
+        ]);
+        let _ours = start(&format!("corefile-{number}-ours"), &mut waypost);
+        for server in [OURS, THEIRS] {
+            let listed = corefile.contains("kubernetes");
+            let name = if listed { "web.default.svc.cluster.local" } else { "warm.example.com" };
+            eventually(&format!("{server} answers with the Corefile of {what}"), || {
+                match Question::plain(name, RecordType::A).try_ask(server, Transport::Udp) {
+                    Ok(said) if !listed || !said.answers.is_empty() => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            });
+            if listed {
+                eventually(&format!("{server} has listed everything"), || {
+                    match Question::plain("absent.default.svc.cluster.local", RecordType::A).try_ask(server, Transport::Udp) {
+                        Ok(said) if said.code == "NXDomain" => Ok(()),
+                        other => Err(format!("{other:?}")),
+                    }
+                });
+            }
+        }
+        for question in asked.iter().map(|text| question(text)) {
+            let (ours, theirs) = (question.ask(OURS, Transport::Udp), question.ask(THEIRS, Transport::Udp));
+            for field in Field::ALL.into_iter().filter(|field| field.of(&ours) != field.of(&theirs)) {
+                if field == Field::Opt && corefile.contains("acl") && without_do(&ours) == without_do(&theirs) {
+                    continue;
+                }
+                if !RULES.iter().any(|rule| (rule.explains)(field, &question, &ours, &theirs)) {
+                    unexplained.push(format!("{what}: {question:?}: {field:?}\n  ours   {ours:?}\n  theirs {theirs:?}"));
+                }
+            }
+        }
+    }
+    assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{}", unexplained.len(), unexplained.join("\n"));
+    cluster.kubectl(&["delete", "--wait=false", "-f", OBJECTS]);
+}
+
+/// With EDNS, so that extended errors have a place; `CH` stands for TXT of that class.
+fn question(text: &str) -> Question {
+    let (name, kind) = text.split_once(' ').unwrap();
+    let (kind, class) = match kind {
+        "CH" => (RecordType::TXT, DNSClass::CH),
+        kind => (kind.parse().unwrap(), DNSClass::IN),
+    };
+    let edns = Some(OptRecord { size: 1232, dnssec_ok: false, unknown_option: false });
+    Question { class, edns, ..Question::plain(name, kind) }
+}
+
+/// The OPT record but for DO, which CoreDNS sets in what acl says, whatever the client has set.
+fn without_do(said: &Said) -> Option<(u16, usize)> {
+    said.opt.map(|(size, _, options)| (size, options))
+}
