@@ -8,6 +8,7 @@ use super::ROUNDS;
 use super::report::{Row, Spread, Unit, percentile};
 use crate::agent::WAYPOST;
 use crate::cluster::tool;
+use crate::processes::outside_id;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 use std::fs;
@@ -148,7 +149,7 @@ impl Server {
 
     /// Nanoseconds on a processor, of all its threads.
     fn cpu(&self) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", outside_id(self.process.id()))).unwrap();
         let of = |path: PathBuf| fs::read_to_string(path).ok()?.split(' ').next()?.parse::<u64>().ok();
         tasks.filter_map(|task| of(task.unwrap().path().join("schedstat"))).sum()
     }

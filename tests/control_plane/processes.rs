@@ -35,17 +35,7 @@ impl Process {
 
     /// Its process id as the rest of the machine sees it, from outside of our process namespace.
     pub fn outside_id(&self) -> u32 {
-        let inside = self.child.id().to_string();
-        let ours = fs::read_link("/proc/self/ns/pid").expect("/proc is there");
-        let ids =
-            fs::read_dir("/proc").expect("/proc is there").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let is_it = |id: &u32| {
-            let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-            let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-            ids.split_whitespace().last() == Some(&inside)
-                && fs::read_link(format!("/proc/{id}/ns/pid")).is_ok_and(|ns| ns == ours)
-        };
-        ids.into_iter().find(is_it).expect("the process is running")
+        outside_id(self.child.id())
     }
 
     /// The most memory that it has had in RAM so far, in bytes.
@@ -99,6 +89,19 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The process id of a child as the rest of the machine sees it, from outside of our process namespace.
+pub fn outside_id(child: u32) -> u32 {
+    let inside = child.to_string();
+    let ours = fs::read_link("/proc/self/ns/pid").expect("/proc is there");
+    let ids = fs::read_dir("/proc").expect("/proc is there").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_it = |id: &u32| {
+        let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        ids.split_whitespace().last() == Some(&inside) && fs::read_link(format!("/proc/{id}/ns/pid")).is_ok_and(|ns| ns == ours)
+    };
+    ids.into_iter().find(is_it).expect("the process is running")
 }
 
 /// The last lines of every log in the directory.
