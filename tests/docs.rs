@@ -135,6 +135,59 @@ fn flags_that_the_documents_show_alone_are_flags_of_run() {
     assert!(checked > 20, "the documents show only {checked} flags: is the search broken?");
 }
 
+/// Every setting of services is shown with a value, and every value that is shown stands in a test as it is.
+#[test]
+fn every_setting_of_services_has_an_example_that_a_test_runs() {
+    let tests = sources("tests");
+    let documents: Vec<_> = DOCUMENTS.iter().filter(|document| document.starts_with("docs/")).collect();
+    let codes: Vec<(&str, String)> = documents.iter().flat_map(|document| code_of(document)).collect();
+    let settings: Vec<_> = SETTINGS.iter().filter(|setting| setting.section == "Services").collect();
+    assert!(settings.len() > 10, "there are only {} settings of services: is the search broken?", settings.len());
+    for setting in settings {
+        let start = format!("--{}=", setting.key);
+        let words = codes.iter().flat_map(|(document, code)| code.split_whitespace().map(move |word| (*document, word)));
+        let examples: BTreeSet<_> = words.filter(|(_, word)| word.starts_with(&start)).collect();
+        assert!(!examples.is_empty(), "docs/ shows no example of --{}", setting.key);
+        for (document, example) in examples {
+            let is_run = tests.iter().any(|(_, text)| {
+                text.match_indices(example).any(|(at, _)| text[at + example.len()..].starts_with(['"', ' ', '\n']))
+            });
+            assert!(is_run, "{document} shows `{example}`, which stands in no test");
+        }
+    }
+}
+
+/// The tests take these examples from the documents by what tells one from the others.
+#[test]
+fn every_annotation_has_an_example_and_every_example_of_services_is_run() {
+    let blocks = |document: &str| -> Vec<String> {
+        read(document).split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).map(str::to_string).collect()
+    };
+    let (services, balancing) = (blocks("docs/services.md"), blocks("docs/balancing.md"));
+    let annotations = read("src/source/convert/annotations.rs");
+    let annotations: BTreeSet<_> = annotations.split("take(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(annotations.len() >= 6, "the search for annotations finds only {annotations:?}");
+    for annotation in annotations {
+        let name = format!("waypost.dev/{annotation}: ");
+        assert!(services.iter().chain(&balancing).any(|block| block.contains(&name)), "no example has {name}");
+    }
+    let claims = |folder: &str, function: &str| -> Vec<String> {
+        let calls = sources(folder).into_iter().flat_map(|(_, text)| {
+            text.split(function).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_string).collect::<Vec<_>>()
+        });
+        calls.collect()
+    };
+    let of_services = claims("tests/services", "manifests(\"");
+    for block in services {
+        let is_claimed = of_services.iter().any(|name| block.contains(&format!("\n  name: {name}\n")));
+        assert!(is_claimed, "no test of tests/services runs\n{block}");
+    }
+    let of_balancing = claims("tests/balancing", "example(\"");
+    for block in balancing {
+        assert!(of_balancing.iter().any(|needle| block.contains(needle)), "no test of tests/balancing runs\n{block}");
+    }
+}
+
 #[test]
 fn make_targets_that_the_documents_show_exist() {
     let makefile = read("Makefile");
@@ -216,6 +269,21 @@ fn code_of<'a>(document: &'a &'a str) -> Vec<(&'a str, String)> {
         }
     }
     code.into_iter().map(|code| (*document, code)).collect()
+}
+
+/// The Rust files below a folder, with their paths.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path(folder)).expect("the folder is there").flatten() {
+        let file = entry.path();
+        if file.is_dir() {
+            found.extend(sources(&file.display().to_string()));
+        } else if file.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&file).expect("a source file can be read");
+            found.push((file, text));
+        }
+    }
+    found
 }
 
 fn verbs() -> BTreeSet<String> {

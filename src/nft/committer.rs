@@ -386,7 +386,7 @@ impl Table {
             elements.add.extend(add);
         }
         let (made, gone) = self.uses.change(&elements, rebuild);
-        let usable = if rebuild { Vec::new() } else { self.usable(bereft, changes, &gone) };
+        let usable = if rebuild { usable_in(changes) } else { self.usable(bereft, changes, &gone) };
         Batch { rebuild, made, elements, usable, gone }
     }
 
@@ -474,6 +474,16 @@ fn usable_of((dest, destination): (&Dest, &Destination)) -> Vec<Usable> {
     let maps = destination.remember(dest.protocol).map(|remember| remember.maps()).unwrap_or_default();
     let of = |map: AffinityMap| Usable { map, endpoints: destination.list(map.list).iter().copied().collect() };
     maps.into_iter().map(of).collect()
+}
+
+/// Where the clients of all these may be sent again: who is remembered otherwise is not taken over into a new table.
+fn usable_in(changes: &[Change]) -> Vec<Usable> {
+    let dests = changes.iter().filter_map(|change| match change.part {
+        Part::Dest(dest) => Some((dest, change.becomes.as_ref()?)),
+        Part::Element(_) => None,
+    });
+    let all = dests.flat_map(|(dest, becomes)| usable_of((&dest, becomes)));
+    all.map(|usable| (usable.map, usable)).collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
 fn element_change(element: Element, is_there: bool, present: bool) -> Option<Change> {

@@ -15,6 +15,8 @@ const LIST_ELEMENT: u16 = 1;
 const KEY: u16 = 1;
 const DATA: u16 = 2;
 const FLAGS: u16 = 3;
+const TIMEOUT: u16 = 4;
+const EXPIRATION: u16 = 5;
 const KEY_END: u16 = 10;
 const VALUE: u16 = 1;
 /// `NFT_SET_ELEM_INTERVAL_END`.
@@ -170,6 +172,43 @@ pub fn read_client(family: Family, element: Attributes<'_>) -> Option<(IpAddr, B
     let client = Reader { bytes: element.nested(KEY)?.get(VALUE)?, family }.address()?;
     let mut data = Reader { bytes: element.nested(DATA)?.get(VALUE)?, family };
     Some((client, Backend { address: data.address()?, port: data.port()? }))
+}
+
+/// A client that a map remembers, with what else belongs to the element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The client.
+    pub client: IpAddr,
+    /// Where it went.
+    pub to: Backend,
+    /// How long it is remembered after a connection, in milliseconds; `None` as the map has it.
+    timeout: Option<u64>,
+    /// How long it is still remembered, in milliseconds.
+    left: u64,
+}
+
+impl Known {
+    /// The element as the kernel dumps it.
+    pub fn read(family: Family, element: Attributes<'_>) -> Option<Known> {
+        let (client, to) = read_client(family, element)?;
+        Some(Known { client, to, timeout: element.u64(TIMEOUT), left: element.u64(EXPIRATION)? })
+    }
+
+    /// The same element for another map, of which no more than [`MAX_ELEMENT`] bytes are written.
+    pub fn write(&self, writer: &mut Writer) {
+        let (mut key, mut data) = (Vec::with_capacity(16), Vec::with_capacity(20));
+        push_address(&mut key, self.client);
+        push_address(&mut data, self.to.address);
+        push_port(&mut data, self.to.port);
+        writer.nest(LIST_ELEMENT, |w| {
+            w.nest(KEY, |nested| nested.bytes(VALUE, &key));
+            w.nest(DATA, |nested| nested.bytes(VALUE, &data));
+            if let Some(timeout) = self.timeout {
+                w.u64(TIMEOUT, timeout);
+            }
+            w.u64(EXPIRATION, self.left);
+        });
+    }
 }
 
 /// The destination that is a key; `None` for anything else.

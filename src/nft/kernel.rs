@@ -36,7 +36,7 @@ pub struct Batch {
     pub made: Made,
     /// Elements to remove, then elements to add.
     pub elements: Difference,
-    /// Clients to forget.
+    /// Clients to forget; with `rebuild`, whom to take over from the table that is removed.
     pub usable: Vec<Usable>,
     /// What nobody needs any more.
     pub gone: Made,

@@ -134,7 +134,11 @@ impl Kernel for Memory {
 
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
         let mut table = if batch.rebuild {
-            Table { comment: layout.comment(), ..Table::default() }
+            let clients = self.tables.get(&layout.family).map(|table| table.clients.clone()).unwrap_or_default();
+            let is_kept =
+                |map: &AffinityMap| batch.made.maps.contains(map) && batch.usable.iter().any(|usable| usable.map == *map);
+            let clients = clients.into_iter().filter(|((map, _), _)| is_kept(map)).collect();
+            Table { comment: layout.comment(), clients, ..Table::default() }
         } else {
             self.tables.get(&layout.family).cloned().ok_or_else(|| rejected("no such table".into()))?
         };

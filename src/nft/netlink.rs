@@ -1,7 +1,7 @@
 //! The real kernel, spoken to over netlink.
 
 use super::counters::{self, Counters};
-use super::encode::{MAX_ELEMENT, read_bound, read_client, read_element, read_networks, write_client, write_element};
+use super::encode::{Known, MAX_ELEMENT, read_bound, read_client, read_element, read_networks, write_client, write_element};
 use super::kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 use super::layout::{ChainSpec, Layout, TABLE, protocol};
 use super::made::Made;
@@ -101,16 +101,25 @@ impl Kernel for Netlink {
             self.rules.remove(&layout.protocol());
         }
         let room = self.batch_limit().saturating_sub(batch.elements.len());
+        if batch.rebuild {
+            let kept = self.kept_clients(layout, batch, room)?;
+            match self.send(layout, batch, &[], &kept) {
+                // Whatever is wrong with them must not hold up the rest.
+                Err(NftError::Rejected(_)) if !kept.is_empty() => {}
+                result => return result,
+            }
+            return self.send(layout, batch, &[], &[]);
+        }
         for _ in 0..FORGET_ATTEMPTS {
             let stale = self.stale_clients(layout, &batch.usable, room)?;
-            match self.send(layout, batch, &stale) {
+            match self.send(layout, batch, &stale, &[]) {
                 // One of the clients may have been forgotten by itself meanwhile.
                 Err(NftError::Rejected(_)) if !stale.is_empty() => {}
                 result => return result,
             }
         }
         // They must not hold up the rest; a moment later they are looked at again.
-        self.send(layout, batch, &[])
+        self.send(layout, batch, &[], &[])
     }
 
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
@@ -120,7 +129,7 @@ impl Kernel for Netlink {
             if stale.is_empty() {
                 break;
             }
-            match self.send(layout, &Batch::default(), &stale) {
+            match self.send(layout, &Batch::default(), &stale, &[]) {
                 Ok(()) => batches += 1,
                 Err(NftError::Rejected(_)) => {}
                 Err(error) => return Err(error),
@@ -153,6 +162,26 @@ impl Netlink {
         Ok(stale.into_iter().take(limit).collect())
     }
 
+    /// The clients, at most `limit`, whom the table that is about to go remembers and the new one shall remember too: in maps of the same name, and
+    /// where they went is still right.
+    fn kept_clients(&mut self, layout: &Layout, batch: &Batch, limit: usize) -> Result<Vec<(AffinityMap, Known)>, NftError> {
+        let mut kept = Vec::new();
+        for Usable { map, endpoints } in batch.usable.iter().filter(|usable| batch.made.maps.contains(&usable.map)) {
+            let of_map = |w: &mut Writer| {
+                w.string(1, TABLE);
+                w.string(2, &map.to_string());
+            };
+            let known =
+                self.socket.dump_if_there(GET_ELEMENT, layout.protocol(), of_map, |known: &mut Vec<Known>, message| {
+                    let elements = message.attributes().nested(3).into_iter().flatten();
+                    known.extend(elements.filter_map(|(_, element)| Known::read(layout.family, Attributes(element))));
+                })?;
+            kept.extend(known.into_iter().filter(|known| endpoints.contains(&known.to)).map(|known| (*map, known)));
+        }
+        kept.truncate(limit);
+        Ok(kept)
+    }
+
     /// Whom a map remembers, and where each went.
     fn clients(&mut self, family: Family, map: AffinityMap) -> Result<Vec<(IpAddr, Backend)>, NftError> {
         self.socket.dump(
@@ -170,7 +199,7 @@ impl Netlink {
         )
     }
 
-    fn send(&mut self, layout: &Layout, batch: &Batch, stale: &[Client]) -> Result<(), NftError> {
+    fn send(&mut self, layout: &Layout, batch: &Batch, stale: &[Client], kept: &[(AffinityMap, Known)]) -> Result<(), NftError> {
         let counted = self.counted(layout.family, batch)?;
         self.socket.batch(|socket, writer| {
             let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
@@ -185,6 +214,7 @@ impl Netlink {
             write_made(writer, layout, &batch.made, &mut message);
             write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &Counters::new(), &mut message);
             write_elements(writer, NEW_ELEMENT, &batch.elements.add, &counted, &mut message);
+            write_kept(writer, kept, &mut message);
             write_forgotten(writer, stale, &mut message);
             write_gone(writer, &batch.gone, &mut message);
         })
@@ -233,6 +263,18 @@ fn write_gone(writer: &mut Writer, gone: &Made, message: &mut WriteMessage<'_>) 
             w.string(1, TABLE);
             w.string(2, &map.to_string());
         });
+    }
+}
+
+fn write_kept(writer: &mut Writer, kept: &[(AffinityMap, Known)], message: &mut WriteMessage<'_>) {
+    for of_map in kept.chunk_by(|(first, _), (second, _)| first == second) {
+        for chunk in of_map.chunks(LIST_LIMIT / MAX_ELEMENT) {
+            message(writer, NEW_ELEMENT, CREATE, &|w| {
+                w.string(1, TABLE);
+                w.string(2, &chunk[0].0.to_string());
+                w.nest(3, |list| chunk.iter().for_each(|(_, known)| known.write(list)));
+            });
+        }
     }
 }
 

@@ -148,6 +148,12 @@ impl Agent {
         committed
     }
 
+    /// As an agent of another version does.
+    fn lay_out(&mut self, masquerade_mark: u32) {
+        layouts().into_iter().for_each(|layout| self.committer.set_layout(Layout { masquerade_mark, ..layout }));
+        self.commit(Delta::default());
+    }
+
     /// A client connects to a NodePort, or from inside to a ClusterIP: where it goes, and what is remembered, as the packet's way says.
     fn connect(&mut self, number: u8, inside: bool, client: u8) -> Option<Backend> {
         let (source, to) = match inside {
@@ -479,7 +485,27 @@ enum Step {
     Connect { number: u8, inside: bool, client: u8 },
     Delete(u8),
     Restart,
+    Relayout(u32),
     Flush,
+}
+
+#[test]
+fn a_table_of_another_layout_takes_over_the_clients_whose_endpoint_is_still_one() {
+    let sticky = |endpoints: &[u8]| Shape { affinity: Some(60), ..shape(1, endpoints) };
+    let mut agent = Agent::start(Memory::default(), [(1, sticky(&[1, 2, 3]))].into());
+    for client in 1..10 {
+        agent.connect(1, true, client);
+    }
+    let before = agent.committer.kernel().clients(Family::V4);
+    assert_eq!(before.len(), 9);
+    agent.lay_out(0x8000);
+    assert_eq!(agent.committer.kernel().clients(Family::V4), before);
+    // Another agent finds the table, and one endpoint less.
+    let kernel = agent.committer.kernel().clone();
+    let mut next = Agent::start(kernel, [(1, sticky(&[1, 2]))].into());
+    let after = next.committer.kernel().clients(Family::V4);
+    let expected = before.into_iter().filter(|(_, backend)| backend.address != IpAddr::from([10, 244, 0, 3]));
+    assert_eq!(after, expected.collect());
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -488,6 +514,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (0u8..4, any::<bool>(), 1u8..4).prop_map(|(number, inside, client)| Step::Connect { number, inside, client }),
         2 => (0u8..4).prop_map(Step::Delete),
         1 => Just(Step::Restart),
+        1 => (20u32..24).prop_map(Step::Relayout),
         1 => Just(Step::Flush),
     ]
 }
@@ -508,6 +535,7 @@ proptest! {
                     agent.replan(number);
                 }
                 Step::Restart => agent = Agent::start(agent.committer.kernel().clone(), agent.shapes),
+                Step::Relayout(bit) => agent.lay_out(1 << bit),
                 Step::Flush => {
                     agent.committer.kernel().flush(Family::V4);
                     agent.committer.distrust();

@@ -201,6 +201,11 @@ impl<'a> Attributes<'a> {
     pub fn u32(self, kind: u16) -> Option<u32> {
         self.get(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
+
+    /// A 64-bit attribute in network order.
+    pub fn u64(self, kind: u16) -> Option<u64> {
+        self.get(kind)?.try_into().ok().map(u64::from_be_bytes)
+    }
 }
 
 impl<'a> Iterator for Attributes<'a> {

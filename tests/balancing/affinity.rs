@@ -163,6 +163,36 @@ pub fn a_restart_writes_nothing_and_forgets_nobody() -> Result<(), Failed> {
     Ok(())
 }
 
+pub fn a_table_of_another_layout_takes_over_who_was_sent_where() -> Result<(), Failed> {
+    let objects = web(3600, "Local", &[1, 2, 3]);
+    let mut world = World::new(&objects);
+    let targets: Vec<&str> = ADDRESSES.iter().chain(&ADDRESSES_V6).copied().collect();
+    let reach = |world: &World| -> Vec<String> {
+        let inside = targets.iter().map(|to| world.reach(&world.client, Tcp, to));
+        inside
+            .chain([world.reach(&world.client, Udp, "10.96.0.1:7"), world.reach(&world.client, Udp, "[fd00:96::1]:7")])
+            .collect()
+    };
+    let before = reach(&world);
+    for mark in [0x8000, 0x1_0000, 0x2_0000, 0x4000] {
+        for family in world.restart_with(&objects, mark).families {
+            assert!(family.rebuilt.is_some() && family.error.is_none(), "{family:?}");
+        }
+        let remembered: usize = ["ip", "ip6"].iter().flat_map(|family| world.remembered(family)).map(|(_, count)| count).sum();
+        assert_eq!(remembered, 4, "before anybody has connected again");
+        assert_eq!(reach(&world), before);
+    }
+    // The time that is left is the one that was left.
+    let table = world.nft(&["list", "table", "ip", "waypost"]);
+    assert!(table.contains(" expires 59m"), "{table}");
+    // Of an endpoint that went meanwhile nobody is taken over.
+    let gone: u8 = before[0].strip_prefix("pod-").unwrap().parse()?;
+    let rest: Vec<u8> = (1..=3).filter(|number| *number != gone).collect();
+    world.restart_with(&web(3600, "Local", &rest), 0x8000);
+    assert_ne!(world.reach(&world.client, Tcp, targets[0]), before[0]);
+    Ok(())
+}
+
 pub fn nft_lists_it_and_loads_what_it_lists() -> Result<(), Failed> {
     let world = World::new(&web(3600, "Local", &[1, 2, 3]));
     for family in ["ip", "ip6"] {

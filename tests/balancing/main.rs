@@ -28,6 +28,10 @@ fn main() {
             "affinity_a_restart_writes_nothing_and_forgets_nobody",
             affinity::a_restart_writes_nothing_and_forgets_nobody,
         ),
+        Trial::test(
+            "affinity_a_table_of_another_layout_takes_over_who_was_sent_where",
+            affinity::a_table_of_another_layout_takes_over_who_was_sent_where,
+        ),
         Trial::test("affinity_nft_lists_it_and_loads_what_it_lists", affinity::nft_lists_it_and_loads_what_it_lists),
         Trial::test("example_session_affinity", methods::session_affinity),
         Trial::test("example_round_robin_takes_one_after_the_other", methods::round_robin_takes_one_after_the_other),

@@ -15,6 +15,7 @@ use waypost::store::Store;
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 const NODE: &str = "node-1";
+const MARK: u32 = 0x4000;
 
 pub struct World {
     pub node: Node,
@@ -50,7 +51,7 @@ impl World {
         let name = format!("balancing-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).expect("target/ can be written");
-        let committer = committer(node.namespace());
+        let committer = committer(node.namespace(), MARK);
         let mut world = World {
             node,
             client,
@@ -77,9 +78,14 @@ impl World {
 
     /// Another agent takes the table over, with the same objects. Returns what it wrote.
     pub fn restart(&mut self, objects: &str) -> Committed {
+        self.restart_with(objects, MARK)
+    }
+
+    /// As [`World::restart`]; with another mark the table has another layout.
+    pub fn restart_with(&mut self, objects: &str, mark: u32) -> Committed {
         self.planner = Planner::default();
         self.slow_start = SlowStart::default();
-        self.committer = committer(self.node.namespace());
+        self.committer = committer(self.node.namespace(), mark);
         let delta = self.plan(objects);
         self.committer.commit(delta)
     }
@@ -120,7 +126,7 @@ impl World {
 
     /// What the kernel holds.
     pub fn holds(&self, family: Family) -> Vec<Element> {
-        let read = || Netlink::open().and_then(|mut kernel| kernel.read(&layout(family)));
+        let read = || Netlink::open().and_then(|mut kernel| kernel.read(&layout(family, MARK)));
         match self.node.namespace().run(read).expect("the node's namespace") {
             Ok(Reading::Ours(contents)) => contents.elements,
             other => panic!("{other:?}"),
@@ -152,12 +158,14 @@ pub fn nft(namespace: &Namespace, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn committer(namespace: &Namespace) -> Committer<Netlink> {
-    namespace.run(|| Committer::new(Netlink::open().expect("a socket"), Family::BOTH.map(layout))).expect("the node's namespace")
+fn committer(namespace: &Namespace, mark: u32) -> Committer<Netlink> {
+    namespace
+        .run(|| Committer::new(Netlink::open().expect("a socket"), Family::BOTH.map(|family| layout(family, mark))))
+        .expect("the node's namespace")
 }
 
-fn layout(family: Family) -> Layout {
-    Layout { family, masquerade_mark: 0x4000, masquerade_all: false, detect_local: DetectLocal::Networks }
+fn layout(family: Family, mark: u32) -> Layout {
+    Layout { family, masquerade_mark: mark, masquerade_all: false, detect_local: DetectLocal::Networks }
 }
 
 /// The address of a pod.

@@ -154,6 +154,16 @@ fn sysctls() -> Result<(), Failed> {
     let times = [("tcp_timeout_established", "7200"), ("tcp_timeout_close_wait", "600"), ("udp_timeout", "45")];
     settled(&world, &[&times[..], &[("udp_timeout_stream", "180"), ("tcp_be_liberal", "0")]].concat());
     world.await_log(&["WARN", "nf_conntrack_max is", "instead of 1048576", "docs/conntrack.md"]);
+
+    let world = World::prepared("sysctls-max", NODE).started(&["--conntrack-max-per-core=65536", "--conntrack-min=262144"]);
+    settled(&world, &[("tcp_be_liberal", "1")]);
+    let enough = read(&world, "nf_conntrack_max").parse::<u64>()? >= 262_144;
+    assert_ne!(
+        world.log().contains("nf_conntrack_max is"),
+        enough,
+        "a larger limit stays, a smaller one is reported: {}",
+        world.log()
+    );
     Ok(())
 }
 

