@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct DnsServer {
     /// The names that it serves.
     pub records: Arc<Records>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
     /// Signs of life, once it serves.
     pub serving: watch::Receiver<Option<Pulses>>,
     leave: mpsc::Sender<oneshot::Sender<()>>,
@@ -87,7 +89,7 @@ impl DnsServer {
             guard: config.dns.guard.clone(),
             records: records.clone(),
             chain,
-            metrics,
+            metrics: metrics.clone(),
             notices: notices.clone(),
             sockets: sockets.clone(),
         };
@@ -100,7 +102,7 @@ impl DnsServer {
         let (leave, leaves) = mpsc::channel(1);
         let orders = Orders { leave: leaves, stopped };
         let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, orders));
-        Ok(DnsServer { records, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
+        Ok(DnsServer { records, metrics, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
     }
 
     /// Leaves the sockets to another agent. Connections that are open are finished.

@@ -3,14 +3,12 @@
 use super::data_path::{DataPath, Done, Word};
 use super::last_state::LastState;
 use super::localhost_ports::LocalhostPorts;
-use super::names::Dns;
+use super::names::{Dns, Published};
 use super::plan::Plan;
 use super::stale_flows::StaleFlows;
 use super::watchdog::GuardedSwitch;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::Config;
-use crate::dns::pulse::Pulses;
-use crate::dns::records::Records;
 use crate::model::{Kind, Update};
 use crate::nft::Disturbance;
 use crate::notices::Notices;
@@ -18,7 +16,6 @@ use crate::proxy::Dest;
 use crate::proxy::explain::{Account, explain};
 use crate::socket::{Explained, Inquiry};
 use crate::store::Store;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -73,14 +70,14 @@ impl Follow {
     pub fn new(
         config: &Config,
         data_path: Option<DataPath>,
-        names: Option<(Arc<Records>, watch::Receiver<Option<Pulses>>)>,
+        names: Option<Published>,
         reports: Reports,
         addresses: watch::Receiver<()>,
         inquiries: mpsc::Receiver<Inquiry>,
     ) -> Follow {
         let Reports { status, ready, home, notices, service_health, localhost_ports, stale_flows, last_state } = reports;
         let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports, stale_flows));
-        let dns = names.map(|(records, serving)| Dns::new(config, records, serving));
+        let dns = names.map(|names| Dns::new(config, names));
         let domain = config.dns.domain.clone();
         Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses, inquiries, domain, listed: None }
     }

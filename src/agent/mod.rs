@@ -182,7 +182,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     let (ready_sender, ready) = watch::channel(false);
     let (home_sender, home) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
-    let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.serving.clone()));
+    let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.metrics.clone(), dns.serving.clone()));
     let (changed, addresses) = watch::channel(());
     let service_health = ServiceHealth::new();
     let localhost_ports = config.proxy.nodeport_addresses.localhost.then(LocalhostPorts::default);

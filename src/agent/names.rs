@@ -3,14 +3,15 @@
 use super::follow::RETRY_REFUSED;
 use super::watchdog::GuardedSwitch;
 use crate::config::Config;
+use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
-use crate::model::{Kind, Name, ObjectKey};
+use crate::model::{Kind, Name, ObjectKey, ServiceKind};
 use crate::store::{Dirty, Store};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -20,6 +21,11 @@ const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
 /// Names on their way into the records, and the switch that leads questions to them.
 pub struct Dns {
     records: Arc<Records>,
+    metrics: Arc<Metrics>,
+    /// Changes from before that have waited for this agent, and not for its work.
+    started: SystemTime,
+    /// When the changes of Services whose names are not published yet were triggered.
+    triggers: BTreeMap<ObjectKey, Vec<SystemTime>>,
     /// Names that wait until the rules for them are committed.
     pub waiting: Names,
     /// Names whose rules are being committed.
@@ -35,6 +41,9 @@ pub struct Dns {
     pub retry_switch: Option<Instant>,
 }
 
+/// The names, the metrics of DNS, and whether they are served.
+pub type Published = (Arc<Records>, Arc<Metrics>, watch::Receiver<Option<Pulses>>);
+
 /// Names that are published together.
 #[derive(Default)]
 pub struct Names {
@@ -44,9 +53,12 @@ pub struct Names {
 
 impl Dns {
     /// Names that nobody knows yet. What is beside the records says whether they are served.
-    pub fn new(config: &Config, records: Arc<Records>, serving: watch::Receiver<Option<Pulses>>) -> Dns {
+    pub fn new(config: &Config, (records, metrics, serving): Published) -> Dns {
         Dns {
             records,
+            metrics,
+            started: SystemTime::now(),
+            triggers: BTreeMap::new(),
             serving,
             waiting: Names::default(),
             committing: Names::default(),
@@ -62,9 +74,14 @@ impl Dns {
         for name in &dirty.namespaces {
             self.set_namespace(store, name);
         }
+        for (key, triggers) in dirty.triggers {
+            let new = triggers.into_iter().map(|(_, time)| time).filter(|time| *time > self.started);
+            self.triggers.entry(key).or_default().extend(new);
+        }
         for key in dirty.services {
             if store.service(&key).is_none() {
                 self.records.publish(&key, None, &store.slices(&key));
+                self.triggers.remove(&key);
             } else {
                 self.waiting.services.insert(key);
                 self.waiting.since.get_or_insert_with(Instant::now);
@@ -89,9 +106,15 @@ impl Dns {
     }
 
     /// Publishes the names of these services as they are now.
-    pub fn publish(&self, store: &Store, services: BTreeSet<ObjectKey>) {
+    pub fn publish(&mut self, store: &Store, services: BTreeSet<ObjectKey>) {
         for key in services {
-            self.records.publish(&key, store.service(&key), &store.slices(&key));
+            let service = store.service(&key);
+            self.records.publish(&key, service, &store.slices(&key));
+            let triggers = self.triggers.remove(&key).unwrap_or_default();
+            if let Some(service) = service {
+                let is_headless = service.kind == ServiceKind::Headless;
+                triggers.into_iter().for_each(|time| self.metrics.programmed(is_headless, time));
+            }
         }
     }
 

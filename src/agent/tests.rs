@@ -84,6 +84,7 @@ struct Agent {
     told: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
     task: JoinHandle<Option<GuardedSwitch>>,
     stop: watch::Sender<()>,
+    dns_metrics: prometheus::Registry,
 }
 
 fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
@@ -98,8 +99,8 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>)
     let kernel =
         Watched { memory: memory.clone(), records: records.clone(), served: served.clone(), gate, refused: refused.clone() };
     let (notices, told) = Notices::sent();
-    let Wired { updates, ready, status, task, stop } = wire(kernel, records.clone(), notices, state);
-    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), task, stop }
+    let Wired { updates, ready, status, task, stop, dns_metrics } = wire(kernel, records.clone(), notices, state);
+    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), task, stop, dns_metrics }
 }
 
 /// The ends of an agent's task.
@@ -110,6 +111,7 @@ pub(super) struct Wired {
     pub task: JoinHandle<Option<GuardedSwitch>>,
     /// Ends the task when it is dropped.
     pub stop: watch::Sender<()>,
+    pub dns_metrics: prometheus::Registry,
 }
 
 /// Starts the agent's task on this kernel.
@@ -126,12 +128,14 @@ pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, 
     let data_path = DataPath::start(Committer::new(kernel, layouts), metrics, None).unwrap();
     let status = Status::new(&config);
     let (ready_sender, ready) = watch::channel(false);
+    let dns_registry = prometheus::Registry::new();
+    let dns_metrics = Arc::new(crate::dns::metrics::Metrics::new(&dns_registry).unwrap());
     let (updates, received) = mpsc::channel(64);
     let (stop, stopped) = watch::channel(());
     let follow = Follow::new(
         &config,
         Some(data_path),
-        Some((records, watch::channel(Some(Pulses::default())).1)),
+        Some((records, dns_metrics, watch::channel(Some(Pulses::default())).1)),
         Reports {
             home: watch::channel(false).0,
             status: status.clone(),
@@ -146,7 +150,7 @@ pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, 
         mpsc::channel(1).1,
     );
     let task = tokio::spawn(follow.run(received, stopped));
-    Wired { updates, ready, status, task, stop }
+    Wired { updates, ready, status, task, stop, dns_metrics: dns_registry }
 }
 
 impl Agent {
@@ -258,6 +262,35 @@ async fn services_do_not_wait_for_namespaces_but_missing_names_do() {
     agent.send(namespaces()).await;
     agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
     assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::NxDomain);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_timed_until_its_names_are_served_unless_it_is_older_than_the_agent() {
+    let agent = start(None);
+    let triggered = |at, address: &str| match slice() {
+        Update::Slice(slice) => {
+            let endpoints = Box::new([Endpoint::at(address.parse().unwrap())]);
+            Update::Slice(Box::new(Slice { triggered: Some(at), endpoints, ..*slice }))
+        }
+        other => other,
+    };
+    let counted = |agent: &Agent| {
+        let families = agent.dns_metrics.gather();
+        let timed = families.iter().filter(|family| family.name() == "coredns_kubernetes_dns_programming_duration_seconds");
+        let metrics: Vec<_> = timed.flat_map(|family| family.get_metric()).collect();
+        metrics
+            .iter()
+            .map(|metric| (metric.get_label()[0].value().to_string(), metric.get_histogram().get_sample_count()))
+            .collect::<Vec<_>>()
+    };
+    let old = triggered(std::time::SystemTime::UNIX_EPOCH, "10.244.0.2");
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![old]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert_eq!(counted(&agent), Vec::<(String, u64)>::new());
+    agent.send([triggered(std::time::SystemTime::now(), "10.244.0.3")]).await;
+    agent.until("the change is timed", |agent| counted(agent) == [("cluster_ip".to_string(), 1)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use super::tally::{Tallies, Tally};
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const VIEW: &str = "";
 /// Sizes of messages, bytes.
@@ -42,6 +42,8 @@ pub struct Metrics {
     connection_hits: IntCounterVec,
     connection_misses: IntCounterVec,
     hedges: IntCounter,
+    programming: HistogramVec,
+    plugins: IntGaugeVec,
     dropped: IntCounterVec,
     slips: IntCounter,
     reload_failed: IntCounter,
@@ -178,6 +180,19 @@ impl Metrics {
                 ),
                 &["to"],
             )?,
+            programming: histograms(
+                "coredns_kubernetes_dns_programming_duration_seconds",
+                "Time from the change of a pod or Service to the answers that follow from it.",
+                &["service_kind"],
+                prometheus::exponential_buckets(0.001, 2.0, 20)?,
+            )?,
+            plugins: IntGaugeVec::new(
+                Opts::new(
+                    "coredns_plugin_enabled",
+                    "What takes part in answering, in the words of CoreDNS; the value is always 1.",
+                ),
+                &["server", "zone", "view", "name"],
+            )?,
             dropped: counters(
                 "waypost_dns_dropped_questions_total",
                 "Questions that were not answered on purpose, by reason: source, rate or size.",
@@ -264,6 +279,13 @@ impl Metrics {
         counter.with_label_values(&["forward", &upstream.to_string(), proto]).inc();
     }
 
+    /// A Service's names are served as they follow from a change at that time.
+    pub fn programmed(&self, is_headless: bool, changed: SystemTime) {
+        let kind = if is_headless { "headless_with_selector" } else { "cluster_ip" };
+        // The clocks of two machines: a change from the future took no time.
+        self.programming.with_label_values(&[kind]).observe(changed.elapsed().unwrap_or_default().as_secs_f64());
+    }
+
     /// Questions got no answer on purpose.
     pub fn dropped(&self, reason: DropReason, count: usize) {
         self.dropped.with_label_values(&[reason_label(reason)]).inc_by(count as u64);
@@ -309,6 +331,11 @@ impl Metrics {
         for counter in [requests, misses, prefetched, drops, served_stale] {
             counter.with_label_values(&[&*place.server, &*place.zones, VIEW]);
         }
+    }
+
+    /// These plugins of CoreDNS have their like here.
+    pub fn enabled(&self, place: &Place, plugins: &[&str]) {
+        plugins.iter().for_each(|name| self.plugins.with_label_values(&[&*place.server, &*place.zone, VIEW, *name]).set(1));
     }
 
     /// A question was looked for in the cache.
@@ -357,6 +384,8 @@ impl Metrics {
         registry.register(self.tallies.beside(&self.dnssec_requests))?;
         registry.register(self.tallies.beside(&self.responses))?;
         registry.register(Box::new(self.panics.clone()))?;
+        registry.register(Box::new(self.programming.clone()))?;
+        registry.register(Box::new(self.plugins.clone()))?;
         registry.register(Box::new(self.upstream_durations.clone()))?;
         registry.register(Box::new(self.reload_version.clone()))?;
         for counter in [&self.rejects, &self.health_checks_broken, &self.hedges, &self.slips, &self.reload_failed] {

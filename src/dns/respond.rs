@@ -54,8 +54,11 @@ impl Responder {
         let server: Arc<str> = format!("dns://:{}", address.port()).into();
         let dropped = Place { server: server.clone(), zone: "dropped".into(), zones: "".into() };
         let plan = chain.plan();
-        for entry in plan.listener(address).entries().filter(|entry| plan.server(entry).resolver.is_some()) {
-            metrics.cache_of(&entry.place(&server));
+        for entry in plan.listener(address).entries() {
+            metrics.enabled(&entry.place(&server), &plan.plugins(entry));
+            if plan.server(entry).resolver.is_some() {
+                metrics.cache_of(&entry.place(&server));
+            }
         }
         Responder { records, chain, metrics, address, server, dropped, tcp_questions }
     }

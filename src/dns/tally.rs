@@ -205,3 +205,62 @@ fn metric<'a>(family: &'a mut MetricFamily, labels: &[(&str, &str)]) -> &'a mut 
     };
     &mut metrics[place]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::dns::fast::Composed;
+    use crate::dns::metrics::{Answered, Metrics, Place, Transport};
+    use prometheus::{Encoder, Registry, TextEncoder};
+    use std::time::{Duration, Instant};
+
+    /// The page without comments.
+    fn page(registry: &Registry) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+        String::from_utf8(text)
+            .unwrap()
+            .lines()
+            .filter(|line| line.starts_with("coredns_dns"))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    #[test]
+    fn threads_and_everybody_else_count_as_one() {
+        let (together, apart) = (Registry::new(), Registry::new());
+        let (fast, plain) = (Metrics::new(&together).unwrap(), Metrics::new(&apart).unwrap());
+        let place = Place { server: "dns://:53".into(), zone: ".".into(), zones: ".".into() };
+        let tallies = [fast.tally(&place, false), fast.tally(&place, false), fast.tally(&place, true)];
+        for number in 0..12_u16 {
+            let (rtype, code, ipv6) = ([1, 28, 4711][usize::from(number % 3)], [0, 3][usize::from(number % 2)], number % 3 == 2);
+            let (asked, bytes) = (40 + 30 * usize::from(number), vec![0; 100 * usize::from(number)]);
+            let answered = Answered {
+                place: &place,
+                transport: Transport::Udp,
+                ipv6,
+                rtype,
+                request_bytes: asked,
+                response_bytes: bytes.len(),
+                dnssec_ok: number % 4 == 0,
+                code,
+                origin: "kubernetes",
+                started: Instant::now(),
+            };
+            plain.answered(&answered);
+            match number {
+                0 | 5 => fast.answered(&answered),
+                _ => {
+                    let tally = if ipv6 { &tallies[2] } else { &tallies[usize::from(number % 2)] };
+                    let composed = Composed { bytes: &bytes, rtype, code: code as u8, dnssec_ok: answered.dnssec_ok };
+                    tally.note(&composed, asked, Duration::from_micros(1));
+                }
+            }
+        }
+        // Nobody can foresee the sum of times.
+        let without_sum =
+            |page: String| page.lines().filter(|line| !line.contains("seconds_sum")).map(str::to_string).collect::<Vec<_>>();
+        let (together, apart) = (without_sum(page(&together)), without_sum(page(&apart)));
+        assert_eq!(together, apart);
+        assert!(together.iter().any(|line| line.contains("coredns_dns_request_duration_seconds_count") && line.ends_with(" 12")));
+    }
+}

@@ -4,6 +4,7 @@
 use super::agent::WAYPOST;
 use super::cluster::{Cluster, tool};
 use super::dns_differences::{RULES, Rule};
+use super::dns_metrics::{self, Page};
 use super::processes::{Process, eventually};
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::rdata::opt::EdnsOption;
@@ -18,6 +19,8 @@ use std::time::Duration;
 /// An endpoint of the Service `kubernetes` has this address, so that this Service is the zone's name server to both.
 const OURS: &str = "192.0.2.1:5301";
 const THEIRS: &str = "192.0.2.1:5302";
+const OUR_METRICS: &str = "192.0.2.1:9301";
+const THEIR_METRICS: &str = "192.0.2.1:9302";
 const UPSTREAM: &str = "127.0.0.1:5399";
 const PATIENCE: Duration = Duration::from_secs(10);
 const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/cluster");
@@ -71,6 +74,8 @@ pub fn as_corednss(cluster: &Cluster) {
     assert_eq!(listed.collect::<BTreeSet<_>>(), known.collect(), "docs/differences.md lists what dns_differences.rs allows");
     cluster.kubectl(&["apply", "--server-side", "-f", OBJECTS]);
     let _servers = Servers::start(cluster);
+    let pages = || (Page::of(cluster, OUR_METRICS, OURS), Page::of(cluster, THEIR_METRICS, THEIRS));
+    let (ours_before, theirs_before) = pages();
     let questions = questions();
     let mut occurred: BTreeMap<&str, usize> = BTreeMap::new();
     let mut unexplained = Vec::new();
@@ -92,6 +97,8 @@ pub fn as_corednss(cluster: &Cluster) {
     assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{shown}", unexplained.len());
     let gone: BTreeSet<&str> = RULES.iter().map(|rule| rule.id).filter(|id| !occurred.contains_key(id)).collect();
     assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
+    let (ours, theirs) = pages();
+    dns_metrics::compare(2 * questions.len(), [ours_before, ours], [theirs_before, theirs]);
     cluster.kubectl(&["delete", "--wait=false", "-f", OBJECTS]);
 }
 
@@ -109,11 +116,13 @@ impl Servers {
             start(name, tool("coredns").arg("-conf").arg(&path).args(["-dns.port", port.rsplit(':').next().unwrap()]))
         };
         let upstream = coredns("dns-upstream", UPSTREAM, UPSTREAM_COREFILE.to_string());
-        let theirs = coredns("dns-theirs", THEIRS, kubeadms_corefile(&cluster.kubeconfig().display().to_string()));
+        let corefile = kubeadms_corefile(&cluster.kubeconfig().display().to_string());
+        let corefile = corefile.replacen("errors", &format!("errors\n    prometheus {THEIR_METRICS}"), 1);
+        let theirs = coredns("dns-theirs", THEIRS, corefile);
         let mut waypost = Command::new(WAYPOST);
         waypost.args(["run", "--role=dns", "--kubeconfig"]).arg(cluster.kubeconfig());
         waypost.args([format!("--dns-address={OURS}"), format!("--dns-upstream={UPSTREAM}")]);
-        waypost.args(["--dns-health-address=", "--dns-ready-address=", "--dns-metrics-address="]);
+        waypost.args(["--dns-health-address=", "--dns-ready-address=", &format!("--dns-metrics-address={OUR_METRICS}")]);
         let servers = Servers { _processes: [upstream, theirs, start("dns-ours", &mut waypost)] };
         for server in [OURS, THEIRS] {
             for (name, kind) in [("web.default.svc.cluster.local", RecordType::A), ("1.0.3.10.in-addr.arpa", RecordType::PTR)] {

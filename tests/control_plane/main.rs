@@ -10,6 +10,7 @@ mod chart;
 mod cluster;
 mod corefile_oracle;
 mod dns_differences;
+mod dns_metrics;
 mod dns_oracle;
 mod events;
 mod eventually;

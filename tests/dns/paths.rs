@@ -177,6 +177,25 @@ fn before_everything_is_listed_both_paths_know_the_same() {
     assert!(answered > 200, "{answered}");
 }
 
+#[test]
+fn the_fast_path_allocates_nothing_once_it_is_warm() {
+    let records = crowded_cluster();
+    let asked = cases().into_iter().map(|case| (case.name, type_number(&case.rtype)));
+    let crowded = CROWDED.iter().flat_map(|name| [1, 28, 33].map(|rtype| ((*name).to_string(), rtype)));
+    let questions: Vec<Vec<u8>> =
+        asked.chain(crowded).flat_map(|(name, rtype)| variants(&name, rtype)).map(|message| message.to_vec().unwrap()).collect();
+    let mut composer = Composer::new(7);
+    let mut answered = |questions: &[Vec<u8>]| {
+        let view = records.view();
+        questions.iter().filter(|question| composer.answer(&view, question).is_some()).count()
+    };
+    let first = answered(&questions);
+    let mut again = 0;
+    let counted = allocation_counter::measure(|| again = answered(&questions));
+    assert!(again == first && again > 3000, "{again} {first}");
+    assert_eq!(counted.count_total, 0, "allocations for {again} questions");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 

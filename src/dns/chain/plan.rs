@@ -174,6 +174,32 @@ impl Plan {
         &self.servers[entry.server]
     }
 
+    /// What takes part in answering in the block of an entry, by CoreDNS's names of its plugins.
+    pub fn plugins(&self, entry: &Entry) -> Vec<&'static str> {
+        let server = self.server(entry);
+        let has = |part: fn(&Block) -> bool| self.model.blocks.get(entry.server).is_some_and(part);
+        let parts = [
+            ("acl", has(|block| !block.acl.is_empty())),
+            ("any", has(|block| block.any)),
+            ("autopath", has(|block| block.autopath.is_some())),
+            ("cache", has(|block| block.cache.is_some())),
+            ("chaos", has(|block| block.chaos.is_some())),
+            ("dns64", has(|block| block.dns64.is_some())),
+            ("errors", server.logs_errors),
+            ("forward", server.resolver.is_some()),
+            ("hosts", has(|block| block.hosts.is_some())),
+            ("kubernetes", server.shape.is_some()),
+            ("loadbalance", server.shuffles),
+            ("log", has(|block| !block.log.is_empty())),
+            ("loop", server.resolver.is_some()),
+            ("minimal", has(|block| block.minimal)),
+            ("prometheus", true),
+            ("rewrite", has(|block| !block.rewrite.is_empty())),
+            ("template", has(|block| !block.template.is_empty())),
+        ];
+        parts.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
+    }
+
     /// All blocks.
     pub fn servers(&self) -> &[Server] {
         &self.servers

@@ -1,0 +1,117 @@
+//! The metrics of DNS beside those of the stock CoreDNS, after the same questions: names, types, labels, the labels' values, buckets and counts.
+
+use super::agent::http_get;
+use super::cluster::Cluster;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// About CoreDNS's own making: how it asks itself for its health, reads its files, and talks to the API server (for which Waypost has
+/// metrics of its own); and connections to upstream servers, which are shown when there has been one.
+const THEIRS_ALONE: [&str; 8] = [
+    "coredns_health_request_duration_seconds",
+    "coredns_health_request_failures_total",
+    "coredns_hosts_reload_timestamp_seconds",
+    "coredns_kubernetes_rest_client_requests_total",
+    "coredns_local_localhost_requests_total",
+    "coredns_proxy_conn_cache_hits_total",
+    "coredns_proxy_conn_cache_misses_total",
+    "coredns_reload_failed_total",
+];
+/// Of one question each counts one. Of some CoreDNS counts two, because it asks itself for the target of an ExternalName service; and it counts
+/// its own probes for loops.
+const ONE_OF_EACH: [&str; 3] =
+    ["coredns_dns_requests_total", "coredns_dns_request_size_bytes_count", "coredns_dns_response_size_bytes_count"];
+/// All that CoreDNS says in these labels must be said here as well.
+const VALUES: [(&str, &str); 2] = [("coredns_dns_responses_total", "rcode"), ("coredns_dns_requests_total", "type")];
+
+/// What a `/metrics` page says.
+pub struct Page {
+    /// Values by name, and by labels in alphabetical order.
+    samples: BTreeMap<(String, String), f64>,
+    /// Types by name.
+    types: BTreeMap<String, String>,
+}
+
+impl Page {
+    /// Reads the page at this address. `server` is where DNS is served: labels that name its port say `PORT` instead.
+    pub fn of(cluster: &Cluster, address: &str, server: &str) -> Page {
+        let port = server.rsplit(':').next().unwrap_or_default();
+        let (_, text) = http_get(cluster.namespace(), address, "/metrics").expect("the server shows its metrics");
+        let mut page = Page { samples: BTreeMap::new(), types: BTreeMap::new() };
+        for line in text.lines() {
+            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                page.types.insert(name.to_string(), kind.to_string());
+            } else if !line.starts_with('#')
+                && let Some((sample, value)) = line.rsplit_once(' ')
+            {
+                let (name, labels) = sample.split_once('{').unwrap_or((sample, "}"));
+                let labels = labels.trim_end_matches('}').replace(&format!("//:{port}"), "//:PORT");
+                let mut labels: Vec<String> = labels.split("\",").map(bound).filter(|label| !label.is_empty()).collect();
+                labels.sort_unstable();
+                page.samples.insert((name.to_string(), labels.join(",")), value.parse().unwrap_or(f64::NAN));
+            }
+        }
+        page
+    }
+
+    /// What was counted under this name since an earlier look, by labels.
+    fn since<'a>(&'a self, before: &'a Page, name: &'a str) -> BTreeMap<&'a str, f64> {
+        let of = self.samples.iter().filter(move |((sample, _), _)| sample == name);
+        let grown = of.map(|(key, value)| (key.1.as_str(), value - before.samples.get(key).copied().unwrap_or(0.0)));
+        grown.filter(|(_, grown)| *grown != 0.0).collect()
+    }
+
+    /// The values of a label.
+    fn values(&self, name: &str, label: &str) -> BTreeSet<&str> {
+        let of = self.samples.keys().filter(|(sample, _)| sample == name).flat_map(|(_, labels)| labels.split(','));
+        of.filter_map(|pair| pair.strip_prefix(label)?.strip_prefix('=')).collect()
+    }
+
+    /// The names of the labels, and the bounds of the buckets, of all samples of a metric.
+    fn shape(&self, metric: &str) -> BTreeSet<String> {
+        let is_of =
+            |sample: &str| sample.strip_prefix(metric).is_some_and(|rest| ["", "_bucket", "_sum", "_count"].contains(&rest));
+        let samples = self.samples.keys().filter(|(sample, _)| is_of(sample));
+        let labels = samples.flat_map(|(_, labels)| labels.split(',')).filter(|label| !label.is_empty());
+        labels
+            .map(|label| if label.starts_with("le=") { label } else { label.split('=').next().unwrap_or(label) }.to_string())
+            .collect()
+    }
+}
+
+/// A bound of a bucket is a number, however it is written.
+fn bound(label: &str) -> String {
+    match label.trim_end_matches('"').strip_prefix("le=\"") {
+        Some(bound) => format!("le={}", bound.parse::<f64>().unwrap_or(f64::INFINITY)),
+        None => label.trim_end_matches('"').replace('"', ""),
+    }
+}
+
+/// Fails unless everything that CoreDNS counts is counted here as well, by the same names, after so many questions.
+pub fn compare(questions: usize, ours: [Page; 2], theirs: [Page; 2]) {
+    let ([ours_before, ours], [theirs_before, theirs]) = (&ours, &theirs);
+    let mut wrong = Vec::new();
+    let names = theirs.types.keys().filter(|name| name.starts_with("coredns_") && !THEIRS_ALONE.contains(&name.as_str()));
+    for name in names {
+        if ours.types.get(name) != theirs.types.get(name) {
+            wrong.push(format!("{name} is {:?}, and CoreDNS's {:?}", ours.types.get(name), theirs.types.get(name)));
+        } else if ours.shape(name) != theirs.shape(name) {
+            wrong.push(format!("{name} has {:?}, and CoreDNS's {:?}", ours.shape(name), theirs.shape(name)));
+        }
+    }
+    for name in ONE_OF_EACH {
+        let (ours, theirs) = (ours.since(ours_before, name), theirs.since(theirs_before, name));
+        if ours.values().sum::<f64>() != questions as f64 || !ours.keys().eq(theirs.keys()) {
+            wrong.push(format!("{name} of {questions} questions {ours:?}, and CoreDNS's {theirs:?}"));
+        }
+        for (labels, count) in ours.iter().filter(|(labels, count)| theirs.get(*labels).is_none_or(|theirs| theirs < count)) {
+            wrong.push(format!("{name}{{{labels}}} {count}, and CoreDNS's {:?}", theirs.get(labels)));
+        }
+    }
+    for (name, label) in VALUES {
+        let (ours, theirs) = (ours.values(name, label), theirs.values(name, label));
+        if theirs.is_empty() || !theirs.is_subset(&ours) {
+            wrong.push(format!("{label} of {name} is one of {ours:?}, and CoreDNS's one of {theirs:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
