@@ -99,8 +99,11 @@ pub fn compare(questions: usize, ours: [Page; 2], theirs: [Page; 2]) {
         }
     }
     for name in ONE_OF_EACH {
-        let (ours, theirs) = (ours.since(ours_before, name), theirs.since(theirs_before, name));
-        if ours.values().sum::<f64>() != questions as f64 || !ours.keys().eq(theirs.keys()) {
+        let (mut ours, theirs) = (ours.since(ours_before, name), theirs.since(theirs_before, name));
+        let counted: f64 = ours.values().sum();
+        // Other classes than IN are refused before any zone is looked for, a difference that the documents list.
+        ours.retain(|labels, _| !labels.contains("zone=dropped"));
+        if counted != questions as f64 || !ours.keys().eq(theirs.keys()) {
             wrong.push(format!("{name} of {questions} questions {ours:?}, and CoreDNS's {theirs:?}"));
         }
         for (labels, count) in ours.iter().filter(|(labels, count)| theirs.get(*labels).is_none_or(|theirs| theirs < count)) {
