@@ -10,7 +10,7 @@ endif
 CARGO_DENY_VERSION := 0.20.2
 SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null) $(wildcard scripts/*/*.sh)
 
-.PHONY: help demo test check lab cluster cluster-down bench kind image manifests
+.PHONY: help demo test fuzz check lab cluster cluster-down bench kind image manifests
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,12 +21,16 @@ demo: ## Services and DNS shown at work on this machine: no root, no cluster (DI
 	@cargo run --quiet --bin waypost -- demo $(ARGS) $(DIR)
 
 test: ## Every test, the fast and pure ones first
-	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar setpriv
+	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar setpriv musl-gcc node getent unbound
 	cargo test --lib
 	cargo test --test docs --test purity
 	scripts/build-tools kind-config
 	scripts/cluster tools
 	timeout --kill-after=30s 45m cargo test --no-fail-fast --test '*'
+
+fuzz: ## Fuzzing for FUZZ_SECONDS (an hour unless told otherwise) for each target, by chance; what fails is left in target/fuzz
+	@scripts/setup cargo cc
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-3600} nice -n 19 cargo test --release --test dns fuzz:: -- --nocapture --test-threads 1
 
 check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, alerts, scripts: all that needs no test run
 	@scripts/setup cargo cc go promtool shellcheck

@@ -5,9 +5,11 @@ use super::zones::Zones;
 use crate::admin::Status;
 use crate::config::{Config, GuardConfig, Role};
 use crate::dns::chain::Chain;
+use crate::dns::dig::Desk;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
+use crate::dns::respond::Responder;
 use crate::dns::server::{self, DnsError, Serving};
 use crate::handover::Sockets;
 use crate::import::read::Texts;
@@ -29,6 +31,8 @@ pub struct DnsServer {
     pub records: Arc<Records>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Where people ask about it.
+    pub desk: Option<Desk>,
     /// Signs of life, once it serves.
     pub serving: watch::Receiver<Option<Pulses>>,
     leave: mpsc::Sender<oneshot::Sender<()>>,
@@ -84,6 +88,12 @@ impl DnsServer {
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
         let (zones, chain) = Zones::start(&config.dns, &metrics, notices, texts).await?;
         let following = tokio::spawn(zones.follow(chain.clone()));
+        let first = chain.plan().addresses().first().copied();
+        let desk = first.map(|address| Desk {
+            responder: Responder::new(records.clone(), chain.clone(), metrics.clone(), address),
+            records: records.clone(),
+            metrics: metrics.clone(),
+        });
         let parts = Parts {
             addresses: chain.plan().addresses().to_vec(),
             guard: config.dns.guard.clone(),
@@ -102,7 +112,7 @@ impl DnsServer {
         let (leave, leaves) = mpsc::channel(1);
         let orders = Orders { leave: leaves, stopped };
         let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, orders));
-        Ok(DnsServer { records, metrics, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
+        Ok(DnsServer { records, metrics, desk, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
     }
 
     /// Leaves the sockets to another agent. Connections that are open are finished.

@@ -216,16 +216,21 @@ pub async fn start_through<K: Kernel + Send + 'static>(
         last_state,
     };
     let (inquirer, inquiries) = mpsc::channel(INQUIRIES);
-    if let Some(path) = config.admin.socket.as_deref().filter(|_| data_path.is_some()) {
+    if let Some(path) = config.admin.socket.as_deref() {
         match Listening::at(path) {
             Ok(listening) => {
-                let domain = config.dns.domain.clone();
-                beside.spawn(socket::serve(listening, inquirer, domain, node_addresses::own_addresses));
+                let desk = socket::Desk {
+                    inquiries: data_path.is_some().then_some(inquirer),
+                    domain: config.dns.domain.as_str().into(),
+                    own_addresses: node_addresses::own_addresses,
+                    dns: dns.as_ref().and_then(|dns| dns.desk.clone()),
+                };
+                beside.spawn(socket::serve(listening, desk));
             }
             // Nothing but people's questions depends on it.
             Err(error) => tracing::warn!(
                 socket = %path.display(), %error,
-                "waypost explain and waypost services cannot ask this agent; give --socket a path that it may write, or an empty one"
+                "waypost explain, services, dig and dns top cannot ask this agent; give --socket a path that it may write, or an empty one"
             ),
         }
     }

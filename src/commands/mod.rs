@@ -5,6 +5,8 @@
 pub mod check;
 pub mod cleanup;
 pub mod demo;
+pub mod dig;
+pub mod dns;
 pub mod explain;
 pub mod import;
 mod logging;
@@ -36,6 +38,10 @@ enum Verb {
     Explain(explain::ExplainArgs),
     /// List the services that are programmed, with their endpoints and new connections per second
     Services(services::ServicesArgs),
+    /// Ask the running agent for a name, and say where the answer comes from: which object, the cache, which upstream server
+    Dig(dig::DigArgs),
+    /// Look into the DNS server of the running agent
+    Dns(dns::DnsArgs),
     /// Remove everything that the agent has put into this host's kernel, and nothing else
     Cleanup(cleanup::CleanupArgs),
     /// Turn what kube-proxy is configured with into configuration of ours
@@ -58,6 +64,8 @@ impl Cli {
             Verb::Check(args) => check::run(&args),
             Verb::Explain(args) => explain::run(&args),
             Verb::Services(args) => services::run(&args).map(|()| ExitCode::SUCCESS),
+            Verb::Dig(args) => dig::run(&args),
+            Verb::Dns(args) => dns::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Cleanup(args) => cleanup::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Import(args) => import::run(&args).map(|()| ExitCode::SUCCESS),
             Verb::Probe(args) => probe::run(&args),

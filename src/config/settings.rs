@@ -164,7 +164,7 @@ settings! {
     HANDOVER_SOCKET = OPERATION "handover-socket" "WAYPOST_HANDOVER_SOCKET" "FILE" false, "none",
         "Where the agents of this node hand over to each other: an agent that starts takes over the sockets of the one that serves, once it is ready. Not with role dns";
     SOCKET = OPERATION "socket" "WAYPOST_SOCKET" "PATH" false, "/run/waypost/agent.sock; off with role dns",
-        "Where the agent answers waypost explain and waypost services: a local socket for its own user only. Empty: off";
+        "Where the agent answers waypost explain, services, dig and dns top: a local socket for its own user only. Empty: off";
     LOG_FORMAT = OPERATION "log-format" "WAYPOST_LOG_FORMAT" "human|json" false, "human",
         "The shape of log lines";
     LOG_LEVEL = OPERATION "log-level" "WAYPOST_LOG_LEVEL" "FILTER" false, "info",

@@ -4,6 +4,7 @@
 
 use super::cache::Kind;
 use super::tally::{Tallies, Tally};
+use super::top::Top;
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub struct Metrics {
     reload_version: IntGaugeVec,
     loops: IntGaugeVec,
     cache: CacheMetrics,
+    /// The busiest names and clients.
+    pub top: Top,
 }
 
 /// How a question came.
@@ -214,6 +217,7 @@ impl Metrics {
                 &["hash", "value"],
             )?,
             cache: CacheMetrics::new()?,
+            top: Top::default(),
         };
         registry.register(Box::new(build))?;
         for reason in [DropReason::Source, DropReason::Rate, DropReason::Size] {
@@ -505,7 +509,8 @@ fn family_label(ipv6: bool) -> &'static str {
     if ipv6 { "2" } else { "1" }
 }
 
-fn code_label(code: u16) -> &'static str {
+/// CoreDNS's name of a response code.
+pub(super) fn code_label(code: u16) -> &'static str {
     match code {
         0 => "NOERROR",
         1 => "FORMERR",

@@ -16,12 +16,16 @@
 //! | [`forward`] | everything outside the cluster domain: asked at the host's name servers |
 //! | [`resolv_conf`] | which servers those are |
 //! | [`guard`] | who is answered, and how often |
+//! | [`trace`] | where an answer comes from, noted on its way |
+//! | [`top`] | the busiest names and clients, counted while somebody looks; pure |
+//! | [`dig`] | what people ask a running server about itself |
 //! | [`pulse`] | signs of life of the loops behind the sockets |
 //! | [`metrics`] | CoreDNS's metric names |
 
 pub mod answer;
 pub mod cache;
 pub mod chain;
+pub mod dig;
 pub mod fast;
 pub mod forward;
 pub mod guard;
@@ -35,6 +39,8 @@ pub mod resolve;
 pub mod respond;
 pub mod server;
 pub mod shape;
+pub mod top;
+pub mod trace;
 
 mod lookup;
 mod rate;

@@ -209,6 +209,7 @@ impl Receiver {
                 self.slow.answer(port, datagram.to_vec(), client);
                 continue;
             };
+            port.responder.top().note_datagram(datagram, client.ip());
             self.outbox.add(answer.bytes, client);
             let now = Instant::now();
             tally.note(&answer, datagram.len(), now - before);

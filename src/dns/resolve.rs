@@ -5,6 +5,7 @@ use super::forward::{ForwardError, Forwarder, PROBE_TYPE, is_helpful};
 use super::metrics::{Metrics, Place};
 use super::name::DomainName;
 use super::reply;
+use super::trace::{self, Step};
 use crate::config::CacheConfig;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -147,6 +148,10 @@ impl Resolver {
         self.0.metrics.cache_hit(server, kind);
         // We wrote it ourselves.
         let mut message = Message::from_vec(answer).map_err(|_| ForwardError::NoAnswer)?;
+        trace::note(|| {
+            let kept_for = message.all_sections().map(|record| record.ttl).next().unwrap_or(ttl);
+            Step::Cache { age: kept_for.saturating_sub(ttl), left: if stale { 0 } else { ttl }, stale }
+        });
         set_ttl(&mut message, ttl);
         message.metadata.authoritative = true;
         if stale {
@@ -161,10 +166,11 @@ impl Resolver {
     fn fetch(&self, server: &Place, key: Key, question: Message) -> Fetching {
         let mut under_way = self.0.under_way();
         if let Some(fetching) = under_way.get(&key) {
+            trace::note(|| Step::Joined);
             return fetching.clone();
         }
         let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), kept: false };
-        let task = tokio::spawn(asking.ask(question));
+        let task = tokio::spawn(trace::carried(asking.ask(question)));
         let fetching = async move { task.await.unwrap_or(Err(ForwardError::NoAnswer)) }.boxed().shared();
         under_way.insert(key, fetching.clone());
         fetching

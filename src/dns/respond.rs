@@ -6,6 +6,7 @@ use super::metrics::{Metrics, Place, Transport};
 use super::records::Records;
 use super::reply::{self, PLAIN_UDP_PAYLOAD, Reply, UDP_PAYLOAD};
 use super::tally::Tally;
+use super::top::Top;
 use arc_swap::Guard;
 use futures::FutureExt;
 use hickory_proto::op::{Header, MessageType, OpCode, ResponseCode};
@@ -81,6 +82,11 @@ impl Responder {
     /// The counts of a thread that does so, for clients of one family.
     pub(super) fn tally(&self, at_once: &AtOnce, ipv6: bool) -> Arc<Tally> {
         self.metrics.tally(&at_once.entry.place(&self.server), ipv6)
+    }
+
+    /// Who asks for what, while somebody looks.
+    pub(super) fn top(&self) -> &Top {
+        &self.metrics.top
     }
 
     /// Counts a panic of such a thread.
@@ -172,6 +178,7 @@ impl Responder {
             class: query.query_class(),
             recursion: request.metadata.recursion_desired,
         };
+        self.metrics.top.note(asked.lower.as_wire(), request.src().ip());
         let plan = self.chain.plan();
         let listener = plan.listener(self.address);
         let Some(entry) = listener.find(asked.lower.as_wire(), asked.rtype.into()) else {

@@ -1,14 +1,14 @@
 //! The local socket on which a running agent is asked what it knows.
 //!
-//! HTTP over a Unix socket that only the agent's own user may open: `POST /v1/explain` and `POST /v1/services` with a JSON object each,
-//! `GET /version`. `curl --unix-socket` speaks it as well as [`ask`]. An agent that starts takes the path over by renaming, so that the newest
+//! HTTP over a Unix socket that only the agent's own user may open: `POST /v1/explain`, `/v1/services`, `/v1/dig` and `/v1/dns/top` with a JSON object
+//! each, `GET /version`. `curl --unix-socket` speaks it as well as [`ask`]. An agent that starts takes the path over by renaming, so that the newest
 //! one answers.
 
 mod client;
 mod server;
 
 pub use client::{AskError, ask};
-pub use server::{Listening, serve};
+pub use server::{Desk, Listening, serve};
 
 use crate::model::ObjectKey;
 use crate::nft::Held;

@@ -1,6 +1,7 @@
 //! The agent's end: requests in, questions to the agent's task, answers out.
 
 use super::{ExplainRequest, Explained, Inquiry, Planned, Refusal, ServicesRequest};
+use crate::dns::dig::{self, DigRequest, Dug, Listed, TopRequest, Unasked};
 use crate::model::ObjectKey;
 use crate::nft::{Held, new_connections, remembered_clients};
 use crate::proxy::explain::{Explanation, InKernel, KernelState, Question, Unexplained};
@@ -82,19 +83,21 @@ impl Drop for Listening {
     }
 }
 
-/// What the answers need besides the agent's task.
-#[derive(Clone, Debug)]
-struct Desk {
-    inquiries: mpsc::Sender<Inquiry>,
+/// Whom to ask for the answers.
+#[derive(Clone)]
+pub struct Desk {
+    /// The agent's task, if it programs services.
+    pub inquiries: Option<mpsc::Sender<Inquiry>>,
     /// The cluster domain.
-    domain: Arc<str>,
+    pub domain: Arc<str>,
     /// The host's own addresses.
-    own_addresses: fn() -> Vec<IpAddr>,
+    pub own_addresses: fn() -> Vec<IpAddr>,
+    /// The DNS server, if it has one.
+    pub dns: Option<dig::Desk>,
 }
 
 /// Answers questions until it is dropped.
-pub async fn serve(listening: Listening, inquiries: mpsc::Sender<Inquiry>, domain: String, own_addresses: fn() -> Vec<IpAddr>) {
-    let desk = Desk { inquiries, domain: domain.into(), own_addresses };
+pub async fn serve(listening: Listening, desk: Desk) {
     let places = Arc::new(Semaphore::new(AT_A_TIME));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -134,9 +137,11 @@ impl Desk {
         let outcome = match (request.method(), request.uri().path()) {
             (&Method::POST, "/v1/explain") => self.explain(request).await.and_then(|explanation| encoded(&explanation)),
             (&Method::POST, "/v1/services") => self.services(request).await.and_then(|listing| encoded(&listing)),
+            (&Method::POST, "/v1/dig") => self.dig(request).await.and_then(|dug| encoded(&dug)),
+            (&Method::POST, "/v1/dns/top") => self.top(request).await.and_then(|listed| encoded(&listed)),
             (&Method::GET, "/version") => encoded(&serde_json::json!({ "version": crate::VERSION })),
             (_, path) => {
-                let known = "POST /v1/explain, POST /v1/services, GET /version";
+                let known = "POST /v1/explain, /v1/services, /v1/dig and /v1/dns/top, GET /version";
                 Err(Failure::Status(
                     StatusCode::NOT_FOUND,
                     format!("there is no {} {path} here; there are {known}", request.method()),
@@ -202,13 +207,33 @@ impl Desk {
         Ok(Listing { node, services })
     }
 
+    async fn dig(&self, request: Request<Incoming>) -> Result<Dug, Failure> {
+        let request: DigRequest = body(request).await?;
+        self.dns()?.dig(&request).await.map_err(unasked)
+    }
+
+    async fn top(&self, request: Request<Incoming>) -> Result<Listed, Failure> {
+        let request: TopRequest = body(request).await?;
+        self.dns()?.top(&request).await.map_err(unasked)
+    }
+
+    fn dns(&self) -> Result<&dig::Desk, Failure> {
+        let none = "this agent serves no DNS: it has no --dns-address";
+        self.dns.as_ref().ok_or_else(|| Failure::Status(StatusCode::NOT_FOUND, none.to_string()))
+    }
+
     async fn ask<T>(&self, inquiry: impl FnOnce(oneshot::Sender<T>) -> Inquiry) -> Result<T, Failure> {
         let gone =
             || Failure::Status(StatusCode::SERVICE_UNAVAILABLE, "the agent is not ready to answer, or about to end".into());
+        let none = || Failure::Status(StatusCode::NOT_FOUND, "this agent programs no services: it has role dns".into());
         let (reply, answer) = oneshot::channel();
-        self.inquiries.send(inquiry(reply)).await.map_err(|_| gone())?;
+        self.inquiries.as_ref().ok_or_else(none)?.send(inquiry(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
+}
+
+fn unasked(error: Unasked) -> Failure {
+    Failure::Status(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
 }
 
 /// The counters of new connections, read beside the agent's own work; `None` where the kernel does not tell.

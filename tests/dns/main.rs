@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `questions.txt` | the battery: questions and their whole answers |
 //! | `battery.rs` | reads the table; the cluster it is about |
+//! | `both.rs` | the two paths of a question over UDP, compared |
 //! | `wire.rs` | a running server, clients for UDP and TCP, upstreams that behave and misbehave |
 //! | `answers.rs` | the battery in process and over the wire, truncation, histories |
 //! | `paths.rs` | the fast path against the other one |
@@ -13,14 +14,17 @@
 //! | `faults.rs` | upstreams that lie, speak TCP only, or lead back |
 //! | `over_tls.rs` | upstreams over TLS |
 //! | `corefile.rs` | Corefiles obeyed, plugin by plugin |
+//! | `fuzz/` | questions and files that are changed at random |
 //! | `caching.rs` | their answers, kept for a while |
 
 mod answers;
 mod battery;
+mod both;
 mod caching;
 mod corefile;
 mod faults;
 mod forwarding;
+mod fuzz;
 mod guard;
 mod over_tls;
 mod paths;

@@ -1,92 +1,13 @@
 //! The two paths of a question over UDP say the same: byte by byte, but for the order of addresses.
 
 use crate::battery::{cases, cluster, endpoint, headless, slice, type_number};
+use crate::both::Both;
 use crate::wire::query;
 use hickory_proto::op::{Edns, Message};
 use hickory_proto::rr::Name;
 use proptest::prelude::*;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use waypost::config::{CacheConfig, Upstreams};
-use waypost::dns::chain::{Chain, Plan};
 use waypost::dns::fast::Composer;
-use waypost::dns::forward::Forwarder;
-use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
-use waypost::dns::resolve::Resolver;
-use waypost::dns::respond::Responder;
-
-/// Both paths over the same records. Names from elsewhere are not resolved here: SERVFAIL.
-struct Both {
-    records: Arc<Records>,
-    slow: Responder,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Both {
-    fn over(records: Records) -> Both {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let records = Arc::new(records);
-        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-        let slow = runtime.block_on(async {
-            let forwarder = Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone());
-            let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
-            Responder::new(
-                records.clone(),
-                Chain::new(Plan::simple(records.shape().clone(), resolver)),
-                metrics,
-                "127.0.0.1:53".parse().unwrap(),
-            )
-        });
-        Both { records, slow, runtime }
-    }
-
-    fn fast(&self, datagram: &[u8]) -> Option<Vec<u8>> {
-        Composer::new(7).answer(&self.records.view(), datagram).map(|composed| composed.bytes.to_vec())
-    }
-
-    fn slow(&self, datagram: &[u8]) -> Option<Vec<u8>> {
-        let client: SocketAddr = "10.0.0.1:5353".parse().unwrap();
-        self.runtime.block_on(self.slow.answer_datagram(datagram.to_vec(), client))
-    }
-
-    /// Whether the fast path has an answer, which must be the other's.
-    fn agree_on(&self, datagram: &[u8]) -> bool {
-        let Some(fast) = self.fast(datagram) else { return false };
-        let slow = self.slow(datagram).expect("what the fast path answers the other one answers too");
-        assert_eq!(in_order(&fast), in_order(&slow), "{:?}", Message::from_vec(datagram));
-        true
-    }
-}
-
-/// The bytes of a reply, except that records of the same type, owner and length in the answer section are in the order of their data; such
-/// are the addresses of one name. Truncated ones are a choice: which ones is not compared.
-fn in_order(reply: &[u8]) -> (Vec<u8>, Option<Message>) {
-    let message = Message::from_vec(reply).unwrap();
-    let types: Vec<u16> = message.answers.iter().map(|answer| answer.record_type().into()).collect();
-    let length = match types.first() {
-        // A pointer, ten bytes, and the address.
-        Some(1) => 2 + 10 + 4,
-        Some(28) => 2 + 10 + 16,
-        _ => return (reply.to_vec(), None),
-    };
-    assert!(types.iter().all(|rtype| *rtype == types[0]), "addresses are of one family: {message:?}");
-    let question: usize = message.queries[0].name().iter().map(|label| label.len() + 1).sum::<usize>() + 1 + 4;
-    let (head, rest) = reply.split_at(12 + question);
-    let (addresses, tail) = rest.split_at(length * types.len());
-    let mut chunks: Vec<&[u8]> = addresses.chunks(length).collect();
-    chunks.sort();
-    if message.metadata.truncation {
-        chunks.iter_mut().for_each(|chunk| *chunk = &chunk[..12]);
-    }
-    (
-        [head, &chunks.concat(), tail].concat(),
-        Some(message).map(|mut message| {
-            message.answers.clear();
-            message
-        }),
-    )
-}
 
 /// The same question in all the ways in which clients ask it.
 fn variants(name: &str, rtype: u16) -> Vec<Message> {

@@ -1,10 +1,13 @@
 //! DNS on the node and its dead man's switch, with the real program: agents on the node, and a server behind `kube-dns`.
 
+mod after_commit;
+mod asked;
 mod connections;
 mod handover;
 mod kills;
 mod load;
 mod refusals;
+mod resolvers;
 mod watchdog;
 mod world;
 
@@ -19,6 +22,7 @@ fn main() {
         eprintln!("{error}");
         std::process::exit(1);
     }
+    resolvers::configure_this_host();
     let mut tests = vec![
         Trial::test("a_killed_agent_leaves_the_node_with_dns_and_comes_home", a_killed_agent_leaves_the_node_with_dns),
         Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),
@@ -27,6 +31,9 @@ fn main() {
     tests.extend(refusals::tests());
     tests.extend(handover::tests());
     tests.extend(kills::tests());
+    tests.extend(asked::tests());
+    tests.extend(after_commit::tests());
+    tests.extend(resolvers::tests());
     tests.extend(watchdog::tests());
     libtest_mimic::run(&arguments, tests).exit();
 }

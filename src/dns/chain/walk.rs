@@ -14,6 +14,7 @@ use crate::dns::name::DomainName;
 use crate::dns::records::Records;
 use crate::dns::reply::{self, Reply, UDP_PAYLOAD};
 use crate::dns::resolve::{Resolved, Resolver};
+use crate::dns::trace::{self, Step};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
@@ -201,6 +202,7 @@ impl<'a> Walk<'a> {
         let Some(name) = DomainName::parse_escaped(&question.name) else {
             return Outcome::Code(ResponseCode::ServFail, "rewrite");
         };
+        trace::note(|| Step::Rewritten { to: name.to_string() });
         let mut changed = if name == asked.lower { asked.clone() } else { asked.with_name(name) };
         (changed.rtype, changed.class) = (question.rtype.into(), question.class.into());
         let mut reply = match self.searched(server, extras, &changed, depth).await {
@@ -387,6 +389,7 @@ impl<'a> Walk<'a> {
             let question = Question { name: asked.lower.as_wire(), rtype: asked.rtype.into() };
             let seed = server.shuffles.then(rand::random);
             if let Verdict::Answer(answer) = answer::answer_as(self.records, shape, question, seed) {
+                trace::note(|| Step::Records);
                 let mut reply = self.fresh(ResponseCode::NoError);
                 reply.fill(&answer, &asked.name);
                 if let Some(target) = &answer.pursue {
@@ -413,6 +416,7 @@ impl<'a> Walk<'a> {
                 Outcome::Reply(Box::new(reply))
             }
             Err(error) => {
+                trace::note(|| Step::Failed { why: error.to_string() });
                 if server.logs_errors {
                     warn!(name = %asked.name, r#type = %asked.rtype, %error, "a question was not answered");
                 } else {
@@ -441,6 +445,7 @@ impl<'a> Walk<'a> {
 
     /// Resolves the external name at which an ExternalName service points, as if a client had asked for it.
     async fn pursue(self, target: &DomainName, asked: &Asked, depth: usize, reply: &mut Reply) {
+        trace::note(|| Step::Alias { target: target.to_string() });
         match self.look_up(asked.with_name(target.clone()), depth + 1).await {
             Outcome::Reply(found) => reply.append(*found),
             _ => {

@@ -6,7 +6,10 @@ use super::loops::Care;
 use super::server::Server;
 use super::tls::Tls;
 use crate::config::{ForwardConfig, NameServer, Over, Policy, Upstreams};
+use crate::dns::dig::millis;
+use crate::dns::metrics::code_label;
 use crate::dns::resolv_conf::{self, Stamp};
+use crate::dns::trace::{self, Step};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use hickory_proto::op::Message;
@@ -159,6 +162,14 @@ impl Pool {
             () = server.turns_out_a_loop() => Ok(Err(io::Error::other("it leads back here"))),
         };
         let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        trace::note(|| Step::Upstream {
+            server: server.configured().to_string(),
+            zone: self.care.zone.to_string(),
+            millis: millis(asked.elapsed()),
+            outcome: outcome
+                .as_ref()
+                .map_or_else(ToString::to_string, |answer| code_label(answer.metadata.response_code.into()).to_string()),
+        });
         if let Ok(answer) = &outcome {
             self.care.metrics.upstream_answered(server.address, answer.metadata.response_code.into(), asked.elapsed());
         }

@@ -74,6 +74,11 @@ impl Server {
         }
     }
 
+    /// As it is configured.
+    pub fn configured(&self) -> NameServer {
+        NameServer { address: self.address, over: self.over.clone() }
+    }
+
     /// Whether more checks in a row have failed than that.
     pub fn is_down(&self, max_fails: u32) -> bool {
         max_fails > 0 && self.fails.load(Ordering::Relaxed) > max_fails
