@@ -11,6 +11,7 @@ mod masquerade;
 mod rolling;
 mod sources;
 mod takeover;
+mod topology;
 #[path = "../world/mod.rs"]
 mod world;
 
@@ -95,6 +96,7 @@ fn main() {
             sources::tests(),
             counters::tests(),
             takeover::tests(),
+            topology::tests(),
             rolling::tests(),
             company::tests(),
         ]

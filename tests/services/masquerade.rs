@@ -105,6 +105,8 @@ fn mark() -> Result<(), Failed> {
         assert_eq!(source_at(&world, &world.client, target), address_of_client(&world, target));
     }
     for family in ["ip", "ip6"] {
+        let rules = world.run("nft", &["list", "chain", family, "waypost", "nat-postrouting"]);
+        assert_eq!(rules.matches(" masquerade fully-random").count(), rules.matches(" masquerade").count(), "{rules}");
         let listing = world.run("nft", &["list", "chain", family, "probe", "late"]);
         let count = |comment: &str| {
             let line = listing.lines().find(|line| line.contains(comment)).unwrap_or_else(|| panic!("{listing}"));
