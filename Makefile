@@ -26,7 +26,7 @@ test: ## Every test, the fast and pure ones first
 	cargo test --test docs --test purity
 	scripts/build-tools kind-config
 	scripts/cluster tools
-	timeout --kill-after=30s 45m cargo test --no-fail-fast --test '*'
+	timeout --kill-after=30s 60m cargo test --no-fail-fast --test '*'
 
 fuzz: ## Fuzzing for FUZZ_SECONDS (an hour unless told otherwise) for each target, by chance; what fails is left in target/fuzz
 	@scripts/setup cargo cc
