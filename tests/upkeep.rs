@@ -134,18 +134,23 @@ fn flushed() -> Result<(), Failed> {
 
 fn edited() -> Result<(), Failed> {
     let world = standard("edited", &[]);
-    world.run("nft", &["delete", "element", "ip", "waypost", "services", "{ 10.96.0.1 . tcp . 80 }"]);
-    world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 1");
-    world.reached(&world.client, "10.96.0.1:80");
-    world.run("nft", &["add", "element", "ip", "waypost", "cluster-ips", "{ 10.96.0.77 }"]);
-    world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 2");
-    assert!(!world.run("nft", &["list", "ruleset"]).contains("10.96.0.77"));
-    // A rule in the place of another: neither a name nor a number tells.
+    // A rule in the place of another, before anything else: neither a name nor a number tells, and the agent has not looked at the table since it made it.
     let chain = world.run("nft", &["--handle", "list", "chain", "ip", "waypost", "nat-prerouting"]);
     let handle =
         chain.lines().find_map(|line| line.split("goto balance # handle ").nth(1)).expect("the rule is there").to_string();
     world.run("nft", &["replace", "rule", "ip", "waypost", "nat-prerouting", "handle", &handle, "counter"]);
+    world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 1");
+    world.reached(&world.client, "10.96.0.1:80");
+    world.run("nft", &["delete", "element", "ip", "waypost", "services", "{ 10.96.0.1 . tcp . 80 }"]);
+    world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 2");
+    world.reached(&world.client, "10.96.0.1:80");
+    world.run("nft", &["add", "element", "ip", "waypost", "cluster-ips", "{ 10.96.0.77 }"]);
     world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 3");
+    assert!(!world.run("nft", &["list", "ruleset"]).contains("10.96.0.77"));
+    world.run("nft", &["chain", "ip", "waypost", "filter-forward", "{ policy drop; }"]);
+    world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 4");
+    world.run("nft", &["add", "table", "ip", "waypost", "{ flags dormant; }"]);
+    world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 5");
     world.reached(&world.client, "10.96.0.1:80");
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Serving DNS, now or as soon as the port is free.
 
 use super::AgentError;
-use super::zones::Zones;
+use super::local_dns::{self, DNS_PORT};
+use super::zones::{Zones, ZonesError};
 use crate::admin::Status;
-use crate::config::{Config, GuardConfig, Role};
+use crate::config::{Config, GuardConfig, Role, is_public};
 use crate::dns::chain::Chain;
 use crate::dns::dig::Desk;
 use crate::dns::metrics::Metrics;
@@ -88,6 +89,7 @@ impl DnsServer {
         let records = Arc::new(Records::new(&config.dns.domain, config.dns.ttl));
         let (zones, chain) = Zones::start(&config.dns, &metrics, notices, texts).await?;
         let following = tokio::spawn(zones.follow(chain.clone()));
+        check_addresses(config, chain.plan().addresses())?;
         let first = chain.plan().addresses().first().copied();
         let desk = first.map(|address| Desk {
             responder: Responder::new(records.clone(), chain.clone(), metrics.clone(), address),
@@ -129,6 +131,28 @@ impl DnsServer {
         if let Ok(Some(serving)) = self.task.await {
             serving.shutdown().await;
         }
+    }
+}
+
+/// What holds for `--dns-address` holds for addresses and ports that a Corefile gives as well.
+fn check_addresses(config: &Config, served: &[SocketAddr]) -> Result<(), ZonesError> {
+    let given = &config.dns.addresses;
+    let open =
+        |address: &&SocketAddr| !given.contains(address) && config.dns.guard.allow_from.is_empty() && is_public(address.ip());
+    let wrong = |address: SocketAddr, problem| Err(ZonesError::Listens { address, problem });
+    if let Some(wildcard) = served.iter().find(|address| address.ip().is_unspecified()) {
+        return wrong(*wildcard, "bind the very addresses that are asked, not the wildcard");
+    }
+    if let Some(public) = served.iter().find(open) {
+        return wrong(*public, "everybody may ask at a public address: bind another one, or say with dns-allow-from who may");
+    }
+    let local = local_dns::addresses(config).into_iter().map(|address| SocketAddr::new(address, DNS_PORT));
+    match local.into_iter().find(|address| !served.contains(address)) {
+        Some(deaf) => wrong(
+            deaf,
+            "the pods of this node ask there, and no server block listens: let one listen, or take the address out of dns-address",
+        ),
+        None => Ok(()),
     }
 }
 
@@ -190,5 +214,28 @@ impl Parts {
                 _ = orders.stopped.changed() => return None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RunArgs, Surroundings, load};
+
+    #[test]
+    fn server_blocks_listen_where_dns_addresses_may_be_and_where_pods_ask() {
+        let surroundings = Surroundings { host_name: Some("node".into()), ..Surroundings::default() };
+        let config = |flags: &[(&str, &str)]| load(&RunArgs::of(flags), &surroundings).unwrap().0;
+        let usual = config(&[("dns-address", "10.96.0.10,169.254.20.10:5353")]);
+        let says = |config: &Config, served: &[&str]| {
+            let served: Vec<SocketAddr> = served.iter().map(|address| address.parse().unwrap()).collect();
+            check_addresses(config, &served).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(says(&usual, &["10.96.0.10:53", "169.254.20.10:5353"]), "");
+        assert!(says(&usual, &["10.96.0.10:5353"]).contains("10.96.0.10:53: the pods of this node ask there"));
+        assert!(says(&usual, &["10.96.0.10:53", "0.0.0.0:53"]).contains("wildcard"));
+        assert!(says(&usual, &["10.96.0.10:53", "1.2.3.4:53"]).contains("dns-allow-from"));
+        let meant = config(&[("dns-address", "10.96.0.10"), ("dns-allow-from", "10.0.0.0/8")]);
+        assert_eq!(says(&meant, &["10.96.0.10:53", "1.2.3.4:53"]), "");
     }
 }

@@ -24,7 +24,8 @@ const OURS: AddressProtocol = AddressProtocol::Other(87);
 /// The same for older kernels, which do not know that mark: a metric that nobody else gives ("wayp").
 const OUR_METRIC: u32 = 0x7761_7970;
 
-const DNS_PORT: u16 = 53;
+/// Where pods ask.
+pub(super) const DNS_PORT: u16 = 53;
 
 /// A new address is usable after a few milliseconds; it is given a second.
 const ATTEMPTS: usize = 200;

@@ -327,7 +327,8 @@ impl Plan {
         self.failures = if failed.is_empty() { 0 } else { self.failures.saturating_add(1) };
         self.retry = match (failed.is_empty(), done.behind) {
             (false, _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(self.failures.min(8) - 1)).min(RETRY_REFUSED)),
-            (true, true) => Some(Instant::now() + RETRY_REFUSED),
+            // A cluster that changes all the time must not put it off.
+            (true, true) => self.retry.or_else(|| Some(Instant::now() + RETRY_REFUSED)),
             (true, false) => None,
         };
         for family in Family::BOTH.into_iter().filter(|family| !failed.contains(family)) {

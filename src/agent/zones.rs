@@ -34,6 +34,14 @@ pub enum ZonesError {
     /// A metric cannot be registered.
     #[error("a metric cannot be registered: {0}")]
     Metric(#[from] prometheus::Error),
+    /// Sockets that must not be, or that are missing.
+    #[error("{address}: {problem}")]
+    Listens {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        problem: &'static str,
+    },
     /// Other sockets would be needed.
     #[error("it changes the addresses on which DNS is served, from {before:?} to {after:?}: restart the agent for that")]
     Addresses {

@@ -13,8 +13,8 @@ mod tests;
 
 pub use args::{FilePlace, Origin, RunArgs, ViewArgs};
 pub use effective::{to_json, to_yaml};
-pub(crate) use resolve::name_server;
 pub use resolve::{Origins, load};
+pub(crate) use resolve::{is_public, name_server};
 pub use settings::{SETTINGS, Setting, reference_markdown};
 
 use crate::dns::chain::Block;

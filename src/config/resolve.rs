@@ -528,9 +528,8 @@ impl Values<'_> {
     }
 }
 
-/// Lower case and without a trailing dot.
 /// Whether the Internet may lead to this address: all but those for private networks, links and documentation (RFC 6890).
-fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             let [first, second, ..] = v4.octets();
@@ -544,6 +543,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Lower case and without a trailing dot.
 fn domain_name(text: &str) -> Option<String> {
     let domain = text.strip_suffix('.').unwrap_or(text).to_lowercase();
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

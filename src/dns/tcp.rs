@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{debug, warn};
@@ -86,26 +86,31 @@ async fn converse(stream: TcpStream, client: SocketAddr, responder: Responder, m
     // An answer is one write: there is nothing to wait for before it is sent.
     let _ = stream.set_nodelay(true);
     let (mut from, to) = stream.into_split();
-    let to = Arc::new(Mutex::new(to));
+    let to = Arc::new(Mutex::new(Some(to)));
+    let broken = Arc::new(Notify::new());
     let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
     let mut answers = JoinSet::new();
     loop {
-        let message = match next(&mut from, &mut stop, !answers.is_empty()).await {
-            Ok(Some(message)) => message,
-            Ok(None) => break,
-            Err(error) => {
-                debug!(%client, %error, "a DNS connection broke");
-                break;
-            }
+        let message = tokio::select! {
+            message = next(&mut from, &mut stop, &mut answers) => match message {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(error) => {
+                    debug!(%client, %error, "a DNS connection broke");
+                    break;
+                }
+            },
+            // There is no way left for answers.
+            () = broken.notified() => break,
         };
-        while answers.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { break };
-        let (responder, to) = (responder.clone(), to.clone());
+        let (responder, to, broken) = (responder.clone(), to.clone(), broken.clone());
         answers.spawn(async move {
             let _place = place;
             let Some(answer) = responder.answer_message(message, client).await else { return };
             if let Err(error) = send(&to, &answer).await {
                 debug!(%client, %error, "the answer could not be sent");
+                broken.notify_one();
             }
         });
     }
@@ -113,7 +118,11 @@ async fn converse(stream: TcpStream, client: SocketAddr, responder: Responder, m
 }
 
 /// The next message; `None` when the client has said its last word, or nothing for too long.
-async fn next(from: &mut OwnedReadHalf, stop: &mut watch::Receiver<Stop>, mut busy: bool) -> io::Result<Option<Vec<u8>>> {
+async fn next(
+    from: &mut OwnedReadHalf,
+    stop: &mut watch::Receiver<Stop>,
+    answers: &mut JoinSet<()>,
+) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 2];
     let mut read = 0;
     while read < length.len() {
@@ -121,12 +130,13 @@ async fn next(from: &mut OwnedReadHalf, stop: &mut watch::Receiver<Stop>, mut bu
         let arrived = tokio::select! {
             arrived = from.read(&mut length[read..]) => arrived?,
             () = sleep(if ends { IDLE_AT_THE_END } else { IDLE }) => {
-                // Answers may take half of that; the time counts from the last of them.
-                if std::mem::take(&mut busy) && !ends {
-                    continue;
+                if answers.is_empty() || ends {
+                    return Ok(None);
                 }
-                return Ok(None);
+                continue;
             }
+            // The time counts from the last answer.
+            Some(_) = answers.join_next() => continue,
             _ = stop.wait_for(|stop| *stop == Stop::Ends), if !ends => continue,
         };
         if arrived == 0 {
@@ -141,9 +151,15 @@ async fn next(from: &mut OwnedReadHalf, stop: &mut watch::Receiver<Stop>, mut bu
     }
 }
 
-async fn send(to: &Mutex<OwnedWriteHalf>, answer: &[u8]) -> io::Result<()> {
+/// Sends an answer, or takes the way away: after a part of an answer the next one would be taken for the rest of it.
+async fn send(to: &Mutex<Option<OwnedWriteHalf>>, answer: &[u8]) -> io::Result<()> {
     let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
     let bytes = [&length.to_be_bytes(), answer].concat();
     let mut to = to.lock().await;
-    timeout(IDLE, to.write_all(&bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let Some(stream) = to.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+    let sent = timeout(IDLE, stream.write_all(&bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    if sent.is_err() {
+        *to = None;
+    }
+    sent
 }

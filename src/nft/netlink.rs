@@ -34,6 +34,10 @@ const DEL_ELEMENT: u16 = 14;
 
 const GET_GENERATION: u16 = 16;
 
+/// `NFT_TABLE_F_DORMANT`.
+const DORMANT: u32 = 1;
+/// `NF_ACCEPT`.
+const ACCEPT: u32 = 1;
 /// A nest's length has 16 bits; the last element must still fit.
 const LIST_LIMIT: usize = 60_000;
 /// Room in a batch for the skeleton and a block of `pick` chains in each direction.
@@ -76,9 +80,12 @@ impl Netlink {
 
 impl Kernel for Netlink {
     fn read(&mut self, layout: &Layout) -> Result<Reading, NftError> {
-        let Some(comment) = table_comment(&mut self.socket, layout.family)? else {
+        let Some((comment, is_dormant)) = table_comment(&mut self.socket, layout.family)? else {
             return Ok(Reading::Absent);
         };
+        if is_dormant {
+            return Ok(Reading::Other("somebody has put it to sleep (flags dormant)".into()));
+        }
         if comment != layout.comment() {
             return Ok(Reading::Other(format!("its comment is {comment:?}, ours would be {:?}", layout.comment())));
         }
@@ -105,10 +112,13 @@ impl Kernel for Netlink {
             let kept = self.kept_clients(layout, batch, room)?;
             match self.send(layout, batch, &[], &kept) {
                 // Whatever is wrong with them must not hold up the rest.
-                Err(NftError::Rejected(_)) if !kept.is_empty() => {}
-                result => return result,
+                Err(NftError::Rejected(_)) if !kept.is_empty() => self.send(layout, batch, &[], &[])?,
+                result => result?,
             }
-            return self.send(layout, batch, &[], &[]);
+            // As they are now: whoever changes a rule before the next look would have it taken for ours.
+            let rules = self.rules(layout.family)?;
+            self.rules.insert(layout.protocol(), rules);
+            return Ok(());
         }
         for _ in 0..FORGET_ATTEMPTS {
             let stale = self.stale_clients(layout, &batch.usable, room)?;
@@ -341,15 +351,17 @@ fn write_elements(writer: &mut Writer, kind: u16, elements: &[Element], counted:
     }
 }
 
-/// The comment of our table, or an empty one; `None` when there is no table.
-fn table_comment(socket: &mut NfSocket, family: Family) -> Result<Option<String>, NftError> {
+/// The comment of our table, or an empty one, and whether it is switched off; `None` when there is no table.
+fn table_comment(socket: &mut NfSocket, family: Family) -> Result<Option<(String, bool)>, NftError> {
     socket.dump(
         GET_TABLE,
         protocol(family),
         |_| {},
         |found, message| {
-            if message.attributes().string(1) == Some(TABLE) {
-                *found = Some(message.attributes().get(6).and_then(comment).unwrap_or_default());
+            let attributes = message.attributes();
+            if attributes.string(1) == Some(TABLE) {
+                let is_dormant = attributes.u32(2).is_some_and(|flags| flags & DORMANT != 0);
+                *found = Some((attributes.get(6).and_then(comment).unwrap_or_default(), is_dormant));
             }
         },
         || None,
@@ -367,6 +379,9 @@ impl Netlink {
     /// Compares chains, rules and sets with what we would make. The outer error is the socket's, the inner one says what is strange.
     fn read_skeleton(&mut self, layout: &Layout) -> Result<Result<Made, String>, NftError> {
         let chains = self.names(GET_CHAIN, layout.family, 3)?;
+        if let Some(chain) = self.closed_chain(layout.family)? {
+            return Ok(Err(format!("the policy of its chain {chain} was changed")));
+        }
         let rules = self.rules(layout.family)?;
         let sets = self.names(GET_SET, layout.family, 2)?;
         let mut expected: BTreeMap<String, usize> =
@@ -401,6 +416,24 @@ impl Netlink {
             }
         }
         Ok(Ok(made))
+    }
+
+    /// A chain of the table that does not accept what its rules leave over; all of ours do.
+    fn closed_chain(&mut self, family: Family) -> Result<Option<String>, NftError> {
+        self.socket.dump(
+            GET_CHAIN,
+            protocol(family),
+            |w| w.string(1, TABLE),
+            |closed: &mut Option<String>, message| {
+                let attributes = message.attributes();
+                if let (Some(TABLE), Some(name)) = (attributes.string(1), attributes.string(3))
+                    && attributes.u32(5).is_some_and(|policy| policy != ACCEPT)
+                {
+                    *closed = Some(name.to_string());
+                }
+            },
+            || None,
+        )
     }
 
     /// The rules of each chain of the table: how many, and a digest of what they say.

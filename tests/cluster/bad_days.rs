@@ -128,8 +128,9 @@ pub fn drained(stage: &Stage) {
     let drain = ["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
     // It waits until the pods have ended, which is later than the load balancer hears of it.
     let mut drain = cluster.command("kubectl").args(drain).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    // A load balancer wants to hear it several times.
-    for _ in 0..60 {
+    // A load balancer wants to hear it several times. The pod listens for 8 seconds more.
+    let told = Instant::now();
+    while told.elapsed() < Duration::from_secs(3) {
         says("503");
     }
     let reports = load.end();
@@ -154,7 +155,8 @@ pub fn api_server_away(stage: &Stage) {
     // Containers of pods end, too; the kubelet starts them again without the API server.
     let mut ended = BTreeSet::new();
     while since.elapsed() < AWAY {
-        for process in clients(cluster, 3) {
+        // The kubelet waits longer each time: those that end late are not back before the test needs them.
+        for process in clients(cluster, 3).into_iter().filter(|_| since.elapsed() < AWAY / 3) {
             cluster.node(3, &["kill", "-9", &process]);
             ended.insert(process);
         }

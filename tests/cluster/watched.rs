@@ -37,7 +37,11 @@ pub fn by_prometheus(stage: &Stage) {
     prometheus.answers(&serde_json::from_str(DASHBOARD).expect("the dashboard is JSON"));
     drop(asking);
     assert_nothing_lost(&load.end());
-    assert_eq!(prometheus.firing().unwrap(), [""; 0], "nothing fires in a good day");
+    // Without its time an alert fires for a single scrape that came late.
+    eventually("nothing fires in a good day", || match prometheus.firing()? {
+        none if none.is_empty() => Ok(()),
+        firing => Err(format!("{firing:?}")),
+    });
 
     cluster.script(&["api-stop"]);
     prometheus.await_alert("WaypostApiServerAway");

@@ -64,7 +64,11 @@ pub fn by_prometheus(cluster: &Cluster) {
         drop(asking);
         has_every_metric_of_the_alerts(cluster, prometheus);
         // There is one DNS server, and not two.
-        assert_eq!(prometheus.firing().unwrap(), ["WaypostFewDnsServers"], "nothing else fires in a good day");
+        // Without its time an alert fires for a single scrape that came late.
+        eventually("nothing else fires in a good day", || match prometheus.firing()? {
+            one if one == ["WaypostFewDnsServers"] => Ok(()),
+            firing => Err(format!("{firing:?}")),
+        });
     }
     drop(by_annotations);
 

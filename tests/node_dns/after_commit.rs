@@ -4,14 +4,17 @@ use crate::world::{Agent, PATIENCE, World};
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use libtest_mimic::{Failed, Trial};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use waypost::lab::{self, Outcome};
 use waypost::model::Protocol;
 
 /// So many Services come and go at once, so that a commit takes a moment.
 const SERVICES: u16 = 400;
 const ROUNDS: usize = 5;
+/// Names wait for their rules no longer, so that a stuck kernel never freezes DNS.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
 
 pub fn tests() -> Vec<Trial> {
     vec![Trial::test("a_name_comes_after_the_rules_for_it_and_goes_before_them", names_and_packets)]
@@ -27,22 +30,24 @@ fn names_and_packets() -> Result<(), Failed> {
     // The first and the last that are planned are as good as any other.
     let watched = [1, SERVICES / 2, SERVICES];
     for _ in 0..ROUNDS {
+        let began = Instant::now();
         world.folder.replace("services.yaml", &services('s', 80));
-        client.run(|| watched.iter().for_each(|number| comes(*number))).unwrap();
+        client.run(|| watched.iter().for_each(|number| comes(*number, began))).unwrap();
         world.folder.replace("services.yaml", "");
         client.run(|| watched.iter().for_each(|number| goes(*number))).unwrap();
     }
     Ok(())
 }
 
-/// As soon as the name is there a connection arrives, the first one too.
-fn comes(number: u16) {
-    let began = Instant::now();
+/// As soon as the name is there a connection arrives, the first one too; unless its commit is so slow that names do not wait for it.
+fn comes(number: u16, began: Instant) {
     while !exists(number) {
         assert!(began.elapsed() < PATIENCE, "service {number} has got no name");
     }
+    let waited = began.elapsed();
     let outcome = connect(number);
-    assert!(matches!(outcome, Outcome::Reached { .. }), "service {number} resolves and cannot be reached: {outcome}");
+    let is_right = matches!(outcome, Outcome::Reached { .. }) || waited >= PUBLISH_DEADLINE;
+    assert!(is_right, "service {number} resolves after {waited:?} and cannot be reached: {outcome}");
 }
 
 /// As soon as no connection arrives the name is gone.
@@ -70,9 +75,17 @@ fn exists(number: u16) -> bool {
     let mut message = Message::query();
     let name: Name = format!("s{number}.shop.svc.cluster.local.").parse().unwrap();
     message.add_query(Query::query(name, RecordType::A));
-    socket.send(&message.to_vec().unwrap()).unwrap();
+    let question = message.to_vec().unwrap();
     let mut buffer = [0; 1500];
-    let length = socket.recv(&mut buffer).unwrap();
+    let began = Instant::now();
+    let length = loop {
+        match socket.send(&question).and_then(|_| socket.recv(&mut buffer)) {
+            Ok(length) => break length,
+            // The heart of an agent on a busy machine may miss some beats, and nobody answers elsewhere.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && began.elapsed() < PATIENCE => {}
+            Err(error) => panic!("service {number}: {error}"),
+        }
+    };
     let reply = Message::from_vec(&buffer[..length]).unwrap();
     match (reply.metadata.response_code, reply.answers.first().map(|answer| &answer.data)) {
         (ResponseCode::NoError, Some(RData::A(found))) if IpAddr::V4(found.0) == address(number) => true,
