@@ -220,6 +220,8 @@ fn chains(family: Family, addresses: &[IpAddr], keep: Keep) -> Vec<ChainSpec> {
         Keep::Questions => vec![question(family), first_segment(family), segment(family, true)],
         Keep::Connections => vec![segment(family, false)],
     };
+    // Without a heart the rule would take the beats of the agent that has taken over, and send its questions elsewhere.
+    let beats = (keep == Keep::Questions).then(|| beat(family));
     let answers = addresses.iter().flat_map(|address| [Protocol::Udp, Protocol::Tcp].map(|protocol| answer(*address, protocol)));
     let chain = |name: &str, number, rules| ChainSpec {
         name: name.into(),
@@ -228,7 +230,7 @@ fn chains(family: Family, addresses: &[IpAddr], keep: Keep) -> Vec<ChainSpec> {
     };
     vec![
         chain("keep-prerouting", PREROUTING, questions()),
-        chain("keep-output", OUTPUT, [beat(family)].into_iter().chain(questions()).chain(answers).collect()),
+        chain("keep-output", OUTPUT, beats.into_iter().chain(questions()).chain(answers).collect()),
     ]
 }
 
