@@ -49,16 +49,23 @@ pub fn pod(cluster: &Cluster, set: &str, node: u8) -> String {
 
 /// The process id, on its node, of the client pod.
 pub fn process_of_client(cluster: &Cluster, node: u8) -> u32 {
-    let pod = pod_object(cluster, "client", node);
-    process_of(cluster, node, pod["status"]["containerStatuses"][0]["containerID"].as_str().expect("its container runs"))
+    // The API server may know a container that has ended already.
+    eventually(&format!("the client's container runs on node{node}"), || {
+        let pod = pod_object(cluster, "client", node);
+        try_process_of(cluster, node, pod["status"]["containerStatuses"][0]["containerID"].as_str().expect("it has run"))
+    })
 }
 
 /// The process id, on its node, of the container that the API server knows by this id.
 pub fn process_of(cluster: &Cluster, node: u8, container: &str) -> u32 {
+    try_process_of(cluster, node, container).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn try_process_of(cluster: &Cluster, node: u8, container: &str) -> Result<u32, String> {
     let container = container.trim_start_matches("containerd://");
     let tasks = cluster.node(node, &["ctr", "--namespace", "k8s.io", "tasks", "list"]);
-    let task = tasks.lines().find_map(|line| line.strip_prefix(container)).unwrap_or_else(|| panic!("{container} in\n{tasks}"));
-    task.split_whitespace().next().and_then(|id| id.parse().ok()).expect("ctr prints process ids")
+    let task = tasks.lines().find_map(|line| line.strip_prefix(container)).ok_or_else(|| format!("{container} in\n{tasks}"))?;
+    Ok(task.split_whitespace().next().and_then(|id| id.parse().ok()).expect("ctr prints process ids"))
 }
 
 fn pod_object(cluster: &Cluster, set: &str, node: u8) -> Value {
