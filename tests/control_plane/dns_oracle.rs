@@ -99,7 +99,8 @@ pub fn as_corednss(cluster: &Cluster) {
     assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
     let (ours, theirs) = pages();
     dns_metrics::compare(2 * questions.len(), [ours_before, ours], [theirs_before, theirs]);
-    cluster.kubectl(&["delete", "--wait=false", "-f", OBJECTS]);
+    // Whoever needs them next cannot make them while they go.
+    cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
 }
 
 /// The agent as a DNS server, the stock CoreDNS with kubeadm's Corefile, and the name server to which both forward.
