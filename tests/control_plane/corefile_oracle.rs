@@ -306,7 +306,7 @@ pub fn as_corednss(cluster: &Cluster) {
         }
     }
     assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{}", unexplained.len(), unexplained.join("\n"));
-    cluster.kubectl(&["delete", "--wait=false", "-f", OBJECTS]);
+    cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
 }
 
 /// With EDNS, so that extended errors have a place; `CH` stands for TXT of that class.
