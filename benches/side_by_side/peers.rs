@@ -147,8 +147,8 @@ impl Peers {
 /// kubeadm's Corefile, on the node's address.
 fn corefile(cluster: &Cluster) -> PathBuf {
     let path = cluster.directory().join("bench.Corefile");
-    let corefile = kubeadms_corefile(&cluster.kubeconfig().display().to_string());
-    fs::write(&path, corefile.replacen("errors", &format!("errors\n    ready\n    bind {COREDNS_ADDRESS}"), 1)).unwrap();
+    let corefile = kubeadms_corefile(&cluster.kubeconfig().display().to_string(), [None, Some(""), None]);
+    fs::write(&path, corefile.replacen("errors", &format!("errors\n    bind {COREDNS_ADDRESS}"), 1)).unwrap();
     path
 }
 

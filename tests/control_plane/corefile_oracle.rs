@@ -3,6 +3,7 @@
 
 use super::agent::WAYPOST;
 use super::cluster::{Cluster, tool};
+use super::corefiles::Lab;
 use super::dns_differences::RULES;
 use super::dns_oracle::{Field, OptRecord, Question, Said, Transport};
 use super::processes::{Process, eventually};
@@ -31,35 +32,15 @@ const UPSTREAM_COREFILE: &str = r#". {
 /// Names with types, separated by blanks.
 type Asked = &'static [&'static str];
 
+/// Stands for kubeadm's Corefile in the lab.
+const KUBEADM: &str = "KUBEADM";
+
 /// Corefiles in which `KUBECONFIG` and `UPSTREAM` stand for the lab's, with questions.
 const CASES: &[(&str, &str, Asked)] = &[
     (
-        // But for the port, which both cannot have.
+        // But for what both cannot have.
         "kubeadm",
-        ". {
-            errors
-            health 127.0.0.1:PORT0 {
-               lameduck 5s
-            }
-            ready 127.0.0.1:PORT1
-            kubernetes cluster.local in-addr.arpa ip6.arpa {
-               kubeconfig KUBECONFIG lab
-               pods insecure
-               fallthrough in-addr.arpa ip6.arpa
-               ttl 30
-            }
-            prometheus 127.0.0.1:PORT2
-            forward . UPSTREAM {
-               max_concurrent 1000
-            }
-            cache 30 {
-               disable success cluster.local
-               disable denial cluster.local
-            }
-            loop
-            reload
-            loadbalance
-        }",
+        KUBEADM,
         &[
             "web.default.svc.cluster.local A",
             "absent.default.svc.cluster.local A",
@@ -256,6 +237,12 @@ pub fn as_corednss(cluster: &Cluster) {
     let _upstream = start("corefile-upstream", tool("coredns").arg("-conf").arg(upstream).args(["-dns.port", "5398"]));
     let mut unexplained = Vec::new();
     for (number, (what, corefile, asked)) in CASES.iter().enumerate() {
+        let kubeadm = Lab {
+            upstream: "UPSTREAM",
+            kubernetes: "kubeconfig KUBECONFIG lab",
+            listen: [Some("127.0.0.1:PORT0"), Some("127.0.0.1:PORT1"), Some("127.0.0.1:PORT2")],
+        };
+        let corefile = corefile.replace(KUBEADM, &kubeadm.text());
         let corefile = corefile.replace("KUBECONFIG", &cluster.kubeconfig().display().to_string()).replace("UPSTREAM", UPSTREAM);
         let with_ports = |first: u16| {
             (0..3).fold(corefile.clone(), |text, port| text.replace(&format!("PORT{port}"), &(first + port).to_string()))

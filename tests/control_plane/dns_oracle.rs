@@ -3,6 +3,7 @@
 
 use super::agent::WAYPOST;
 use super::cluster::{Cluster, tool};
+use super::corefiles::Lab;
 use super::dns_differences::{RULES, Rule};
 use super::dns_metrics::{self, Page};
 use super::processes::{Process, eventually};
@@ -117,8 +118,7 @@ impl Servers {
             start(name, tool("coredns").arg("-conf").arg(&path).args(["-dns.port", port.rsplit(':').next().unwrap()]))
         };
         let upstream = coredns("dns-upstream", UPSTREAM, UPSTREAM_COREFILE.to_string());
-        let corefile = kubeadms_corefile(&cluster.kubeconfig().display().to_string());
-        let corefile = corefile.replacen("errors", &format!("errors\n    prometheus {THEIR_METRICS}"), 1);
+        let corefile = kubeadms_corefile(&cluster.kubeconfig().display().to_string(), [None, None, Some(THEIR_METRICS)]);
         let theirs = coredns("dns-theirs", THEIRS, corefile);
         let mut waypost = Command::new(WAYPOST);
         waypost.args(["run", "--role=dns", "--kubeconfig"]).arg(cluster.kubeconfig());
@@ -145,30 +145,9 @@ impl Servers {
     }
 }
 
-/// As `kubeadm init` writes it, but for the address, the API server, and the upstream.
-/// kubeadm's Corefile, but for its ports.
-pub fn kubeadms_corefile(kubeconfig: &str) -> String {
-    format!(
-        ". {{
-    errors
-    kubernetes cluster.local in-addr.arpa ip6.arpa {{
-        kubeconfig {kubeconfig} lab
-        pods insecure
-        fallthrough in-addr.arpa ip6.arpa
-        ttl 30
-    }}
-    forward . {UPSTREAM} {{
-        max_concurrent 1000
-    }}
-    cache 30 {{
-        disable success cluster.local
-        disable denial cluster.local
-    }}
-    loop
-    loadbalance
-}}
-"
-    )
+/// kubeadm's Corefile for this API server, with the upstream above. Where it listens beside DNS is said as in [`Lab`].
+pub fn kubeadms_corefile(kubeconfig: &str, listen: [Option<&str>; 3]) -> String {
+    Lab { upstream: UPSTREAM, kubernetes: &format!("kubeconfig {kubeconfig} lab"), listen }.text()
 }
 
 /// A question with everything that may accompany it.

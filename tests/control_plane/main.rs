@@ -9,6 +9,8 @@ mod bad_input;
 mod chart;
 mod cluster;
 mod corefile_oracle;
+#[path = "../corefiles/mod.rs"]
+mod corefiles;
 mod dns_differences;
 mod dns_metrics;
 mod dns_oracle;

@@ -1,6 +1,7 @@
 //! Corefiles obeyed: what their plugins do with questions over the wire.
 
 use crate::battery::cluster;
+use crate::corefiles::Lab;
 use crate::wire::{Running, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption, NSIDPayload};
@@ -49,30 +50,7 @@ async fn check(corefile: &str, questions: &[(&str, u16, &[&str])]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kubeadms_corefile_answers_cluster_names_and_forwards_others() {
-    let corefile = ".:53 {
-        errors
-        health {
-           lameduck 5s
-        }
-        ready
-        kubernetes cluster.local in-addr.arpa ip6.arpa {
-           pods insecure
-           fallthrough in-addr.arpa ip6.arpa
-           ttl 30
-        }
-        prometheus :9153
-        forward . UPSTREAM {
-           max_concurrent 1000
-        }
-        cache 30 {
-           disable success cluster.local
-           disable denial cluster.local
-        }
-        loop
-        reload
-        loadbalance
-    }"
-    .replace(":53 {", " {");
+    let corefile = Lab { upstream: "UPSTREAM", kubernetes: "", listen: [Some(""); 3] }.text();
     check(
         &corefile,
         &[

@@ -22,6 +22,8 @@ mod battery;
 mod both;
 mod caching;
 mod corefile;
+#[path = "../corefiles/mod.rs"]
+mod corefiles;
 mod faults;
 mod forwarding;
 mod fuzz;

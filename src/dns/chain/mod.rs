@@ -10,26 +10,34 @@
 //! | [`model`] | the configuration; pure |
 //! | [`values`] | how its values are written; pure |
 //! | [`plan`] | the configuration, ready to answer by |
+//! | [`listener`] | what is answered on an address: zones, and which block a question is for |
+//! | [`server`] | one block, ready |
+//! | `elsewhere` | the upstream servers and the cache of a block |
 //! | [`explain`] | the configuration in words; pure |
 //! | `extras` | the parts of a block beside cluster names, cache and forwarding |
 //! | [`rewrite`], [`template`], [`hosts`], [`log`] | single plugins |
 //! | `text` | records written as text |
 //! | `walk` | one question's way through a block |
 
+mod elsewhere;
 pub mod explain;
 mod extras;
 pub mod hosts;
+pub mod listener;
 pub mod log;
 pub mod model;
 pub mod plan;
 pub mod rewrite;
+pub mod server;
 pub mod template;
 mod text;
 pub mod values;
 mod walk;
 
+pub use listener::{AtOnce, Entry, Listener};
 pub use model::{Block, Model};
-pub use plan::{AtOnce, ChainError, Entry, Listener, Plan, Server};
+pub use plan::{ChainError, Plan};
+pub use server::Server;
 pub(in crate::dns) use walk::{Asked, Outcome, Walk};
 
 use arc_swap::ArcSwap;

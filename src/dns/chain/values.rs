@@ -127,10 +127,10 @@ impl fmt::Display for RecordKind {
 }
 
 macro_rules! words {
-    ($(#[$doc:meta])* $name:ident($number:ty), $what:literal, $($(#[$word_doc:meta])* $word:ident = $value:literal $text:literal,)*) => {
+    ($(#[$doc:meta])* $name:ident($number:ty), $what:literal, $($word:ident = $value:literal $text:literal $doc_of_word:literal,)*) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$word_doc])* $word = $value,)* }
+        pub enum $name { $(#[doc = $doc_of_word] $word = $value,)* }
 
         impl $name {
             /// Its number.
@@ -161,52 +161,34 @@ macro_rules! words {
 words! {
     /// A class of records.
     RecordClass(u16), "class",
-    /// The Internet.
-    In = 1 "IN",
-    /// Questions about the server itself.
-    Ch = 3 "CH",
-    /// Hesiod.
-    Hs = 4 "HS",
-    /// All.
-    Any = 255 "ANY",
+    In = 1 "IN" "The Internet.",
+    Ch = 3 "CH" "Questions about the server itself.",
+    Hs = 4 "HS" "Hesiod.",
+    Any = 255 "ANY" "All.",
 }
 
 words! {
     /// A response code.
     Rcode(u16), "response code",
-    /// There is an answer.
-    NoError = 0 "NOERROR",
-    /// The question cannot be read.
-    FormErr = 1 "FORMERR",
-    /// Something failed.
-    ServFail = 2 "SERVFAIL",
-    /// There is no such name.
-    NxDomain = 3 "NXDOMAIN",
-    /// Not implemented.
-    NotImp = 4 "NOTIMP",
-    /// The server does not want to.
-    Refused = 5 "REFUSED",
-    /// A name exists that should not.
-    YxDomain = 6 "YXDOMAIN",
-    /// Records exist that should not.
-    YxRrset = 7 "YXRRSET",
-    /// Records should exist and do not.
-    NxRrset = 8 "NXRRSET",
-    /// Not the server of the zone.
-    NotAuth = 9 "NOTAUTH",
-    /// Not in the zone.
-    NotZone = 10 "NOTZONE",
+    NoError = 0 "NOERROR" "There is an answer.",
+    FormErr = 1 "FORMERR" "The question cannot be read.",
+    ServFail = 2 "SERVFAIL" "Something failed.",
+    NxDomain = 3 "NXDOMAIN" "There is no such name.",
+    NotImp = 4 "NOTIMP" "Not implemented.",
+    Refused = 5 "REFUSED" "The server does not want to.",
+    YxDomain = 6 "YXDOMAIN" "A name exists that should not.",
+    YxRrset = 7 "YXRRSET" "Records exist that should not.",
+    NxRrset = 8 "NXRRSET" "Records should exist and do not.",
+    NotAuth = 9 "NOTAUTH" "Not the server of the zone.",
+    NotZone = 10 "NOTZONE" "Not in the zone.",
 }
 
 words! {
     /// A flag of the header.
     Flag(u8), "flag",
-    /// Authoritative answer.
-    Aa = 0 "AA",
-    /// Recursion available.
-    Ra = 1 "RA",
-    /// Recursion desired.
-    Rd = 2 "RD",
+    Aa = 0 "AA" "Authoritative answer.",
+    Ra = 1 "RA" "Recursion available.",
+    Rd = 2 "RD" "Recursion desired.",
 }
 
 /// Serialised as text, or read from a text or a number.

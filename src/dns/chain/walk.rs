@@ -2,9 +2,11 @@
 
 use super::extras::Extras;
 use super::hosts::Found;
+use super::listener::Listener;
 use super::model::AclAction;
-use super::plan::{Listener, Plan, Server};
+use super::plan::Plan;
 use super::rewrite::{self, AnswerRule, Renaming};
+use super::server::Server;
 use super::template;
 use super::text;
 use crate::dns::answer::{self, Answer, Code, Question, Verdict};

@@ -4,31 +4,7 @@ use super::*;
 use crate::dns::chain::model;
 
 /// As `kubeadm init` writes it (1.36).
-const KUBEADM: &str = "\
-.:53 {
-    errors
-    health {
-       lameduck 5s
-    }
-    ready
-    kubernetes cluster.local in-addr.arpa ip6.arpa {
-       pods insecure
-       fallthrough in-addr.arpa ip6.arpa
-       ttl 30
-    }
-    prometheus :9153
-    forward . /etc/resolv.conf {
-       max_concurrent 1000
-    }
-    cache 30 {
-       disable success cluster.local
-       disable denial cluster.local
-    }
-    loop
-    reload
-    loadbalance
-}
-";
+const KUBEADM: &str = include_str!("../../../tests/corefiles/kubeadm");
 
 fn read(text: &str) -> Result<Vec<Block>, String> {
     let variable = |name: &str| (name == "UPSTREAM").then(|| "192.0.2.53".to_string());

@@ -1,0 +1,121 @@
+//! One block, ready: its cluster names, its resolver and what else there is.
+
+use super::elsewhere::resolver;
+use super::extras::Extras;
+use super::log::Log;
+use super::model::{self, Block, Pods};
+use super::plan::{Plan, Wrong, part};
+use super::values;
+use crate::config::DnsConfig;
+use crate::dns::metrics::Metrics;
+use crate::dns::resolve::Resolver;
+use crate::dns::shape::{PodNames, Shape};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// One block, ready.
+pub struct Server {
+    /// The cluster's names, where they are answered.
+    pub shape: Option<Arc<Shape>>,
+    /// Other servers, and the cache before them.
+    pub resolver: Option<Resolver>,
+    /// Whether addresses are shuffled.
+    pub shuffles: bool,
+    /// What there is beside.
+    pub(super) extras: Option<Box<Extras>>,
+    /// The shortest and longest TTL of the block's cache, seconds: CoreDNS's cache stands before hosts as well.
+    ttls: Option<(u32, u32)>,
+    /// Whether failures are logged.
+    pub logs_errors: bool,
+    /// Whether questions for cluster names may be answered from [`Server::shape`] alone, because no other part of the block would see them.
+    pub plain: bool,
+    /// What the resolver was made of, so that the next plan can keep it.
+    spec: (Vec<model::Forward>, Option<model::Cache>, Vec<String>),
+}
+
+impl Server {
+    /// Makes it. A resolver of an earlier plan, with its cache, is kept where nothing that concerns it has changed.
+    pub(super) fn new(
+        block: &Block,
+        defaults: &DnsConfig,
+        metrics: &Arc<Metrics>,
+        earlier: Option<&Plan>,
+    ) -> Result<Server, Wrong> {
+        let shape =
+            block.kubernetes.as_ref().map(|spec| shape(spec, block, defaults)).transpose().map_err(part("kubernetes", 0))?;
+        let spec = (block.forward.clone(), block.cache.clone(), block.zones.clone());
+        let kept = earlier.and_then(|plan| plan.servers().iter().find(|server| server.spec == spec));
+        let resolver = match kept {
+            Some(server) => server.resolver.clone(),
+            None => resolver(block, defaults, metrics)?,
+        };
+        let extras = Extras::new(block)?.map(Box::new);
+        let plain = shape.is_some() && block.loadbalance && extras.is_none();
+        let ttls = block.cache.as_ref().map(|cache| {
+            let least = cache.min_positive_ttl.unwrap_or(defaults.cache.min_ttl);
+            (least, cache.positive_ttl.unwrap_or(defaults.cache.positive_ttl).max(least))
+        });
+        let (shape, shuffles) = (shape.map(Arc::new), block.loadbalance);
+        Ok(Server { shape, resolver, shuffles, extras, ttls, logs_errors: block.errors, plain, spec })
+    }
+
+    /// Cluster names in this shape, and what this resolver says of others.
+    pub(super) fn simple(shape: Shape, resolver: Resolver) -> Server {
+        Server {
+            shape: Some(Arc::new(shape)),
+            resolver: Some(resolver),
+            shuffles: true,
+            extras: None,
+            ttls: None,
+            logs_errors: false,
+            plain: true,
+            spec: Default::default(),
+        }
+    }
+
+    /// A TTL within the bounds of the block's cache.
+    pub(super) fn capped(&self, ttl: u32) -> u32 {
+        self.ttls.map_or(ttl, |(least, most)| ttl.clamp(least, most))
+    }
+
+    /// Whether questions of class CH are answered.
+    pub fn answers_chaos(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.chaos.is_some())
+    }
+
+    /// The largest answer over UDP.
+    pub fn bufsize(&self) -> u16 {
+        self.extras.as_ref().and_then(|extras| extras.bufsize).unwrap_or(u16::MAX)
+    }
+
+    /// What is logged.
+    pub fn logs(&self) -> &[Log] {
+        self.extras.as_ref().map(|extras| extras.logs.as_slice()).unwrap_or_default()
+    }
+}
+
+fn shape(spec: &model::Kubernetes, block: &Block, defaults: &DnsConfig) -> Result<Shape, String> {
+    let named = if spec.zones.is_empty() { &block.zones } else { &spec.zones };
+    let (reverse, zones): (Vec<_>, Vec<_>) = values::all_zones(named)?.into_iter().partition(values::is_reverse);
+    if zones.is_empty() {
+        return Err("the cluster domain is missing, such as cluster.local".to_string());
+    }
+    let ttl = spec.ttl.unwrap_or(defaults.ttl);
+    if ttl > 3600 {
+        return Err(format!("the TTL {ttl} is not allowed; give 0 to 3600 seconds"));
+    }
+    let label = |namespace: &String| namespace.to_ascii_lowercase().into_bytes().into_boxed_slice();
+    Ok(Shape {
+        zones,
+        reverse,
+        falls_through: values::all_zones(&spec.fallthrough)?,
+        ttl,
+        pods: match spec.pods {
+            Some(Pods::Disabled) => PodNames::Disabled,
+            Some(Pods::Insecure) | None => PodNames::Insecure,
+        },
+        namespaces: spec.namespaces.iter().map(label).collect::<BTreeSet<_>>(),
+        endpoints: !spec.no_endpoints,
+        empty_services: !spec.ignore_empty_services,
+    })
+}
