@@ -11,6 +11,8 @@ const PURE: &[&str] = &[
     "src/proxy",
     "src/import/corefile",
     "src/snapshot/format.rs",
+    "src/snapshot/seal.rs",
+    "src/snapshot/zones.rs",
     "src/dns/name.rs",
     "src/dns/records.rs",
     "src/dns/service_record.rs",

@@ -63,13 +63,11 @@ impl Pages {
         answer_health(&health, health.healthy, None, &self.livez)
     }
 
-    /// An old state is no reason to be taken out of service; that it is old is said all the same.
+    /// An old state is no reason to be taken out of service, nor is an old configuration of DNS; that it is so is said all the same.
     fn readyz(&self) -> Response<Full<Bytes>> {
-        match (self.status.pending(), self.status.last_state_age()) {
-            (pending, Some(age)) if pending.is_empty() => {
-                let body =
-                    format!("ok, with the last known state, {} s old: the API server has not been reached\n", age.as_secs());
-                text(StatusCode::OK, &body)
+        match (self.status.pending(), self.status.remarks()) {
+            (pending, remarks) if pending.is_empty() && !remarks.is_empty() => {
+                text(StatusCode::OK, &format!("ok, {}\n", remarks.join(", ")))
             }
             (pending, _) => ready(&pending),
         }

@@ -25,6 +25,8 @@ struct State {
     without_node: bool,
     /// `None` where this agent serves no DNS.
     dns_serving: Option<bool>,
+    /// Why DNS does not do what is written.
+    dns_refused: Option<String>,
     /// `None` where the questions of this node are not to come here.
     dns_local: Option<bool>,
     /// Another agent serves this node, and has not handed over yet.
@@ -65,6 +67,7 @@ impl Status {
             node: None,
             without_node,
             dns_serving,
+            dns_refused: None,
             dns_local: None,
             second: false,
             retired: false,
@@ -108,6 +111,11 @@ impl Status {
     /// Whether DNS answers on its addresses.
     pub fn dns_serving(&self, serving: bool) {
         self.state().dns_serving = Some(serving);
+    }
+
+    /// Why DNS does not do what is written, while that is so.
+    pub fn dns_refused(&self, why: Option<String>) {
+        self.state().dns_refused = why;
     }
 
     /// Whether the questions of this node's pods come here: said only where they are to.
@@ -178,6 +186,16 @@ impl Status {
         self.state().last_state.map(|known| SystemTime::now().duration_since(known).unwrap_or_default())
     }
 
+    /// What is to be known of an agent that is ready all the same.
+    pub(super) fn remarks(&self) -> Vec<String> {
+        let age = self.last_state_age();
+        let old =
+            age.map(|age| format!("with the last known state, {} s old: the API server has not been reached", age.as_secs()));
+        let refused = self.state().dns_refused.clone();
+        let refused = refused.map(|why| format!("but DNS does not do what is written, and goes on as before: {why}"));
+        old.into_iter().chain(refused).collect()
+    }
+
     pub(super) fn saved_at(&self) -> Option<SystemTime> {
         self.state().saved_state
     }
@@ -222,7 +240,10 @@ impl State {
     fn pending_dns(&self) -> Vec<String> {
         let mut pending: Vec<String> = self.unlisted.iter().map(|kind| format!("the first listing of {kind}")).collect();
         if self.dns_serving == Some(false) {
-            pending.push("DNS to serve".to_string());
+            pending.push(match &self.dns_refused {
+                None => "DNS to serve".to_string(),
+                Some(why) => format!("DNS to serve, which cannot do what is written: {why}"),
+            });
         }
         if self.stopping {
             pending.push("the process to end: it is stopping".to_string());
@@ -330,6 +351,19 @@ mod tests {
         assert!(status.pending().is_empty());
         status.stopping();
         assert_eq!(status.pending(), ["the process to end: it is stopping"]);
+    }
+
+    #[test]
+    fn a_refused_configuration_of_dns_is_named_whether_dns_is_served_or_not() {
+        let status = status(&[("role", "dns"), ("dns-address", "10.0.0.1")]);
+        [Kind::Service, Kind::Slice, Kind::Namespace].into_iter().for_each(|kind| status.listed(kind));
+        status.dns_refused(Some("Corefile:3: nonsense".into()));
+        assert_eq!(status.pending_dns(), ["DNS to serve, which cannot do what is written: Corefile:3: nonsense"]);
+        status.dns_serving(true);
+        assert!(status.pending_dns().is_empty());
+        assert_eq!(status.remarks(), ["but DNS does not do what is written, and goes on as before: Corefile:3: nonsense"]);
+        status.dns_refused(None);
+        assert!(status.remarks().is_empty());
     }
 
     #[test]

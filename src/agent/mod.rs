@@ -11,6 +11,7 @@ mod follow;
 mod health_checks;
 #[cfg(test)]
 mod histories;
+mod kept_zones;
 mod last_state;
 mod latency;
 pub mod layouts;
@@ -33,7 +34,7 @@ use crate::config::{Config, Role};
 use crate::conntrack::{self, Cleaner, Conntrack, ConntrackMetrics};
 use crate::dns::server::DnsError;
 use crate::handover::{HandoverError, Sockets, Successor};
-use crate::import::read::Texts;
+use crate::import::read::Mounted;
 use crate::leftovers;
 use crate::model::{Family, Update};
 use crate::nft::{Committer, Kernel, Netlink, NftError};
@@ -121,7 +122,7 @@ pub struct Retired {
 }
 
 /// Starts the agent on a stream of updates: it programs the tables, serves DNS, health and metrics, as its role says. The registries may
-/// hold metrics of the source already; `texts` are those of the ConfigMaps with a Corefile, where that is where DNS takes its zones from.
+/// hold metrics of the source already; `mounted` tells of the ConfigMaps with a Corefile, where that is where DNS takes its zones from.
 ///
 /// # Errors
 /// When something that it needs cannot be had: a port, or the right to change nf_tables. Nothing is left running then.
@@ -130,9 +131,9 @@ pub async fn start(
     registries: Registries,
     updates: mpsc::Receiver<Update>,
     notices: Notices,
-    texts: Option<watch::Receiver<Option<Texts>>>,
+    mounted: Option<watch::Receiver<Mounted>>,
 ) -> Result<Running, AgentError> {
-    start_through(config, registries, updates, notices, texts, |kernel| kernel).await
+    start_through(config, registries, updates, notices, mounted, |kernel| kernel).await
 }
 
 /// [`start`], with something between the agent and the kernel's tables, which sees each batch: tests look at what it leaves, or refuse it.
@@ -144,7 +145,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     registries: Registries,
     updates: mpsc::Receiver<Update>,
     notices: Notices,
-    texts: Option<watch::Receiver<Option<Texts>>>,
+    mounted: Option<watch::Receiver<Mounted>>,
     through: impl FnOnce(Netlink) -> K,
 ) -> Result<Running, AgentError> {
     let status = Status::new(&config);
@@ -166,7 +167,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     let dns = match config.role {
         Role::Proxy => None,
         Role::All if config.dns.addresses.is_empty() => None,
-        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices, &sockets, texts).await?),
+        Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices, &sockets, mounted).await?),
     };
     let site = admin::site(&config.admin, status.clone(), registries)?;
     let probes = site.serve_probes()?;
@@ -223,7 +224,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
                     inquiries: data_path.is_some().then_some(inquirer),
                     domain: config.dns.domain.as_str().into(),
                     own_addresses: node_addresses::own_addresses,
-                    dns: dns.as_ref().and_then(|dns| dns.desk.clone()),
+                    dns: dns.as_ref().map(|dns| dns.desk.clone()),
                 };
                 beside.spawn(socket::serve(listening, desk));
             }

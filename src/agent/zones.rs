@@ -1,21 +1,26 @@
 //! What DNS is to do, wherever it is written: read at the start, and followed.
 
-use crate::config::{DnsConfig, ZonesSource};
+use super::kept_zones::KeptZones;
+use super::local_dns::{self, DNS_PORT};
+use crate::admin::Status;
+use crate::config::{Config, DnsConfig, Role, ZonesSource, is_public};
 use crate::dns::chain::{self, Chain, ChainError, Model, Plan};
 use crate::dns::metrics::Metrics;
 use crate::import::corefile::{Translation, translate};
-use crate::import::read::{self, ReadError, Texts};
-use crate::notices::{DNS_CONFIGURATION_REFUSED, Notices, Subject};
+use crate::import::read::{self, Mounted, ReadError, Texts};
+use crate::notices::{DNS_CONFIGURATION_REFUSED, LAST_STATE_SERVED, Notices, Subject};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-/// How long a start waits for the API server's first word about ConfigMaps. Afterwards the flags hold until it comes.
+/// How long a start waits for the API server's first word about ConfigMaps.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often is looked whether what is written can be done after all: a file that it needs may be there later.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Why DNS cannot do what is written.
 #[derive(Debug, thiserror::Error)]
@@ -101,96 +106,258 @@ impl Reading {
     }
 }
 
-/// Follows what DNS is to do.
+/// Obeys what DNS is to do, and follows it.
 pub struct Zones {
-    config: DnsConfig,
+    config: Config,
     metrics: Arc<Metrics>,
     notices: Notices,
+    status: Status,
     /// The files of the ConfigMaps, as they are now.
-    texts: Option<watch::Receiver<Option<Texts>>>,
-    model: Model,
+    mounted: Option<watch::Receiver<Mounted>>,
+    kept: Option<KeptZones>,
+    chain: Chain,
+    /// What is obeyed; `None` before anything could be.
+    model: Option<Model>,
+    /// Whether that is what is written, and not what is obeyed in its place.
+    is_written: bool,
+    /// What was wrong the last time; said once.
+    said: String,
+    /// Told once something is obeyed.
+    obeyed: watch::Sender<bool>,
 }
 
 impl Zones {
-    /// Reads it for the first time.
-    ///
-    /// # Errors
-    /// It cannot be done. ConfigMaps that are late are no error: until they come the settings hold.
-    pub async fn start(
-        config: &DnsConfig,
+    /// Nothing is obeyed yet: nobody is answered. `mounted` tells of the ConfigMaps, where they are the source.
+    pub fn new(
+        config: &Config,
         metrics: &Arc<Metrics>,
         notices: &Notices,
-        mut texts: Option<watch::Receiver<Option<Texts>>>,
-    ) -> Result<(Zones, Chain), ZonesError> {
-        let mut first = None;
-        if let Some(texts) = &mut texts {
-            let arrived = timeout(PATIENCE, texts.wait_for(Option::is_some)).await;
-            first = arrived.ok().and_then(Result::ok).and_then(|texts| (*texts).clone());
-            if first.is_none() {
-                tracing::warn!("the ConfigMap with the Corefile has not arrived yet: the settings hold until it does");
+        status: &Status,
+        mounted: Option<watch::Receiver<Mounted>>,
+    ) -> Zones {
+        Zones {
+            config: config.clone(),
+            metrics: metrics.clone(),
+            notices: notices.clone(),
+            status: status.clone(),
+            mounted,
+            kept: KeptZones::open(config, notices),
+            chain: Chain::new(Plan::nothing()),
+            model: None,
+            is_written: false,
+            said: String::new(),
+            obeyed: watch::Sender::new(false),
+        }
+    }
+
+    /// What is in force, now and later.
+    pub fn chain(&self) -> Chain {
+        self.chain.clone()
+    }
+
+    /// Whether anything is.
+    pub fn obeyed(&self) -> watch::Receiver<bool> {
+        self.obeyed.subscribe()
+    }
+
+    /// Reads for the first time. What cannot be done is told. In its place what was obeyed last is, which an earlier agent has left on disk; where there
+    /// is nothing, nobody is answered until it is corrected, so that an agent that programs services as well goes on with that. ConfigMaps that are
+    /// late or do not exist are no fault: without anything on disk the settings hold.
+    ///
+    /// # Errors
+    /// In the role `dns`, whose only work it is, what is written cannot be done.
+    pub async fn begin(&mut self) -> Result<(), ZonesError> {
+        self.await_config_maps().await;
+        match self.look() {
+            Ok(()) => Ok(()),
+            Err(error) if self.config.role == Role::Dns && !error.is_absence() => Err(error),
+            Err(error) => {
+                self.refuse(&error);
+                Ok(())
             }
         }
-        let reading = read(config, first.as_ref())?;
-        let plan = reading.plan(config, metrics, None)?;
-        metrics.configured(version(&reading.model).as_deref());
-        let chain = Chain::new(plan);
-        let zones =
-            Zones { config: config.clone(), metrics: metrics.clone(), notices: notices.clone(), texts, model: reading.model };
-        Ok((zones, chain))
+    }
+
+    /// Waits for the API server's first word, for a while; where something is on disk only as long as the API server seems to be there.
+    async fn await_config_maps(&mut self) {
+        let has_kept = self.kept.as_ref().is_some_and(|kept| kept.last().is_some());
+        let Some(mounted) = &mut self.mounted else { return };
+        let is_word = |mounted: &Mounted| match mounted {
+            Mounted::Awaited => false,
+            Mounted::Unreachable => has_kept,
+            Mounted::Absent | Mounted::Files(_) => true,
+        };
+        // Whatever is known when the time is over counts.
+        let _ = timeout(PATIENCE, mounted.wait_for(is_word)).await;
     }
 
     /// Follows changes for ever. What cannot be done leaves everything as it is, and is told.
-    pub async fn follow(mut self, chain: Chain) {
-        let mut said = String::new();
+    pub async fn follow(mut self) {
         loop {
-            match (&mut self.texts, self.model.reload) {
-                (Some(texts), _) => {
-                    if texts.changed().await.is_err() {
-                        return std::future::pending().await;
-                    }
+            let every = match (&self.model, self.is_written) {
+                // What is obeyed in its place says nothing about how often to look.
+                (_, false) => Some(RETRY),
+                (Some(model), true) => model.reload.map(|every| every.0),
+                (None, true) => None,
+            };
+            let every = every.filter(|_| self.mounted.is_none() || !self.is_written);
+            let look_again = async {
+                match every {
+                    Some(every) => sleep(every).await,
+                    None => std::future::pending().await,
                 }
-                (None, Some(every)) => sleep(every.0).await,
-                (None, None) => return std::future::pending().await,
+            };
+            tokio::select! {
+                () = changed(&mut self.mounted) => {}
+                () = look_again => {}
             }
-            match self.look(&chain) {
-                Ok(()) => said.clear(),
-                Err(error) => {
-                    let error = error.to_string();
-                    if error != said {
-                        self.metrics.configuration_refused();
-                        let note = format!("{error}; DNS goes on as it was configured before");
-                        self.notices.tell(&DNS_CONFIGURATION_REFUSED, Subject::Node, note);
-                        said = error;
-                    }
-                }
+            if let Err(error) = self.look() {
+                self.refuse(&error);
             }
         }
     }
 
-    fn look(&mut self, chain: &Chain) -> Result<(), ZonesError> {
-        let texts = self.texts.as_mut().and_then(|texts| texts.borrow_and_update().clone());
-        if self.texts.is_some() && texts.is_none() {
-            // It was deleted: what it has said goes on.
-            return Err(ReadError::NoCorefile.into());
-        }
-        let reading = read(&self.config, texts.as_ref())?;
-        // A Corefile without `reload` is not followed, but the first one that comes is taken.
-        let is_first = self.model == chain::plan::from_flags(&self.config);
-        if reading.model == self.model || self.texts.is_some() && self.model.reload.is_none() && !is_first {
+    /// Reads what is written, and obeys it if it is new.
+    fn look(&mut self) -> Result<(), ZonesError> {
+        let mounted = self.mounted.as_mut().map(|mounted| mounted.borrow_and_update().clone());
+        let files = match mounted {
+            None => None,
+            Some(Mounted::Files(files)) => Some(files),
+            Some(other) => return self.without_config_maps(&other),
+        };
+        let reading = read(&self.config.dns, files.as_ref())?;
+        // A ConfigMap whose Corefile has no `reload` is not followed, but the first one that comes is obeyed.
+        let is_followed = !self.is_written || files.is_none() || self.model.as_ref().is_none_or(|model| model.reload.is_some());
+        if self.is_written && self.model.as_ref() == Some(&reading.model) || !is_followed {
+            // It may have been broken in between.
+            if self.model.as_ref() == Some(&reading.model) {
+                self.nothing_is_wrong();
+            }
             return Ok(());
         }
-        let before = chain.plan();
-        let plan = reading.plan(&self.config, &self.metrics, Some(&before))?;
-        if plan.addresses() != before.addresses() {
-            return Err(ZonesError::Addresses { before: before.addresses().to_vec(), after: plan.addresses().to_vec() });
+        self.obey(&reading)?;
+        self.is_written = true;
+        self.nothing_is_wrong();
+        if let Some(kept) = &mut self.kept {
+            kept.keep(&reading.model);
         }
-        chain.replace(plan);
-        let version = version(&reading.model);
-        tracing::info!(blocks = reading.model.blocks.len(), version, "DNS follows a new configuration");
-        self.metrics.configured(version.as_deref());
-        self.model = reading.model;
         Ok(())
     }
+
+    /// There is nothing to read. Whatever is obeyed goes on; at the start what was obeyed last counts more than the settings.
+    fn without_config_maps(&mut self, known: &Mounted) -> Result<(), ZonesError> {
+        let has_kept = self.kept.as_ref().is_some_and(|kept| kept.last().is_some());
+        if self.model.is_none() && !has_kept {
+            tracing::warn!(?known, "there is no ConfigMap with a Corefile yet: the settings hold until there is one");
+            return self.obey(&read(&self.config.dns, None)?);
+        }
+        match known {
+            Mounted::Absent if self.is_written || has_kept => Err(ReadError::Absent.into()),
+            Mounted::Awaited | Mounted::Unreachable if self.model.is_none() => Err(ReadError::Unread.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn obey(&mut self, reading: &Reading) -> Result<(), ZonesError> {
+        let before = self.chain.plan();
+        let plan = reading.plan(&self.config.dns, &self.metrics, Some(&before))?;
+        if self.model.is_none() {
+            check_addresses(&self.config, plan.addresses())?;
+        } else if plan.addresses() != before.addresses() {
+            return Err(ZonesError::Addresses { before: before.addresses().to_vec(), after: plan.addresses().to_vec() });
+        }
+        self.chain.replace(plan);
+        let version = version(&reading.model);
+        tracing::info!(blocks = reading.model.blocks.len(), version, source = reading.name, "DNS is configured");
+        self.metrics.configured(version.as_deref());
+        self.model = Some(reading.model.clone());
+        self.obeyed.send_replace(true);
+        Ok(())
+    }
+
+    /// Tells what cannot be done, and obeys what was obeyed last if there is nothing else.
+    fn refuse(&mut self, error: &ZonesError) {
+        let what = error.to_string();
+        if what == self.said {
+            return;
+        }
+        self.said.clone_from(&what);
+        self.status.dns_refused(Some(what.clone()));
+        let reason = match error {
+            // Nobody knows what is written.
+            ZonesError::Read(ReadError::Unread) => &LAST_STATE_SERVED,
+            _ => {
+                self.metrics.configuration_refused();
+                &DNS_CONFIGURATION_REFUSED
+            }
+        };
+        let instead = match (self.model.is_some(), self.recall()) {
+            (true, _) => "DNS goes on as it was configured before".to_string(),
+            (false, Some(age)) => format!("DNS does what it was told last, {age} seconds ago"),
+            (false, None) => {
+                "nobody is answered here until it is corrected, and the cluster's DNS service answers meanwhile".into()
+            }
+        };
+        self.notices.tell(reason, Subject::Node, format!("{what}; {instead}"));
+    }
+
+    /// Obeys what was obeyed last, if nothing is obeyed yet, and says how many seconds ago that was.
+    fn recall(&mut self) -> Option<u64> {
+        let last = self.kept.as_ref().and_then(KeptZones::last).filter(|_| self.model.is_none())?.clone();
+        let name = format!("{}, as it was last obeyed", last.source);
+        match self.obey(&Reading { model: last.model, translation: None, name }) {
+            Ok(()) => Some(SystemTime::now().duration_since(last.taken).unwrap_or_default().as_secs()),
+            Err(error) => {
+                tracing::error!(%error, "nor can what DNS was told last be done");
+                None
+            }
+        }
+    }
+
+    fn nothing_is_wrong(&mut self) {
+        self.said.clear();
+        self.metrics.configuration_accepted();
+        self.status.dns_refused(None);
+    }
+}
+
+impl ZonesError {
+    /// Whether there is nothing to obey, as opposed to something that cannot be obeyed.
+    fn is_absence(&self) -> bool {
+        matches!(self, ZonesError::Read(ReadError::Unread | ReadError::Absent))
+    }
+}
+
+/// What holds for `--dns-address` holds for addresses and ports that a Corefile gives as well.
+fn check_addresses(config: &Config, served: &[SocketAddr]) -> Result<(), ZonesError> {
+    let given = &config.dns.addresses;
+    let open =
+        |address: &&SocketAddr| !given.contains(address) && config.dns.guard.allow_from.is_empty() && is_public(address.ip());
+    let wrong = |address: SocketAddr, problem| Err(ZonesError::Listens { address, problem });
+    if let Some(wildcard) = served.iter().find(|address| address.ip().is_unspecified()) {
+        return wrong(*wildcard, "bind the very addresses that are asked, not the wildcard");
+    }
+    if let Some(public) = served.iter().find(open) {
+        return wrong(*public, "everybody may ask at a public address: bind another one, or say with dns-allow-from who may");
+    }
+    let local = local_dns::addresses(config).into_iter().map(|address| SocketAddr::new(address, DNS_PORT));
+    match local.into_iter().find(|address| !served.contains(address)) {
+        Some(deaf) => wrong(
+            deaf,
+            "the pods of this node ask there, and no server block listens: let one listen, or take the address out of dns-address",
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Waits until something else is known of the ConfigMaps; for ever where there are none.
+async fn changed(mounted: &mut Option<watch::Receiver<Mounted>>) {
+    if let Some(mounted) = mounted
+        && mounted.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// What tells two configurations apart, for people who look at metrics.
@@ -200,3 +367,7 @@ fn version(model: &Model) -> Option<String> {
     text.hash(&mut hasher);
     Some(format!("{:032x}", u128::from(hasher.finish128())))
 }
+
+#[cfg(test)]
+#[path = "zones_tests.rs"]
+mod tests;

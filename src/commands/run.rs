@@ -4,7 +4,7 @@ use super::logging;
 use crate::admin::Registries;
 use crate::agent::{self, Retired};
 use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings, ZonesSource};
-use crate::import::read::Texts;
+use crate::import::read::Mounted;
 use crate::model::{Kind, Update};
 use crate::notices::Notices;
 use crate::source::{kubernetes, manifests};
@@ -143,7 +143,7 @@ async fn source(config: &Config, registries: &Registries, updates: mpsc::Sender<
 }
 
 /// The ConfigMaps with a Corefile, where DNS takes its zones from there.
-async fn config_maps(config: &Config) -> anyhow::Result<Option<watch::Receiver<Option<Texts>>>> {
+async fn config_maps(config: &Config) -> anyhow::Result<Option<watch::Receiver<Mounted>>> {
     let ZonesSource::ConfigMaps(names) = &config.dns.zones else { return Ok(None) };
     if config.role == Role::Proxy || config.dns.addresses.is_empty() {
         return Ok(None);
@@ -151,7 +151,7 @@ async fn config_maps(config: &Config) -> anyhow::Result<Option<watch::Receiver<O
     if let ClusterSource::Manifests(_) = config.cluster {
         bail!("--corefile-configmap needs an API server, and --manifests is instead of one; give the file with --corefile");
     }
-    let (told, texts) = watch::channel(None);
+    let (told, texts) = watch::channel(Mounted::default());
     let client = kubernetes::client(&config.cluster).await?;
     tokio::spawn(kubernetes::watch_config_maps(client, names.clone(), told));
     Ok(Some(texts))

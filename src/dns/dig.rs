@@ -1,5 +1,6 @@
 //! Questions that people ask a running server about itself: `waypost dig` and `waypost dns top`.
 
+use super::chain::Chain;
 use super::lookup::{self, Node};
 use super::metrics::Metrics;
 use super::name::{DomainName, Labels};
@@ -139,6 +140,9 @@ pub enum Unasked {
     /// Too many search domains.
     #[error("there are {0} search domains; give at most {MAX_SEARCH}")]
     Search(usize),
+    /// There is nobody to ask.
+    #[error("DNS is not served: it has no configuration that it can obey; the log and /readyz say why")]
+    NotServed,
     /// No time.
     #[error("{0} seconds are not allowed; give 1 to {MAX_SECONDS}")]
     Seconds(u32),
@@ -150,8 +154,8 @@ pub enum Unasked {
 /// Where these questions are answered.
 #[derive(Clone)]
 pub struct Desk {
-    /// Answers them as every question.
-    pub responder: Responder,
+    /// What is in force.
+    pub chain: Chain,
     /// The cluster's names.
     pub records: Arc<Records>,
     /// They count the questions.
@@ -172,9 +176,11 @@ impl Desk {
             Err(_) => (self.candidates(request)?, RecordType::A),
         };
         let rtype = request.rtype.as_deref().map_or(Ok(rtype), |text| record_type(text).ok_or(Unasked::Type(text.into())))?;
+        let address = self.chain.plan().addresses().first().copied().ok_or(Unasked::NotServed)?;
+        let responder = Responder::new(self.records.clone(), self.chain.clone(), self.metrics.clone(), address);
         let mut attempts: Vec<Attempt> = Vec::new();
         for name in names {
-            attempts.push(self.ask(&name, rtype).await);
+            attempts.push(self.ask(&responder, &name, rtype).await);
             if attempts.last().is_some_and(Attempt::is_found) {
                 break;
             }
@@ -209,7 +215,7 @@ impl Desk {
         Ok(names)
     }
 
-    async fn ask(&self, name: &Name, rtype: RecordType) -> Attempt {
+    async fn ask(&self, responder: &Responder, name: &Name, rtype: RecordType) -> Attempt {
         let mut question = Message::query();
         question.metadata.id = rand::random();
         question.metadata.recursion_desired = true;
@@ -218,8 +224,7 @@ impl Desk {
         let began = Instant::now();
         // A question that we have made ourselves can be written.
         let bytes = question.to_vec().unwrap_or_default();
-        // As over TCP, because nothing is cut then.
-        let (answer, steps) = trace::watched(self.responder.answer_message(bytes, client)).await;
+        let (answer, steps) = trace::watched(responder.explore(bytes, client)).await;
         let millis = millis(began.elapsed());
         let answer = answer.and_then(|bytes| Message::from_vec(&bytes).ok());
         let code = answer.as_ref().map_or("no answer".into(), code_name);

@@ -5,7 +5,7 @@
 use super::cache::Kind;
 use super::tally::{Tallies, Tally};
 use super::top::Top;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -49,6 +49,7 @@ pub struct Metrics {
     slips: IntCounter,
     reload_failed: IntCounter,
     reload_version: IntGaugeVec,
+    refused: IntGauge,
     loops: IntGaugeVec,
     cache: CacheMetrics,
     /// The busiest names and clients.
@@ -216,6 +217,10 @@ impl Metrics {
                 ),
                 &["hash", "value"],
             )?,
+            refused: IntGauge::new(
+                "waypost_dns_configuration_refused",
+                "1 while what is written for DNS cannot be done, so that DNS goes on as before, or is not served.",
+            )?,
             cache: CacheMetrics::new()?,
             top: Top::default(),
         };
@@ -308,9 +313,15 @@ impl Metrics {
         }
     }
 
-    /// A new configuration cannot be done.
+    /// What is written cannot be done.
     pub fn configuration_refused(&self) {
         self.reload_failed.inc();
+        self.refused.set(1);
+    }
+
+    /// What is written is obeyed.
+    pub fn configuration_accepted(&self) {
+        self.refused.set(0);
     }
 
     /// A second upstream server is asked because the first is slow.
@@ -323,11 +334,11 @@ impl Metrics {
         self.loops.with_label_values(&[&upstream.to_string()]).set(is_loop.into());
     }
 
-    /// Shows the cache of this server from now on, with nothing in it.
-    pub fn cache_of(&self, place: &Place) {
+    /// Shows the cache of this server from now on, with so many positive and negative answers in it.
+    pub fn cache_of(&self, place: &Place, cached: [usize; 2]) {
         let CacheMetrics { entries, hits, evictions, requests, misses, prefetched, drops, served_stale } = &self.cache;
-        for kind in ["success", "denial"] {
-            entries.with_label_values(&[&*place.server, kind, &*place.zones, VIEW]);
+        for (kind, count) in ["success", "denial"].into_iter().zip(cached) {
+            entries.with_label_values(&[&*place.server, kind, &*place.zones, VIEW]).set(count as i64);
             [hits, evictions]
                 .iter()
                 .for_each(|counter| drop(counter.with_label_values(&[&*place.server, kind, &*place.zones, VIEW])));
@@ -335,6 +346,19 @@ impl Metrics {
         for counter in [requests, misses, prefetched, drops, served_stale] {
             counter.with_label_values(&[&*place.server, &*place.zones, VIEW]);
         }
+    }
+
+    /// There is no such cache any more. What it has counted stays, as counters do.
+    pub fn no_cache_of(&self, place: &Place) {
+        for kind in ["success", "denial"] {
+            // One that was never shown is as well.
+            let _ = self.cache.entries.remove_label_values(&[&*place.server, kind, &*place.zones, VIEW]);
+        }
+    }
+
+    /// No plugin is there until others are named.
+    pub fn no_plugins(&self) {
+        self.plugins.reset();
     }
 
     /// These plugins of CoreDNS have their like here.
@@ -399,6 +423,7 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
         }
         registry.register(Box::new(self.loops.clone()))?;
+        registry.register(Box::new(self.refused.clone()))?;
         self.cache.register(registry)
     }
 }

@@ -91,6 +91,11 @@ impl Resolver {
         self.0.forwarders.iter().flat_map(Forwarder::upstreams).collect()
     }
 
+    /// How many answers the cache has: positive ones, and negative ones with failures.
+    pub fn cached(&self) -> [usize; 2] {
+        self.0.cache.as_ref().map_or([0, 0], Cache::entries)
+    }
+
     /// Whether both are one.
     pub fn is_same(&self, other: &Resolver) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -1,6 +1,7 @@
 //! One question in, one reply out: the rules of the protocol, then the records, then the upstreams.
 
 use super::chain::log::{Line, Log};
+use super::chain::server_label;
 use super::chain::{Asked, AtOnce, Chain, Entry, Outcome, Plan, Server, Walk};
 use super::metrics::{Metrics, Place, Transport};
 use super::records::Records;
@@ -52,15 +53,8 @@ impl Responder {
     /// A responder for the sockets that listen on this address.
     pub fn new(records: Arc<Records>, chain: Chain, metrics: Arc<Metrics>, address: SocketAddr) -> Responder {
         let tcp_questions = Arc::new(Semaphore::new(TCP_QUESTIONS));
-        let server: Arc<str> = format!("dns://:{}", address.port()).into();
+        let server = server_label(address);
         let dropped = Place { server: server.clone(), zone: "dropped".into(), zones: "".into() };
-        let plan = chain.plan();
-        for entry in plan.listener(address).entries() {
-            metrics.enabled(&entry.place(&server), &plan.plugins(entry));
-            if plan.server(entry).resolver.is_some() {
-                metrics.cache_of(&entry.place(&server));
-            }
-        }
         Responder { records, chain, metrics, address, server, dropped, tcp_questions }
     }
 
@@ -106,6 +100,13 @@ impl Responder {
         self.answer_bytes(message, client, Transport::Tcp).await
     }
 
+    /// The same for a question of our own about ourselves, which nobody counts or logs. As over TCP, because nothing is cut then.
+    pub async fn explore(&self, message: Vec<u8>, client: SocketAddr) -> Option<Vec<u8>> {
+        let request = Request::from_bytes(message, client, Protocol::Tcp).ok()?;
+        let Answered { mut reply, .. } = self.reply(&request).await?;
+        Some(reply.fit(request.queries.queries().first().map(|query| query.original()), u16::MAX))
+    }
+
     async fn answer_bytes(&self, bytes: Vec<u8>, client: SocketAddr, transport: Transport) -> Option<Vec<u8>> {
         let header = Header::read(&mut BinDecoder::new(bytes.get(..HEADER_BYTES)?)).ok()?;
         if header.metadata.message_type == MessageType::Response {
@@ -146,6 +147,9 @@ impl Responder {
             Some(Answered { reply, place: self.dropped.clone(), source: None })
         })?;
         let query = request.queries.queries().first().map(|query| query.original());
+        if let Some(name) = query.and_then(|query| reply::from_hickory(query.name())) {
+            self.metrics.top.note(name.to_lower().as_wire(), request.src().ip());
+        }
         let server = source.as_ref().map(|(plan, entry)| plan.server(entry));
         let limit = match transport {
             Transport::Udp => limit.min(server.map_or(u16::MAX, Server::bufsize)),
@@ -178,7 +182,6 @@ impl Responder {
             class: query.query_class(),
             recursion: request.metadata.recursion_desired,
         };
-        self.metrics.top.note(asked.lower.as_wire(), request.src().ip());
         let plan = self.chain.plan();
         let listener = plan.listener(self.address);
         let Some(entry) = listener.find(asked.lower.as_wire(), asked.rtype.into()) else {

@@ -119,7 +119,7 @@ impl Sockets {
     /// Starts to answer. Must be called inside a tokio runtime. No upstream server at one of these addresses will be asked, and they
     /// become the addresses of the zone's name server.
     pub fn serve(self, records: Arc<Records>, chain: Chain, metrics: Arc<Metrics>) -> Result<Serving, DnsError> {
-        chain.never_ask(&self.addresses);
+        chain.served_on(&self.addresses, &metrics);
         records.set_name_server(&self.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>());
         let (stop, _) = watch::channel(Stop::Not);
         let pulses = Pulses::default();

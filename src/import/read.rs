@@ -12,6 +12,20 @@ pub const COREFILE: &str = "Corefile";
 /// The files of ConfigMaps: names and texts.
 pub type Texts = BTreeMap<String, String>;
 
+/// What is known of ConfigMaps with a Corefile.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mounted {
+    /// Nothing yet.
+    #[default]
+    Awaited,
+    /// Nothing yet, because the API server cannot be reached, or does not show them.
+    Unreachable,
+    /// The one with the Corefile does not exist.
+    Absent,
+    /// Their files.
+    Files(Texts),
+}
+
 /// Why there is no Corefile.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -26,6 +40,14 @@ pub enum ReadError {
     /// The ConfigMap is another one.
     #[error("the ConfigMap has no key {COREFILE}; is it the one of CoreDNS?")]
     NoCorefile,
+    /// The API server has not shown it yet.
+    #[error(
+        "the API server has not shown the ConfigMap with the Corefile yet; it cannot be reached, or does not allow to read it"
+    )]
+    Unread,
+    /// There is none.
+    #[error("the ConfigMap with the Corefile does not exist")]
+    Absent,
     /// It cannot be understood.
     #[error(transparent)]
     Corefile(#[from] CorefileError),

@@ -81,7 +81,7 @@ reasons! {
         "Stop the process that the note names, or set `agent.localDNS` to false in the chart";
     /// DNS cannot do what is written.
     DNS_CONFIGURATION_REFUSED = "DnsConfigurationRefused" Error "ConfigureDNS" everywhere false, about "Node",
-        "A new Corefile or ConfigMap of DNS has something that cannot be done. DNS goes on as it was configured before; an agent that starts with it ends at once",
+        "What is written for DNS (a Corefile, or the ConfigMap with it) has something that cannot be done. DNS goes on as it was configured before; an agent that starts with it obeys the last one that could be done (`state-dir`), or leaves the questions of its node to the cluster's DNS service. Only one with role dns ends",
         "Correct what the note names, with file and line; `waypost check --corefile FILE` tries it out";
     /// Somebody has changed our table.
     TABLE_REPAIRED = "TableRepaired" Warning "Repair" everywhere false, about "Node",

@@ -1,26 +1,40 @@
 //! A snapshot in its folder.
 
-use super::format::{Snapshot, SnapshotError, decode};
+use super::format::{Snapshot, decode};
+use super::seal::SnapshotError;
+use super::zones::{Zones, decode_zones, encode_zones};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
 /// The file's name in the state's folder.
 pub const FILE: &str = "snapshot";
-/// What is being written, until it is whole.
-const UNFINISHED: &str = "snapshot.new";
+/// The name of the file with what DNS was told.
+pub const ZONES_FILE: &str = "dns-zones";
 
 /// Replaces the snapshot in this folder, which is made if it is missing. A crash at any moment leaves the old one or the new one.
 ///
 /// # Errors
 /// When the folder cannot be written, or the disk is full; the old snapshot stays.
 pub fn write(folder: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(folder, FILE, bytes)
+}
+
+/// The same for what DNS was told.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_zones(folder: &Path, zones: &Zones) -> io::Result<()> {
+    replace(folder, ZONES_FILE, &encode_zones(zones))
+}
+
+fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    let unfinished = folder.join(UNFINISHED);
+    let unfinished = folder.join(format!("{name}.new"));
     let mut file = File::create(&unfinished)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&unfinished, folder.join(FILE))?;
+    fs::rename(&unfinished, folder.join(name))?;
     // The rename itself is on disk only when the folder is.
     File::open(folder)?.sync_all()
 }
@@ -30,8 +44,20 @@ pub fn write(folder: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When it cannot be read, or is not to be trusted.
 pub fn read(folder: &Path) -> io::Result<Option<Snapshot>> {
-    match fs::read(folder.join(FILE)) {
-        Ok(bytes) => decode(&bytes).map(Some).map_err(|error: SnapshotError| io::Error::new(io::ErrorKind::InvalidData, error)),
+    read_as(&folder.join(FILE), decode)
+}
+
+/// What DNS was told, as this folder has it; `None` when there is nothing.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_zones(folder: &Path) -> io::Result<Option<Zones>> {
+    read_as(&folder.join(ZONES_FILE), decode_zones)
+}
+
+fn read_as<T>(path: &Path, decode: impl FnOnce(&[u8]) -> Result<T, SnapshotError>) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => decode(&bytes).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -53,10 +79,11 @@ mod tests {
         let bytes = encode(&Store::default(), taken);
         write(&folder, &bytes).unwrap();
         // What a crash has left of a later one.
-        fs::write(folder.join(UNFINISHED), &bytes[..5]).unwrap();
+        let unfinished = folder.join("snapshot.new");
+        fs::write(&unfinished, &bytes[..5]).unwrap();
         assert_eq!(read(&folder).unwrap().map(|snapshot| snapshot.taken), Some(taken));
         write(&folder, &bytes).unwrap();
-        assert!(!folder.join(UNFINISHED).exists());
+        assert!(!unfinished.exists());
         fs::write(folder.join(FILE), &bytes[..bytes.len() - 1]).unwrap();
         assert_eq!(read(&folder).unwrap_err().kind(), io::ErrorKind::InvalidData);
         fs::remove_dir_all(&folder).unwrap();

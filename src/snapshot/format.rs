@@ -1,22 +1,16 @@
-//! A snapshot as bytes; pure.
-//!
-//! ```text
-//! "WAYPOST\0"  version u32  time u64 (Unix seconds)  length u64  CRC-32 of all that follows u32  entries
-//! ```
-//!
-//! All numbers little-endian. The entries are the store's objects, one after the other, in the form of `postcard`.
+//! A snapshot as bytes; pure. Behind the header (`seal.rs`) are the store's objects, one after the other, in the form of `postcard`.
 
+use super::seal::{HEADER, SnapshotError, seal, unseal};
 use crate::model::{Endpoint, Hints, Interner, Kind, Name, Node, ObjectKey, Service, Slice, Update};
 use crate::store::Store;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 const MAGIC: &[u8; 8] = b"WAYPOST\0";
 /// To be raised whenever an entry is written differently; a test notices.
 const VERSION: u32 = 2;
-const HEADER: usize = 8 + 4 + 8 + 8 + 4;
 
 /// The state of a cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,20 +19,6 @@ pub struct Snapshot {
     pub taken: SystemTime,
     /// A full listing of every kind.
     pub updates: Vec<Update>,
-}
-
-/// Bytes that are no snapshot of ours.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SnapshotError {
-    /// Something else.
-    #[error("it is no snapshot of Waypost's")]
-    Foreign,
-    /// Written by another version.
-    #[error("it has version {0} and this agent reads version {VERSION}")]
-    Version(u32),
-    /// Not what was written.
-    #[error("it is damaged: {0}")]
-    Damaged(&'static str),
 }
 
 /// An object on its way out.
@@ -76,15 +56,7 @@ pub fn encode(store: &Store, taken: SystemTime) -> Vec<u8> {
             Err(error) => unreachable!("an object cannot be written: {error}"),
         }
     }
-    let (header, entries) = bytes.split_at_mut(HEADER);
-    let seconds = taken.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let fields = [
-        &VERSION.to_le_bytes()[..],
-        &seconds.to_le_bytes(),
-        &(entries.len() as u64).to_le_bytes(),
-        &crc32fast::hash(entries).to_le_bytes(),
-    ];
-    header.copy_from_slice(&[&MAGIC[..], &fields.concat()].concat());
+    seal(&mut bytes, MAGIC, VERSION, taken);
     bytes
 }
 
@@ -93,22 +65,7 @@ pub fn encode(store: &Store, taken: SystemTime) -> Vec<u8> {
 /// # Errors
 /// Anything else, cut off or changed bytes included.
 pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
-    let mut header = Header(bytes.strip_prefix(MAGIC).ok_or(SnapshotError::Foreign)?);
-    let version = u32::from_le_bytes(header.take()?);
-    if version != VERSION {
-        return Err(SnapshotError::Version(version));
-    }
-    let seconds = u64::from_le_bytes(header.take()?);
-    let length = u64::from_le_bytes(header.take()?);
-    let checksum = u32::from_le_bytes(header.take()?);
-    let Header(mut entries) = header;
-    if entries.len() as u64 != length {
-        return Err(SnapshotError::Damaged("it is not as long as it says"));
-    }
-    if crc32fast::hash(entries) != checksum {
-        return Err(SnapshotError::Damaged("its checksum is wrong"));
-    }
-    let taken = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or(SnapshotError::Damaged("its time is none"))?;
+    let (taken, mut entries) = unseal(bytes, MAGIC, VERSION)?;
     let (mut names, mut objects) = (Interner::default(), Objects::default());
     while !entries.is_empty() {
         let (entry, rest) = postcard::take_from_bytes(entries).map_err(|_| SnapshotError::Damaged("an entry cannot be read"))?;
@@ -116,16 +73,6 @@ pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
         entries = rest;
     }
     Ok(Snapshot { taken, updates: objects.listed() })
-}
-
-struct Header<'a>(&'a [u8]);
-
-impl Header<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], SnapshotError> {
-        let (field, rest) = self.0.split_first_chunk().ok_or(SnapshotError::Damaged("it is cut off"))?;
-        self.0 = rest;
-        Ok(*field)
-    }
 }
 
 /// Objects by kind, as they are listed.

@@ -4,6 +4,7 @@ use crate::source::{manifests, translate::Translator};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 fn taken() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_764_000_000)
@@ -115,7 +116,7 @@ fn anything_else_is_refused_with_its_reason() {
     };
     assert_eq!(decode(b"").unwrap_err(), SnapshotError::Foreign);
     assert_eq!(changed(0), SnapshotError::Foreign);
-    assert_eq!(changed(8), SnapshotError::Version(VERSION ^ 1));
+    assert_eq!(changed(8), SnapshotError::Version(VERSION ^ 1, VERSION));
     assert_eq!(changed(20), SnapshotError::Damaged("it is not as long as it says"));
     assert_eq!(changed(28), SnapshotError::Damaged("its checksum is wrong"));
     assert_eq!(changed(good.len() - 1), SnapshotError::Damaged("its checksum is wrong"));

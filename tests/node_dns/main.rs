@@ -3,6 +3,7 @@
 mod after_commit;
 mod asked;
 mod connections;
+mod corefile;
 mod handover;
 mod kills;
 mod load;
@@ -28,6 +29,7 @@ fn main() {
         Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),
     ];
     tests.extend(connections::tests());
+    tests.extend(corefile::tests());
     tests.extend(refusals::tests());
     tests.extend(handover::tests());
     tests.extend(kills::tests());

@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub(super) const DS: u16 = 43;
 
 /// What is answered on an address.
+#[derive(Default)]
 pub struct Listener {
     address: Option<SocketAddr>,
     zones: HashMap<Box<[u8]>, Entry>,
@@ -54,7 +55,7 @@ impl Listener {
     /// One on which the first block has everything.
     pub(super) fn of_first_block() -> Listener {
         let entry = Entry { server: 0, zone: ".".into(), zones: ".".into(), bound: None };
-        Listener { address: None, zones: HashMap::new(), only: Some(entry), at_once: None }
+        Listener { only: Some(entry), ..Listener::default() }
     }
 
     /// The address that it is for; `None`: all that have no other one.

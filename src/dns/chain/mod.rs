@@ -40,6 +40,7 @@ pub use plan::{ChainError, Plan};
 pub use server::Server;
 pub(in crate::dns) use walk::{Asked, Outcome, Walk};
 
+use super::metrics::{Metrics, Place};
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,8 +51,8 @@ pub struct Chain(Arc<Published>);
 
 struct Published {
     plan: ArcSwap<Plan>,
-    /// Our own addresses, which no plan's forwarders may ask.
-    own: Mutex<Vec<SocketAddr>>,
+    /// Our own addresses, which no plan's forwarders may ask, and where it is shown what is answered there.
+    own: Mutex<Vec<(SocketAddr, Arc<Metrics>)>>,
 }
 
 impl Chain {
@@ -73,14 +74,44 @@ impl Chain {
     /// From now on questions are answered by this plan.
     pub fn replace(&self, plan: Plan) {
         let own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
-        plan.never_ask(&own);
-        self.0.plan.store(Arc::new(plan));
+        plan.never_ask(&own.iter().map(|(address, _)| *address).collect::<Vec<_>>());
+        let before = self.0.plan.swap(Arc::new(plan));
+        show(&self.plan(), Some(&before), &own);
     }
 
-    /// Addresses of our own, which are never asked.
-    pub fn never_ask(&self, addresses: &[SocketAddr]) {
+    /// Questions are answered on these addresses, so that they are never asked, and these metrics show what takes part in the answers.
+    pub fn served_on(&self, addresses: &[SocketAddr], metrics: &Arc<Metrics>) {
         let mut own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
-        own.extend_from_slice(addresses);
+        own.extend(addresses.iter().map(|address| (*address, metrics.clone())));
         self.plan().never_ask(addresses);
+        show(&self.plan(), None, &own);
     }
+}
+
+/// Shows plugins and caches as they are in this plan, and no longer those of the one before, as CoreDNS does when it begins anew.
+fn show(plan: &Plan, before: Option<&Plan>, own: &[(SocketAddr, Arc<Metrics>)]) {
+    let places = |plan: &Plan, address: SocketAddr| -> Vec<(Place, Entry)> {
+        let label = server_label(address);
+        plan.listener(address).entries().map(|entry| (entry.place(&label), entry.clone())).collect()
+    };
+    own.iter().for_each(|(_, metrics)| metrics.no_plugins());
+    for (address, metrics) in own {
+        let now = places(plan, *address);
+        for (place, _) in before.map(|before| places(before, *address)).unwrap_or_default() {
+            if !now.iter().any(|(other, entry)| *other == place && plan.server(entry).resolver.is_some()) {
+                metrics.no_cache_of(&place);
+            }
+        }
+        for (place, entry) in &now {
+            metrics.enabled(place, &plan.plugins(entry));
+            if let Some(resolver) = &plan.server(entry).resolver {
+                metrics.cache_of(place, resolver.cached());
+            }
+        }
+    }
+}
+
+/// The address label of CoreDNS's metrics, such as `dns://:53`.
+pub(in crate::dns) fn server_label(address: SocketAddr) -> Arc<str> {
+    format!("dns://:{}", address.port()).into()
 }

@@ -68,6 +68,17 @@ impl Plan {
         Ok(Plan { servers, ordinary, special, addresses, model })
     }
 
+    /// A plan that answers nothing.
+    pub fn nothing() -> Plan {
+        Plan {
+            model: Model::default(),
+            servers: Vec::new(),
+            ordinary: Listener::default(),
+            special: Vec::new(),
+            addresses: Vec::new(),
+        }
+    }
+
     /// A plan of one block for everything: cluster names in this shape, and what this resolver says of others.
     pub fn simple(shape: Shape, resolver: Resolver) -> Plan {
         let mut plan = Plan {

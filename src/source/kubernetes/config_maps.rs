@@ -1,6 +1,6 @@
 //! ConfigMaps with a Corefile and what it imports, watched one by one, so that nobody needs the right to read others.
 
-use crate::import::read::Texts;
+use crate::import::read::{Mounted, Texts};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::watch_object;
@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Watches ConfigMaps, given as `namespace/name`, and tells the texts of all of them together. The first one has the Corefile; nothing is told
-/// before it is known whether the others exist. `None` is told when the first one does not.
-pub async fn watch_config_maps(client: Client, names: Vec<String>, told: watch::Sender<Option<Texts>>) {
+/// before it is known whether the others exist, but that they cannot be had.
+pub async fn watch_config_maps(client: Client, names: Vec<String>, told: watch::Sender<Mounted>) {
     let known: Vec<Option<Option<Texts>>> = vec![None; names.len()];
     let (changes, _) = watch::channel(known);
     let mut watches = JoinSet::new();
     for (number, full_name) in names.into_iter().enumerate() {
-        let (client, changes) = (client.clone(), changes.clone());
+        let (client, changes, told) = (client.clone(), changes.clone(), told.clone());
         watches.spawn(async move {
             let (namespace, name) = full_name.split_once('/').unwrap_or(("default", full_name.as_str()));
             let mut objects = pin!(watch_object(Api::<ConfigMap>::namespaced(client, namespace), name));
@@ -30,6 +30,13 @@ pub async fn watch_config_maps(client: Client, names: Vec<String>, told: watch::
                     }
                     Err(error) if !failing => {
                         failing = true;
+                        told.send_if_modified(|before| {
+                            let is_first = *before == Mounted::Awaited;
+                            if is_first {
+                                *before = Mounted::Unreachable;
+                            }
+                            is_first
+                        });
                         tracing::warn!(config_map = full_name, %error, "the ConfigMap of DNS cannot be watched; trying again");
                     }
                     Err(_) => {}
@@ -48,7 +55,7 @@ pub async fn watch_config_maps(client: Client, names: Vec<String>, told: watch::
             // Of two files with one name the earlier ConfigMap's counts.
             let all: Texts = known.into_iter().rev().flatten().flatten().collect();
             told.send_if_modified(|before| {
-                let now = corefile_is_there.then_some(all);
+                let now = if corefile_is_there { Mounted::Files(all) } else { Mounted::Absent };
                 let is_new = *before != now;
                 *before = now;
                 is_new
