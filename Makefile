@@ -28,9 +28,9 @@ test: ## Every test, the fast and pure ones first
 	scripts/cluster tools
 	timeout --kill-after=30s 60m cargo test --no-fail-fast --test '*'
 
-fuzz: ## Fuzzing for FUZZ_SECONDS (an hour unless told otherwise) for each target, by chance; what fails is left in target/fuzz
-	@scripts/setup cargo cc
-	FUZZ_SECONDS=$${FUZZ_SECONDS:-3600} nice -n 19 cargo test --release --test dns fuzz:: -- --nocapture --test-threads 1
+fuzz: ## Coverage-guided fuzzing, FUZZ_SECONDS (an hour unless told otherwise) for each target; what fails is left in target/fuzz (TARGETS="clusters names")
+	@scripts/setup cargo cc c++
+	nice -n 19 tests/fuzz/run $(TARGETS)
 
 check: target/tools/bin/cargo-deny ## Format, lints, documents, licences, chart, alerts, scripts: all that needs no test run
 	@scripts/setup cargo cc go promtool shellcheck

@@ -139,7 +139,7 @@ pub fn publish_all(records: &Records) {
 
 /// Services with their slices: those of `cluster/objects.yaml`, and what no API server would take.
 pub fn objects() -> Vec<(Option<Service>, Vec<Slice>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dns/cluster");
+    let folder = Path::new(crate::ROOT).join("tests/dns/cluster");
     let manifests = manifests::read(&folder).expect("the manifests are right");
     let store: Store = manifests.updates(None, &mut Translator::default()).into_iter().collect();
     let mut keys: BTreeSet<ObjectKey> = store.service_keys().cloned().collect();

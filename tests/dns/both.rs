@@ -11,11 +11,15 @@ use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
 use waypost::dns::resolve::Resolver;
 use waypost::dns::respond::Responder;
+use waypost::dns::shape::Shape;
 
 /// Both paths over the same records. Names from elsewhere are not resolved here: SERVFAIL.
 pub struct Both {
     records: Arc<Records>,
+    shape: Shape,
     slow: Responder,
+    chain: Chain,
+    resolver: Resolver,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -24,22 +28,35 @@ impl Both {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let records = Arc::new(records);
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-        let slow = runtime.block_on(async {
-            let forwarder = Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone());
-            let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
-            Responder::new(
-                records.clone(),
-                Chain::new(Plan::simple(records.shape().clone(), resolver)),
-                metrics,
-                "127.0.0.1:53".parse().unwrap(),
-            )
-        });
-        Both { records, slow, runtime }
+        let resolver = {
+            let _inside = runtime.enter();
+            Resolver::new(Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone()), &CacheConfig::default(), metrics.clone())
+        };
+        let shape = records.shape().clone();
+        let chain = Chain::new(Plan::simple(shape.clone(), resolver.clone()));
+        let slow = Responder::new(records.clone(), chain.clone(), metrics, "127.0.0.1:53".parse().unwrap());
+        Both { records, shape, slow, chain, resolver, runtime }
+    }
+
+    /// From now on the records are shown in this shape, which has one zone.
+    pub fn show(&mut self, shape: Shape) {
+        self.chain.replace(Plan::simple(shape.clone(), self.resolver.clone()));
+        self.shape = shape;
+    }
+
+    /// The shape in which they are shown.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// What both paths answer from.
+    pub fn records(&self) -> &Records {
+        &self.records
     }
 
     /// The fast path's reply, if it has one.
     pub fn fast(&self, datagram: &[u8]) -> Option<Vec<u8>> {
-        Composer::new(7).answer(&self.records.view(), datagram).map(|composed| composed.bytes.to_vec())
+        Composer::new(7).answer(&self.records.view_as(&self.shape, &self.shape.zones[0]), datagram).map(|composed| composed.bytes.to_vec())
     }
 
     /// The other path's reply, if there is one.

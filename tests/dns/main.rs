@@ -14,7 +14,7 @@
 //! | `faults.rs` | upstreams that lie, speak TCP only, or lead back |
 //! | `over_tls.rs` | upstreams over TLS |
 //! | `corefile.rs` | Corefiles obeyed, plugin by plugin |
-//! | `fuzz/` | questions and files that are changed at random |
+//! | `fuzz/` | questions and files that nobody would write |
 //! | `caching.rs` | their answers, kept for a while |
 
 mod answers;
@@ -32,3 +32,6 @@ mod over_tls;
 mod paths;
 mod protocol;
 mod wire;
+
+/// The folder of the repository.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");

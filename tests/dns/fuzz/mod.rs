@@ -1,10 +1,38 @@
-//! Inputs that nobody would write: what comes from outside as bytes is changed at random, and must do no harm.
+//! Inputs that nobody would write: what comes from outside as bytes must do no harm.
 //!
-//! Each target has inputs to begin with and a corpus (`tests/dns/fuzz/corpus`), which are all tried; then inputs are mutated, and those that do something that
-//! none before has done are kept and mutated further. A run of `make test` is bounded and always the same; `make fuzz` goes on for as long as
-//! `FUZZ_SECONDS` says, by chance (`FUZZ_SEED` repeats it). An input that fails is left in `target/fuzz`; put it into the corpus with its repair.
+//! `tests/fuzz` has the checks, and programs that try them on inputs which libFuzzer makes, guided by the code that runs (`make fuzz`). Here the same checks
+//! run without it, as a part of every test run: all inputs to begin with, the corpus (`tests/fuzz/corpus`), and a bounded number of changes at random, which
+//! are always the same. An input that has failed is put into the corpus with its repair.
 
-mod datagrams;
+#[path = "../../fuzz/src/checks/mod.rs"]
+mod checks;
 mod mutate;
 mod run;
-mod texts;
+
+use checks::{Clusters, Corefiles, Datagrams, Names, Snapshots};
+use run::run;
+
+#[test]
+fn a_datagram_gets_a_proper_reply_or_none_and_the_same_by_both_paths() {
+    run::<Datagrams>();
+}
+
+#[test]
+fn in_any_cluster_both_paths_say_the_same_and_what_was_before_leaves_nothing_behind() {
+    run::<Clusters>();
+}
+
+#[test]
+fn a_corefile_is_read_or_refused_with_its_line() {
+    run::<Corefiles>();
+}
+
+#[test]
+fn a_snapshot_is_read_as_it_was_written_or_refused() {
+    run::<Snapshots>();
+}
+
+#[test]
+fn a_name_as_text_is_the_same_name_again_and_a_resolv_conf_does_no_harm() {
+    run::<Names>();
+}

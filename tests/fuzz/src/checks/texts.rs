@@ -1,0 +1,197 @@
+//! Files: Corefiles, snapshots, resolv.conf, and names as text.
+
+use super::{Check, number};
+use crate::battery::objects;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+use waypost::config::{self, DnsConfig, RunArgs};
+use waypost::dns::chain::explain::explain;
+use waypost::dns::chain::{Block, Model, Plan};
+use waypost::dns::metrics::Metrics;
+use waypost::dns::name::DomainName;
+use waypost::dns::resolv_conf;
+use waypost::import::corefile::{Surroundings, parse, translate};
+use waypost::model::Update;
+use waypost::snapshot::{Snapshot, decode, encode};
+use waypost::store::Store;
+
+const KUBEADM: &str = ".:53 {\n    errors\n    health {\n       lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n       \
+                       pods insecure\n       fallthrough in-addr.arpa ip6.arpa\n       ttl 30\n    }\n    prometheus :9153\n    forward . /etc/resolv.conf {\n       \
+                       max_concurrent 1000\n    }\n    cache 30 {\n       disable success cluster.local\n       disable denial cluster.local\n    }\n    loop\n    \
+                       reload\n    loadbalance\n}\n";
+const OTHERS: &str = "(common) {\n  errors\n  log . {\n    class denial error\n  }\n}\ncorp.example tls://b.example:853 {\n  import common\n  import {$NAME}\n  \
+                      forward . 192.0.2.1 tls://192.0.2.2 { policy sequential\n tls_servername dns.example\n }\n  hosts /etc/hosts {\n    192.0.2.9 \
+                      \"quoted name\" \\\"\n    fallthrough\n  }\n  rewrite name regex (.*)\\.a {1}.b answer auto # comment\n}\n";
+
+/// A Corefile is read or refused with its line; what it says can be said in our own form, explained, and planned or refused.
+pub struct Corefiles {
+    defaults: DnsConfig,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Check for Corefiles {
+    const NAME: &str = "corefiles";
+    const LONGEST: usize = 4000;
+
+    fn seeds() -> Vec<Vec<u8>> {
+        [KUBEADM, OTHERS].map(|text| text.as_bytes().to_vec()).to_vec()
+    }
+
+    fn new() -> Corefiles {
+        let flags = RunArgs::of(&[("role", "dns"), ("dns-address", "127.0.0.1:5353"), ("node-name", "node")]);
+        let (config, _) = config::load(&flags, &config::Surroundings::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Corefiles { defaults: config.dns, runtime }
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> u64 {
+        let variable = |name: &str| (name == "NAME").then(|| "more.conf".to_string());
+        let import = |name: &str| match name {
+            "more.conf" => Ok(vec![("more.conf".to_string(), "whoami\nimport more.conf\n".to_string())]),
+            other => Err(format!("{other} is missing")),
+        };
+        let surroundings = Surroundings { variable: &variable, import: &import };
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text.lines().count().max(1) as u64 + 2;
+        let blocks = match parse("Corefile", &text, &surroundings) {
+            Ok(blocks) => blocks,
+            Err(error) => {
+                let line = error.place.to_string();
+                let number = line.rsplit([':', ' ']).next().and_then(|number| number.parse::<u64>().ok());
+                assert!(number.is_none_or(|number| number <= lines), "{line} of {lines} lines: {}", error.problem);
+                return super::number(("refused", 0, said(&error.problem)));
+            }
+        };
+        let plugins = blocks.iter().flat_map(|block| &block.directives).count();
+        match translate(&blocks) {
+            Ok(translation) => number(("read", plugins, self.plan(translation.model))),
+            Err(error) => number(("not translated", plugins, said(&error.problem))),
+        }
+    }
+}
+
+impl Corefiles {
+    /// What is wrong with the model, if anything is.
+    fn plan(&self, mut model: Model) -> Option<String> {
+        let written = serde_json::to_string(&model.blocks).expect("it can be written in our own form");
+        let read: Vec<Block> = serde_json::from_str(&written).expect("and read again");
+        assert!(read == model.blocks, "it says something else in our own form: {written}");
+        assert!(explain(&model).len() >= model.blocks.len());
+        model.blocks.iter_mut().for_each(keep_to_ourselves);
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        let _inside = self.runtime.enter();
+        Plan::new(model, &self.defaults, &metrics, None).err().map(|error| said(&error.problem))
+    }
+}
+
+/// Takes away what would read files of this machine.
+fn keep_to_ourselves(block: &mut Block) {
+    if let Some(hosts) = &mut block.hosts {
+        hosts.file = None;
+    }
+    if let Some(autopath) = &mut block.autopath {
+        autopath.search = "kubernetes".to_string();
+    }
+    for forward in &mut block.forward {
+        forward.to.retain(|to| !to.starts_with('/'));
+        (forward.tls_ca, forward.tls_certificate, forward.tls_key) = (None, None, None);
+    }
+}
+
+/// A complaint without what it is about.
+fn said(problem: &str) -> String {
+    problem.chars().filter(char::is_ascii_lowercase).take(24).collect()
+}
+
+/// A snapshot is read as it was written, or refused.
+pub struct Snapshots;
+
+impl Check for Snapshots {
+    const NAME: &str = "snapshots";
+    const LONGEST: usize = 1 << 16;
+
+    fn seeds() -> Vec<Vec<u8>> {
+        let updates = objects().into_iter().flat_map(|(service, slices)| {
+            let service = service.map(|service| Update::Service(Box::new(service)));
+            service.into_iter().chain(slices.into_iter().map(|slice| Update::Slice(Box::new(slice))))
+        });
+        let (all, few): (Store, Store) = (updates.clone().collect(), updates.take(3).collect());
+        let taken = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        vec![encode(&all, taken), encode(&few, taken), encode(&Store::default(), UNIX_EPOCH)]
+    }
+
+    fn new() -> Snapshots {
+        Snapshots
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> u64 {
+        let mut mended = bytes.to_vec();
+        // Otherwise nothing would ever come behind the checksum.
+        if bytes.len() >= 32 {
+            let (length, checksum) = ((bytes.len() - 32) as u64, crc32fast::hash(&bytes[32..]));
+            mended[20..28].copy_from_slice(&length.to_le_bytes());
+            mended[28..32].copy_from_slice(&checksum.to_le_bytes());
+        }
+        number([bytes, &mended].map(|bytes| match decode(bytes) {
+            Ok(snapshot) => (true, read_again(&snapshot).to_string()),
+            Err(error) => (false, error.to_string()),
+        }))
+    }
+}
+
+/// How many objects it has, which are the same when they are written and read once more.
+fn read_again(snapshot: &Snapshot) -> usize {
+    let store: Store = snapshot.updates.iter().cloned().collect();
+    let again = decode(&encode(&store, snapshot.taken)).expect("what was read can be written and read");
+    let same: Store = again.updates.into_iter().collect();
+    assert!(contents(&store) == contents(&same), "it says something else the second time");
+    snapshot.updates.len()
+}
+
+/// All objects; a store has them in no order.
+fn contents(store: &Store) -> BTreeSet<String> {
+    let services = store.service_keys().filter_map(|key| store.service(key)).map(|service| format!("{service:?}"));
+    let others = store.namespaces().map(ToString::to_string).chain(store.node().map(|node| format!("{node:?}")));
+    let cidrs = store.named_service_cidrs().map(|cidr| format!("{cidr:?}"));
+    services.chain(store.all_slices().map(|slice| format!("{slice:?}"))).chain(others).chain(cidrs).collect()
+}
+
+/// A name as text is the same name again, and a resolv.conf does no harm.
+pub struct Names;
+
+impl Check for Names {
+    const NAME: &str = "names";
+    const LONGEST: usize = 600;
+
+    fn seeds() -> Vec<Vec<u8>> {
+        let seeds = [
+            "web.shop.svc.cluster.local.",
+            "_http._tcp.a\\.b.c",
+            "nameserver 10.0.0.1\nnameserver fe80::1%eth0\nsearch a b\n",
+            "\\000.x",
+        ];
+        seeds.map(|text| text.as_bytes().to_vec()).to_vec()
+    }
+
+    fn new() -> Names {
+        Names
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> u64 {
+        let text = String::from_utf8_lossy(bytes);
+        let servers = resolv_conf::parse(&text).len();
+        let labels = DomainName::from_labels(bytes.split(|byte| *byte == b'.')).map(|name| {
+            assert!(name.as_wire().len() <= 255);
+            assert_eq!(name.to_lower().to_lower(), name.to_lower());
+            assert_eq!(DomainName::parse_escaped(&name.to_string()), Some(name.clone()));
+            name.labels().count()
+        });
+        let parsed = DomainName::parse(&text).map(|name| name.labels().count());
+        let escaped = DomainName::parse_escaped(&text).map(|name| {
+            assert_eq!(DomainName::parse_escaped(&name.to_string()), Some(name.clone()));
+            name.labels().count()
+        });
+        number((servers, labels, parsed, escaped))
+    }
+}
