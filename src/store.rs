@@ -5,7 +5,10 @@
 
 use crate::model::{Family, Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
 use ipnet::IpNet;
+use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 /// Services, slices, namespaces and the node.
@@ -19,8 +22,20 @@ pub struct Store {
     namespaces: HashMap<Name, u32>,
     node: Option<Listed<Node>>,
     service_cidrs: BTreeMap<Name, Listed<Box<[IpNet]>>>,
+    pods: HashMap<PodDigest, Listed<Pod>>,
     listing: [Listing; Kind::COUNT],
     dirty: Dirty,
+}
+
+/// A digest of a pod's namespace and name: there may be a hundred thousand pods, and nobody asks for their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PodDigest(u128);
+
+/// What is known of a pod.
+#[derive(Debug, PartialEq, Eq)]
+struct Pod {
+    namespace: Name,
+    addresses: Box<[IpAddr]>,
 }
 
 /// A value and the number of the listing that mentioned it last.
@@ -48,14 +63,33 @@ pub struct Dirty {
     pub node: bool,
     /// A network of service addresses came or went.
     pub service_cidrs: bool,
+    /// Addresses that pods have got or lost, in this order. Two pods of a namespace may have the same one, that of their node.
+    pub pods: Vec<PodMove>,
     /// When the changes of slices were triggered, by service; of each slice that changed since.
     pub triggers: BTreeMap<ObjectKey, Vec<(Family, SystemTime)>>,
+}
+
+/// A pod that has got or lost an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodMove {
+    /// Its namespace.
+    pub namespace: Name,
+    /// The address.
+    pub address: IpAddr,
+    /// Whether it has it now.
+    pub is_there: bool,
 }
 
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.namespaces.is_empty() && !self.node && !self.service_cidrs
+        !self.is_to_be_remembered() && self.pods.is_empty()
+    }
+
+    /// Whether something changed that is a part of the last known state. Pods are not: they come and go, and that there is one now is all that is
+    /// ever said of them.
+    pub fn is_to_be_remembered(&self) -> bool {
+        !self.services.is_empty() || !self.namespaces.is_empty() || self.node || self.service_cidrs
     }
 }
 
@@ -75,6 +109,8 @@ impl Store {
             Update::ServiceCidrGone(name) => self.drop_service_cidr(&name),
             Update::Node(node) => self.put_node(Some(node)),
             Update::NodeGone => self.put_node(None),
+            Update::Pod(key, addresses) => self.put_pod(&key, addresses),
+            Update::PodGone(key) => self.drop_pod(PodDigest::of(&key)),
             Update::Unreachable => {}
         }
     }
@@ -177,6 +213,10 @@ impl Store {
                 let gone: Vec<_> = stale(self.service_cidrs.iter().map(|(name, listed)| (name, listed.listing)), current);
                 gone.iter().for_each(|name| self.drop_service_cidr(name));
             }
+            Kind::Pod => {
+                let gone: Vec<_> = stale(self.pods.iter().map(|(digest, listed)| (digest, listed.listing)), current);
+                gone.iter().for_each(|digest| self.drop_pod(*digest));
+            }
             Kind::Node => {
                 if self.node.as_ref().is_some_and(|listed| listed.listing != current) {
                     self.put_node(None);
@@ -268,12 +308,43 @@ impl Store {
         self.dirty.service_cidrs |= self.service_cidrs.remove(name).is_some();
     }
 
+    fn put_pod(&mut self, key: &ObjectKey, addresses: Box<[IpAddr]>) {
+        let listing = self.number(Kind::Pod);
+        let new = Pod { namespace: key.namespace.clone(), addresses };
+        let old = self.pods.insert(PodDigest::of(key), Listed { value: new, listing });
+        let new = &self.pods[&PodDigest::of(key)].value;
+        if old.as_ref().is_none_or(|old| old.value != *new) {
+            let moves = old.iter().flat_map(|old| old.value.moves(false)).chain(new.moves(true));
+            self.dirty.pods.extend(moves);
+        }
+    }
+
+    fn drop_pod(&mut self, digest: PodDigest) {
+        if let Some(pod) = self.pods.remove(&digest) {
+            self.dirty.pods.extend(pod.value.moves(false));
+        }
+    }
+
     fn put_node(&mut self, node: Option<Node>) {
         if self.node() != node.as_ref() {
             self.dirty.node = true;
         }
         let listing = self.number(Kind::Node);
         self.node = node.map(|value| Listed { value, listing });
+    }
+}
+
+impl Pod {
+    fn moves(&self, is_there: bool) -> impl Iterator<Item = PodMove> {
+        self.addresses.iter().map(move |address| PodMove { namespace: self.namespace.clone(), address: *address, is_there })
+    }
+}
+
+impl PodDigest {
+    fn of(key: &ObjectKey) -> PodDigest {
+        let mut hasher = SipHasher13::new();
+        key.hash(&mut hasher);
+        PodDigest(u128::from(hasher.finish128()))
     }
 }
 
@@ -371,6 +442,31 @@ mod tests {
         again.into_iter().for_each(|update| store.apply(update));
         assert!(store.take_dirty().service_cidrs);
         assert_eq!(store.service_cidrs().map(ToString::to_string).collect::<Vec<_>>(), ["10.96.0.0/16"]);
+    }
+
+    #[test]
+    fn addresses_of_pods_come_and_go_with_them_and_are_nothing_to_be_remembered() {
+        let pod = |name: &str, address: &str| {
+            Update::Pod(ObjectKey::new("shop", name), [address].map(|text| text.parse().unwrap()).into())
+        };
+        let moves = |store: &mut Store| -> Vec<(String, bool)> {
+            let dirty = store.take_dirty();
+            assert!(!dirty.is_to_be_remembered());
+            dirty.pods.iter().map(|pod| (pod.address.to_string(), pod.is_there)).collect()
+        };
+        let came = |address: &str| (address.to_string(), true);
+        let went = |address: &str| (address.to_string(), false);
+        let mut store: Store =
+            [Update::ListBegin(Kind::Pod), pod("a", "10.0.0.1"), pod("b", "10.0.0.1"), Update::ListEnd(Kind::Pod)]
+                .into_iter()
+                .collect();
+        assert_eq!(moves(&mut store), [came("10.0.0.1"), came("10.0.0.1")]);
+        store.apply(pod("a", "10.0.0.2"));
+        store.apply(pod("a", "10.0.0.2"));
+        assert_eq!(moves(&mut store), [went("10.0.0.1"), came("10.0.0.2")]);
+        store.apply(Update::PodGone(ObjectKey::new("shop", "a")));
+        [Update::ListBegin(Kind::Pod), Update::ListEnd(Kind::Pod)].into_iter().for_each(|update| store.apply(update));
+        assert_eq!(moves(&mut store), [went("10.0.0.2"), went("10.0.0.1")]);
     }
 
     #[test]

@@ -83,6 +83,11 @@ impl Status {
         self.state().families.remove(&family);
     }
 
+    /// Readiness waits for the first listing of this kind as well.
+    pub fn awaits(&self, kind: Kind) {
+        self.state().unlisted.insert(kind);
+    }
+
     /// This agent does not watch objects of this kind, so that nobody waits for its listing.
     pub fn without_kind(&self, kind: Kind) {
         self.state().unlisted.remove(&kind);

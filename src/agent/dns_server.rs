@@ -12,6 +12,7 @@ use crate::dns::records::Records;
 use crate::dns::server::{self, DnsError, Serving};
 use crate::handover::Sockets;
 use crate::import::read::Mounted;
+use crate::model::Demand;
 use crate::notices::{DNS_PORT_TAKEN, Notices, Subject};
 use prometheus::Registry;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct DnsServer {
     pub records: Arc<Records>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// What it needs to know of the cluster.
+    pub demand: watch::Receiver<Demand>,
     /// Where people ask about it.
     pub desk: Desk,
     /// Signs of life, once it serves.
@@ -100,6 +103,7 @@ impl DnsServer {
         });
         let desk = Desk { chain: chain.clone(), records: records.clone(), metrics: metrics.clone() };
         let is_obeyed = *obeyed.borrow();
+        let demand = chain.demand();
         let parts = Parts {
             obeyed,
             guard: config.dns.guard.clone(),
@@ -118,7 +122,7 @@ impl DnsServer {
         let (leave, leaves) = mpsc::channel(1);
         let orders = Orders { leave: leaves, stopped };
         let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, orders));
-        Ok(DnsServer { records, metrics, desk, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
+        Ok(DnsServer { records, metrics, demand, desk, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
     }
 
     /// Leaves the sockets to another agent. Connections that are open are finished.

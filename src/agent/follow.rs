@@ -9,7 +9,7 @@ use super::stale_flows::StaleFlows;
 use super::watchdog::GuardedSwitch;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::Config;
-use crate::model::{Kind, Update};
+use crate::model::{Demand, Kind, Update};
 use crate::nft::Disturbance;
 use crate::notices::Notices;
 use crate::proxy::Dest;
@@ -94,6 +94,7 @@ impl Follow {
             let warming = self.plan.as_ref().and_then(Plan::next_warming);
             let look = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy()).and_then(|plan| plan.drift.due());
             let cidrs_awaited = self.plan.as_ref().filter(|plan| !plan.started).and_then(|plan| plan.cidrs_awaited);
+            let demand_awaited = self.dns.as_ref().and_then(Dns::demand_awaited);
             let last_state = self.last_state.as_ref().and_then(LastState::next);
             let retry_switch = self.dns.as_ref().and_then(|dns| dns.retry_switch);
             tokio::select! {
@@ -112,6 +113,7 @@ impl Follow {
                 () = at(retry) => self.compare(),
                 () = at(look) => self.compare(),
                 () = at(cidrs_awaited) => {}
+                () = at(demand_awaited) => {}
                 () = at(last_state) => self.look_at_last_state(),
                 () = at(warming) => self.plan.iter_mut().for_each(|plan| plan.warm_up(&self.store)),
                 () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
@@ -182,7 +184,7 @@ impl Follow {
         }
         self.listed.get_or_insert_with(Instant::now);
         let dirty = self.store.take_dirty();
-        if let Some(last_state) = self.last_state.as_mut().filter(|_| !dirty.is_empty()) {
+        if let Some(last_state) = self.last_state.as_mut().filter(|_| dirty.is_to_be_remembered()) {
             last_state.changed();
         }
         if let Some(plan) = &mut self.plan {
@@ -257,6 +259,9 @@ impl Follow {
     }
 
     fn announce(&mut self) {
+        if self.dns.as_ref().is_some_and(|dns| dns.synced) {
+            Demand::ALL.kinds().iter().for_each(|kind| self.status.without_kind(*kind));
+        }
         let in_kernel = self.plan.as_ref().is_none_or(|plan| plan.committed);
         let in_dns = self.dns.as_ref().is_none_or(|dns| dns.synced);
         if in_kernel && in_dns && !*self.ready.borrow() {

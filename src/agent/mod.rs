@@ -36,7 +36,7 @@ use crate::dns::server::DnsError;
 use crate::handover::{HandoverError, Sockets, Successor};
 use crate::import::read::Mounted;
 use crate::leftovers;
-use crate::model::{Family, Update};
+use crate::model::{Demand, Family, Update};
 use crate::nft::{Committer, Kernel, Netlink, NftError};
 use crate::notices::Notices;
 use crate::proxy::{Delta, Element};
@@ -103,6 +103,7 @@ pub struct Running {
     sockets: Sockets,
     status: Status,
     dns: Option<DnsServer>,
+    demand: watch::Receiver<Demand>,
     admin: JoinHandle<Option<admin::Serving>>,
     /// Told when health and metrics cannot be served.
     admin_failed: Arc<Notify>,
@@ -169,6 +170,8 @@ pub async fn start_through<K: Kernel + Send + 'static>(
         Role::All if config.dns.addresses.is_empty() => None,
         Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices, &sockets, mounted).await?),
     };
+    let demand = dns.as_ref().map_or_else(|| watch::channel(Demand::default()).1, |dns| dns.demand.clone());
+    demand.borrow().kinds().iter().for_each(|kind| status.awaits(*kind));
     let site = admin::site(&config.admin, status.clone(), registries)?;
     let probes = site.serve_probes()?;
     let (admin_sender, admin_served) = watch::channel(false);
@@ -183,7 +186,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     let (ready_sender, ready) = watch::channel(false);
     let (home_sender, home) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
-    let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.metrics.clone(), dns.serving.clone()));
+    let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.metrics.clone(), dns.serving.clone(), dns.demand.clone()));
     let (changed, addresses) = watch::channel(());
     let service_health = ServiceHealth::new();
     let localhost_ports = config.proxy.nodeport_addresses.localhost.then(LocalhostPorts::default);
@@ -237,7 +240,21 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     }
     let follow = Follow::new(&config, data_path, names, reports, addresses, inquiries);
     let follow = tokio::spawn(follow.run(updates, stopped));
-    Ok(Running { ready, stop, follow, beside, successor, sockets, status, dns, admin, admin_failed, probes, _presence: presence })
+    Ok(Running {
+        ready,
+        stop,
+        follow,
+        beside,
+        successor,
+        sockets,
+        status,
+        dns,
+        demand,
+        admin,
+        admin_failed,
+        probes,
+        _presence: presence,
+    })
 }
 
 /// Serves health and metrics when it is this agent's turn.
@@ -265,6 +282,11 @@ impl Running {
     pub async fn ready(&self) {
         // The sender lives as long as the agent's task; without it there is nothing left to wait for.
         let _ = self.ready.clone().wait_for(|ready| *ready).await;
+    }
+
+    /// What DNS needs to know of the cluster beyond what is always watched. It grows when another configuration needs more.
+    pub fn demand(&self) -> watch::Receiver<Demand> {
+        self.demand.clone()
     }
 
     /// Waits until another agent serves this node, which is a reason to [retire](Running::retire); or, `None`, until the agent ends by itself: its

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
-use crate::model::{Kind, Name, ObjectKey, ServiceKind};
+use crate::model::{Demand, Kind, Name, ObjectKey, ServiceKind};
 use crate::store::{Dirty, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 /// Names wait for the data path at most this long, so that a stuck kernel never freezes DNS.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
+/// What is watched only because the zones need it is waited for at most this long once everything else is there (CoreDNS's `startup_timeout`):
+/// the agent may not be allowed to watch it. What it is needed for fails until it comes.
+const DEMAND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Names on their way into the records, and the switch that leads questions to them.
 pub struct Dns {
@@ -31,6 +34,10 @@ pub struct Dns {
     /// Names whose rules are being committed.
     pub committing: Names,
     pub synced: bool,
+    /// What the zones need beyond services and namespaces.
+    demand: watch::Receiver<Demand>,
+    /// Until when that is waited for.
+    demand_awaited: Option<Instant>,
     /// Signs of life of the server, once the sockets are open.
     pub serving: watch::Receiver<Option<Pulses>>,
     /// Addresses on which the pods of this node are answered here.
@@ -42,7 +49,7 @@ pub struct Dns {
 }
 
 /// The names, the metrics of DNS, and whether they are served.
-pub type Published = (Arc<Records>, Arc<Metrics>, watch::Receiver<Option<Pulses>>);
+pub type Published = (Arc<Records>, Arc<Metrics>, watch::Receiver<Option<Pulses>>, watch::Receiver<Demand>);
 
 /// Names that are published together.
 #[derive(Default)]
@@ -53,7 +60,7 @@ pub struct Names {
 
 impl Dns {
     /// Names that nobody knows yet. What is beside the records says whether they are served.
-    pub fn new(config: &Config, (records, metrics, serving): Published) -> Dns {
+    pub fn new(config: &Config, (records, metrics, serving, demand): Published) -> Dns {
         Dns {
             records,
             metrics,
@@ -63,6 +70,8 @@ impl Dns {
             waiting: Names::default(),
             committing: Names::default(),
             synced: false,
+            demand,
+            demand_awaited: None,
             local: super::local_dns::addresses(config),
             switch: None,
             retry_switch: None,
@@ -73,6 +82,10 @@ impl Dns {
     pub fn take(&mut self, store: &Store, dirty: Dirty) {
         for name in &dirty.namespaces {
             self.set_namespace(store, name);
+        }
+        dirty.pods.iter().for_each(|pod| self.records.move_pod(pod));
+        if store.is_listed(Kind::Pod) {
+            self.records.set_pods_listed();
         }
         for (key, triggers) in dirty.triggers {
             let new = triggers.into_iter().map(|(_, time)| time).filter(|time| *time > self.started);
@@ -120,11 +133,28 @@ impl Dns {
 
     /// From now on a name that is not known does not exist.
     pub fn synced(&mut self, store: &Store) {
-        if !self.synced && store.is_listed(Kind::Namespace) {
+        if !self.synced && store.is_listed(Kind::Namespace) && self.has_what_was_demanded(store) {
             tracing::info!(services = store.service_count(), "cluster names are served");
             self.records.set_synced();
             self.synced = true;
         }
+    }
+
+    fn has_what_was_demanded(&mut self, store: &Store) -> bool {
+        let demand = *self.demand.borrow();
+        let Some(missing) = demand.kinds().iter().find(|kind| !store.is_listed(**kind)) else { return true };
+        let is_over = *self.demand_awaited.get_or_insert_with(|| Instant::now() + DEMAND_DEADLINE) <= Instant::now();
+        if is_over {
+            tracing::warn!(
+                "{missing} are not listed yet, which the zones need: DNS is served without, and what needs them fails (SERVFAIL)"
+            );
+        }
+        is_over
+    }
+
+    /// Until when what the zones need is waited for, while it is.
+    pub fn demand_awaited(&self) -> Option<Instant> {
+        self.demand_awaited.filter(|_| !self.synced)
     }
 
     /// From now on the pods of this node are answered here, once all names are known and the sockets are open. Tried again after a while

@@ -13,7 +13,7 @@ use crate::dns::name::DomainName;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
 use crate::model::{
-    Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
+    Demand, Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
     SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading, Usable};
@@ -135,7 +135,7 @@ pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, 
     let follow = Follow::new(
         &config,
         Some(data_path),
-        Some((records, dns_metrics, watch::channel(Some(Pulses::default())).1)),
+        Some((records, dns_metrics, watch::channel(Some(Pulses::default())).1, watch::channel(Demand::default()).1)),
         Reports {
             home: watch::channel(false).0,
             status: status.clone(),

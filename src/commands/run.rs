@@ -5,7 +5,7 @@ use crate::admin::Registries;
 use crate::agent::{self, Retired};
 use crate::config::{self, ClusterSource, Config, Role, RunArgs, Surroundings, ZonesSource};
 use crate::import::read::Mounted;
-use crate::model::{Kind, Update};
+use crate::model::{Demand, Kind, Update};
 use crate::notices::Notices;
 use crate::source::{kubernetes, manifests};
 use anyhow::{Context, anyhow, bail};
@@ -49,9 +49,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let registries = Registries::new(config.role)?;
-    let (mut source, notices) = source(&config, &registries, updates.clone()).await?;
+    let (asked, demand) = watch::channel(Demand::default());
+    let (mut source, notices) = source(&config, &registries, updates.clone(), demand).await?;
     let texts = config_maps(&config).await?;
     let mut agent = agent::start(config, registries, received, notices, texts).await?;
+    let ask = AbortOnDrop(tokio::spawn(hand_on(agent.demand(), asked)));
     let mut successor = None;
     let outcome = tokio::select! {
         name = signals.next() => {
@@ -66,6 +68,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     };
     source.abort();
+    drop(ask);
     match successor {
         Some(successor) => wait_for_the_end(agent.retire(successor).await, &mut signals).await?,
         None => drain(agent.shutdown(), &mut signals).await?,
@@ -104,11 +107,36 @@ async fn drain(shutdown: impl Future<Output = ()>, signals: &mut Signals) -> any
     }
 }
 
+/// Tells the source what the agent asks of it.
+async fn hand_on(mut demand: watch::Receiver<Demand>, asked: watch::Sender<Demand>) {
+    loop {
+        asked.send_replace(*demand.borrow_and_update());
+        if demand.changed().await.is_err() {
+            // The source goes on with what it was asked for last.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A task that ends with this value.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The task that sends updates. It ends by itself only when it cannot go on.
 type Source = JoinHandle<anyhow::Result<()>>;
 
 /// Starts the source of updates, and with it the way of notices back to where the objects come from.
-async fn source(config: &Config, registries: &Registries, updates: mpsc::Sender<Update>) -> anyhow::Result<(Source, Notices)> {
+async fn source(
+    config: &Config,
+    registries: &Registries,
+    updates: mpsc::Sender<Update>,
+    demand: watch::Receiver<Demand>,
+) -> anyhow::Result<(Source, Notices)> {
     let node_name = (config.role != Role::Dns).then(|| config.node_name.clone());
     if let ClusterSource::Manifests(folder) = config.cluster.clone() {
         let watch = async move { Ok(manifests::watch(&folder, node_name.as_deref(), updates).await?) };
@@ -124,15 +152,16 @@ async fn source(config: &Config, registries: &Registries, updates: mpsc::Sender<
     let Some(node_name) = node_name else {
         // The agents of the nodes say the same of bad objects, and have the right to.
         let watch = async move {
-            kubernetes::watch(client, None, kinds, updates, health, Notices::logged()).await;
+            let told = kubernetes::Told { updates, health, notices: Notices::logged() };
+            kubernetes::watch(client, None, kinds, demand, told).await;
             Ok(())
         };
         return Ok((tokio::spawn(watch), Notices::logged()));
     };
     let (notices, received) = Notices::sent();
-    let told = notices.clone();
+    let told = kubernetes::Told { updates, health, notices: notices.clone() };
     let work = async move {
-        let watch = kubernetes::watch(client.clone(), Some(&node_name), kinds, updates, health, told);
+        let watch = kubernetes::watch(client.clone(), Some(&node_name), kinds, demand, told);
         tokio::select! {
             () = watch => {}
             never = async { kubernetes::send_events(client.clone(), &node_name, received).await; std::future::pending().await } => never,

@@ -8,6 +8,7 @@ use super::records::Records;
 use super::reply;
 use super::respond::Responder;
 use super::service_record::{RecordKind, ServiceRecord};
+use super::shape::PodNames;
 use super::trace::{self, Step};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -266,8 +267,10 @@ impl Desk {
         Some(vec![match lookup::find(&view, name.as_wire()) {
             Node::Missing if !self.records.is_synced() => "the cluster is not fully known yet".to_string(),
             Node::Missing => format!("nothing in {zone} has this name"),
+            Node::Unheard => "the cluster's pods are not known yet".to_string(),
             Node::Bare => "a name that has others below it, and no records".to_string(),
             Node::Apex | Node::Version | Node::NameServer => format!("the zone {zone} itself"),
+            Node::Pod(address) if shape.pods == PodNames::Verified => format!("a pod that has the address {address}"),
             Node::Pod(address) => format!("the address {address}, which the name spells (pods: insecure)"),
             Node::Service(service) => object(service),
             Node::Port { service, port, protocol } => format!("port {}/{} of {}", label(port), label(protocol), object(service)),

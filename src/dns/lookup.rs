@@ -14,6 +14,8 @@ const MAX_LABELS: usize = 5;
 /// What a name in the zone is.
 pub enum Node<'a> {
     Missing,
+    /// Nobody can say yet whether it exists.
+    Unheard,
     /// Exists without records: names above others, and endpoints' protocols.
     Bare,
     Apex,
@@ -57,6 +59,7 @@ pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
         [b"ns", b"dns"] => Node::NameServer,
         [namespace, b"svc" | b"pod"] => if_namespace(view, namespace, Node::Bare),
         [label, namespace, b"pod"] => match pod_address(label) {
+            Some(address) if view.shape().pods == PodNames::Verified => verified(view, namespace, address),
             Some(address) => if_namespace(view, namespace, Node::Pod(address)),
             None => Node::Missing,
         },
@@ -74,6 +77,14 @@ pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
 
 fn if_namespace<'a>(view: &View<'_>, namespace: &[u8], node: Node<'a>) -> Node<'a> {
     if view.has_namespace(namespace) { node } else { Node::Missing }
+}
+
+fn verified<'a>(view: &View<'_>, namespace: &[u8], address: IpAddr) -> Node<'a> {
+    match view.has_pod(namespace, address) {
+        Some(true) => if_namespace(view, namespace, Node::Pod(address)),
+        Some(false) => Node::Missing,
+        None => Node::Unheard,
+    }
 }
 
 fn find_in_service<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'a> {
@@ -137,7 +148,7 @@ impl<'a> Node<'a> {
                 let named = service.endpoints().filter(|endpoint| endpoint.is_named(label, address));
                 named.for_each(|endpoint| tell(endpoint.address));
             }
-            Node::Missing | Node::Bare | Node::Apex | Node::Version | Node::NameServer => {}
+            Node::Missing | Node::Unheard | Node::Bare | Node::Apex | Node::Version | Node::NameServer => {}
         }
     }
 

@@ -8,6 +8,7 @@ use super::name::DomainName;
 use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, service_labels};
 use super::shape::Shape;
 use crate::model::{Name, ObjectKey, Service, Slice};
+use crate::store::PodMove;
 use papaya::{HashMapRef, LocalGuard};
 use std::collections::BTreeSet;
 use std::hash::RandomState;
@@ -23,6 +24,9 @@ pub struct Records {
     services: papaya::HashMap<ServiceLabels, ServiceRecord>,
     reverse: papaya::HashMap<IpAddr, Claims>,
     namespaces: papaya::HashMap<Box<[u8]>, ()>,
+    /// How many pods each namespace has at an address: nearly always one of one.
+    pods: papaya::HashMap<IpAddr, Box<[(Name, u32)]>>,
+    pods_listed: AtomicBool,
     name_server: RwLock<Vec<IpAddr>>,
     synced: AtomicBool,
     changed: AtomicU32,
@@ -56,6 +60,8 @@ impl Records {
             services: papaya::HashMap::new(),
             reverse: papaya::HashMap::new(),
             namespaces: papaya::HashMap::new(),
+            pods: papaya::HashMap::new(),
+            pods_listed: AtomicBool::new(false),
             name_server: RwLock::default(),
             synced: AtomicBool::new(false),
             changed: AtomicU32::new(unix_time()),
@@ -107,6 +113,30 @@ impl Records {
         if changed {
             self.touch();
         }
+    }
+
+    /// Notes that a pod has got or lost an address.
+    pub fn move_pod(&self, pod: &PodMove) {
+        let pods = self.pods.pin();
+        let mut at: Vec<(Name, u32)> = pods.get(&pod.address).map(|at| at.to_vec()).unwrap_or_default();
+        match (at.iter().position(|(namespace, _)| *namespace == pod.namespace), pod.is_there) {
+            (Some(place), true) => at[place].1 += 1,
+            (Some(place), false) if at[place].1 > 1 => at[place].1 -= 1,
+            (Some(place), false) => drop(at.remove(place)),
+            (None, true) => at.push((pod.namespace.clone(), 1)),
+            (None, false) => {}
+        }
+        if at.is_empty() {
+            pods.remove(&pod.address);
+        } else {
+            pods.insert(pod.address, at.into());
+        }
+        self.touch();
+    }
+
+    /// Notes that all pods have been listed once: from now on one that is unknown does not exist.
+    pub fn set_pods_listed(&self) {
+        self.pods_listed.store(true, Ordering::Release);
     }
 
     /// Notes that everything has been listed once: from now on what is unknown does not exist.
@@ -188,6 +218,21 @@ impl View<'_> {
 
     pub(super) fn has_namespace(&self, label: &[u8]) -> bool {
         self.namespaces.contains_key(label) && self.shape.shows(label)
+    }
+
+    /// Whether a pod of the namespace (a label in lower case) has this address; `None` as long as nobody can say.
+    pub(super) fn has_pod(&self, namespace: &[u8], address: IpAddr) -> Option<bool> {
+        let pods = self.records.pods.pin();
+        let is_there = pods.get(&address).is_some_and(|at| at.iter().any(|(name, _)| name.as_bytes() == namespace));
+        (is_there || self.records.pods_listed.load(Ordering::Acquire)).then_some(is_there)
+    }
+
+    /// The namespace of the pods at this address, if they are all of one.
+    pub(super) fn namespace_of_pods_at(&self, address: IpAddr) -> Option<Name> {
+        match self.records.pods.pin().get(&address).map(AsRef::as_ref) {
+            Some([(namespace, _)]) => Some(namespace.clone()),
+            _ => None,
+        }
     }
 
     /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone.

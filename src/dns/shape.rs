@@ -34,6 +34,8 @@ pub enum PodNames {
     Disabled,
     /// They have the address that they spell, if the namespace exists.
     Insecure,
+    /// They have the address that they spell, if a pod of the namespace has it.
+    Verified,
 }
 
 impl Shape {

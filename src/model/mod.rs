@@ -162,8 +162,34 @@ pub enum Update {
     Node(Node),
     /// The agent's own Node is gone.
     NodeGone,
+    /// A pod was added or changed: its addresses.
+    Pod(ObjectKey, Box<[IpAddr]>),
+    /// A pod is gone, is about to end, or has no address.
+    PodGone(ObjectKey),
     /// Nothing was listed so far, and the source has not been reached twice in a row: what is known from elsewhere may be used.
     Unreachable,
+}
+
+/// What is asked of the source beyond what is always watched, because the configuration of DNS needs it. It only ever grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// The addresses of all pods.
+    pub pods: bool,
+}
+
+impl Demand {
+    /// Everything.
+    pub const ALL: Demand = Demand { pods: true };
+
+    /// The kinds that are watched for it.
+    pub fn kinds(self) -> &'static [Kind] {
+        if self.pods { &[Kind::Pod] } else { &[] }
+    }
+
+    /// This one and the other one.
+    pub fn and(self, other: Demand) -> Demand {
+        Demand { pods: self.pods || other.pods }
+    }
 }
 
 /// The kinds that the agent watches.
@@ -179,11 +205,13 @@ pub enum Kind {
     Node,
     /// ServiceCIDRs.
     ServiceCidr,
+    /// Pods, where [`Demand`] asks for them.
+    Pod,
 }
 
 impl Kind {
     /// How many kinds there are, for tables with an entry for each.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 impl fmt::Display for Kind {
@@ -195,6 +223,7 @@ impl fmt::Display for Kind {
             Kind::Namespace => "namespaces",
             Kind::Node => "nodes",
             Kind::ServiceCidr => "servicecidrs",
+            Kind::Pod => "pods",
         })
     }
 }

@@ -256,6 +256,39 @@ pub struct NodeAddress {
     pub address: Option<String>,
 }
 
+/// A Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Pod {
+    /// Name, namespace, version, labels and times; nothing else is kept.
+    #[serde(deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// The status.
+    #[serde(default)]
+    pub status: Option<PodStatus>,
+}
+
+/// `status` of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodStatus {
+    /// `phase`.
+    pub phase: Option<String>,
+    /// `podIP`.
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<String>,
+    /// `podIPs`.
+    #[serde(rename = "podIPs")]
+    pub pod_ips: Option<Vec<PodIp>>,
+}
+
+/// An address of a Pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodIp {
+    /// `ip`.
+    pub ip: Option<String>,
+}
+
 /// A ServiceCIDR (KEP-1880).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ServiceCidr {
@@ -316,6 +349,7 @@ served_as!(Service, core::Service);
 served_as!(EndpointSlice, discovery::EndpointSlice);
 served_as!(Node, core::Node);
 served_as!(ServiceCidr, networking::ServiceCIDR);
+served_as!(Pod, core::Pod);
 
 impl kube::Resource for Namespace {
     type DynamicType = ();

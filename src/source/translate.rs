@@ -180,6 +180,19 @@ impl Translate for objects::ServiceCidr {
     }
 }
 
+impl Translate for objects::Pod {
+    const KIND: Kind = Kind::Pod;
+
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
+        let (key, addresses) = (convert::pod_key(self, names)?, convert::pod(self)?);
+        Ok(if addresses.is_empty() { Update::PodGone(key) } else { Update::Pod(key, addresses) })
+    }
+
+    fn gone(&self, names: &mut Interner) -> Option<Update> {
+        convert::pod_key(self, names).ok().map(Update::PodGone)
+    }
+}
+
 /// What a complaint is about; `None` for objects that Events are not made for.
 fn subject(kind: &str, object: &str) -> Option<Subject> {
     let key = || object.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));

@@ -223,10 +223,67 @@ const CASES: &[(&str, &str, Asked)] = &[
         }",
         &["x.blocked.example A", "x.blocked.example AAAA", "www.example.com TXT", "www.example.com A"],
     ),
+    (
+        "pods that exist, and their search paths",
+        ". {
+            autopath @kubernetes
+            kubernetes cluster.local {
+                kubeconfig KUBECONFIG lab
+                pods verified
+            }
+            forward . UPSTREAM
+        }",
+        &[
+            "10-244-9-1.default.pod.cluster.local A",
+            "10-244-9-1.default.pod.cluster.local AAAA",
+            "10-244-9-1.default.pod.cluster.local SRV",
+            "10-244-9-1.DEFAULT.pod.cluster.local A",
+            "10-244-9-1.data.pod.cluster.local A",
+            "fd00-244--9-1.default.pod.cluster.local AAAA",
+            "fd00-244--9-2.data.pod.cluster.local AAAA",
+            "fd00-244--9-2.data.pod.cluster.local A",
+            "10-244-9-3.default.pod.cluster.local A",
+            "10-244-9-9.default.pod.cluster.local A",
+            "192-0-2-1.default.pod.cluster.local A",
+            "default.pod.cluster.local A",
+            "www.example.com.default.svc.cluster.local A",
+            "www.example.com.svc.cluster.local A",
+            "web.default.default.svc.cluster.local A",
+            "absent.example.com.default.svc.cluster.local A",
+            "www.example.com.data.svc.cluster.local A",
+        ],
+    ),
 ];
+
+/// Pods with their addresses: one of both families, one of IPv6 alone, one that is over, and the one that asks.
+const PODS: [(&str, &str, &str, &[&str]); 4] = [
+    ("default", "pod-dual", "Running", &["10.244.9.1", "fd00:244::9:1"]),
+    ("data", "pod-six", "Running", &["fd00:244::9:2"]),
+    ("default", "pod-over", "Succeeded", &["10.244.9.3"]),
+    ("default", "pod-client", "Running", &["192.0.2.1"]),
+];
+
+fn apply_pods(cluster: &Cluster) {
+    for (namespace, name, phase, addresses) in PODS {
+        cluster.apply_in(
+            namespace,
+            &format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: main, image: none}}]}}}}"
+            ),
+        );
+        let ips: Vec<String> = addresses.iter().map(|address| format!("{{\"ip\": \"{address}\"}}")).collect();
+        let status = format!(
+            "{{\"status\": {{\"phase\": \"{phase}\", \"podIP\": \"{}\", \"podIPs\": [{}]}}}}",
+            addresses[0],
+            ips.join(", ")
+        );
+        cluster.kubectl(&["--namespace", namespace, "patch", "pod", name, "--subresource=status", "--patch", &status]);
+    }
+}
 
 pub fn as_corednss(cluster: &Cluster) {
     cluster.kubectl(&["apply", "--server-side", "-f", OBJECTS]);
+    apply_pods(cluster);
     let start = |name: &str, command: &mut Command| Process::start(cluster.namespace(), cluster.directory(), name, command);
     let file = |name: &str, text: &str| {
         let path = cluster.directory().join(name);
@@ -286,6 +343,9 @@ pub fn as_corednss(cluster: &Cluster) {
                 if field == Field::Opt && corefile.contains("acl") && without_do(&ours) == without_do(&theirs) {
                     continue;
                 }
+                if is_second_address(&question, &ours, &theirs) {
+                    continue;
+                }
                 if !RULES.iter().any(|rule| (rule.explains)(field, &question, &ours, &theirs)) {
                     unexplained.push(format!("{what}: {question:?}: {field:?}\n  ours   {ours:?}\n  theirs {theirs:?}"));
                 }
@@ -293,6 +353,9 @@ pub fn as_corednss(cluster: &Cluster) {
         }
     }
     assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{}", unexplained.len(), unexplained.join("\n"));
+    for (namespace, name, ..) in PODS {
+        cluster.kubectl(&["--namespace", namespace, "delete", "pod", name, "--force", "--grace-period=0"]);
+    }
     cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
 }
 
@@ -305,6 +368,11 @@ fn question(text: &str) -> Question {
     };
     let edns = Some(OptRecord { size: 1232, dnssec_ok: false, unknown_option: false });
     Question { class, edns, ..Question::plain(name, kind) }
+}
+
+/// The name of a pod's second address, which CoreDNS does not know (`docs/differences.md`, pods verified).
+fn is_second_address(question: &Question, ours: &Said, theirs: &Said) -> bool {
+    question.name.starts_with("fd00-244--9-1.") && ours.code == "NoError" && theirs.code == "NXDomain"
 }
 
 /// The OPT record but for DO, which CoreDNS sets in what acl says, whatever the client has set.

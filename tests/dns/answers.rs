@@ -5,8 +5,12 @@ use crate::wire::{ELSEWHERE, Running, lines, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message};
 use proptest::prelude::*;
 use waypost::config::CacheConfig;
+use waypost::dns::answer::{Code, Question, Verdict, answer_as};
+use waypost::dns::name::DomainName;
 use waypost::dns::records::Records;
+use waypost::dns::shape::{PodNames, Shape};
 use waypost::model::{ObjectKey, Service, Slice};
+use waypost::store::PodMove;
 
 #[test]
 fn every_question_of_the_battery_is_answered_as_written() {
@@ -103,6 +107,37 @@ fn wrong_header(case: &Case, question: &Message, reply: &Message) -> Option<Stri
         && reply.queries == question.queries
         && reply.queries[0].name().eq_case(question.queries[0].name());
     (!right).then(|| format!("{} {}: header {header:?}", case.name, case.rtype))
+}
+
+#[test]
+fn verified_names_of_pods_are_those_of_pods_that_are_there_and_before_these_are_listed_nobody_can_say() {
+    let records = cluster();
+    let shape = Shape { pods: PodNames::Verified, ..records.shape().clone() };
+    let code = |name: &str, rtype: u16| {
+        let name = DomainName::parse(&format!("{name}.pod.cluster.local")).unwrap();
+        match answer_as(&records, &shape, Question { name: name.as_wire(), rtype }, None) {
+            Verdict::Answer(answer) => (answer.code, answer.answers.len()),
+            Verdict::Elsewhere => panic!("{name} is the cluster's"),
+        }
+    };
+    let pod = |address: &str, is_there| {
+        records.move_pod(&PodMove { namespace: "default".into(), address: address.parse().unwrap(), is_there });
+    };
+    pod("10.1.2.3", true);
+    assert_eq!(code("10-1-2-3.default", 1), (Code::NoError, 1));
+    assert_eq!(code("fd00--9.default", 28), (Code::ServFail, 0));
+    records.set_pods_listed();
+    assert_eq!(code("fd00--9.default", 28), (Code::NxDomain, 0));
+    assert_eq!(code("10-1-2-3.data", 1), (Code::NxDomain, 0), "another namespace");
+    assert_eq!(code("10-1-2-3.default", 28), (Code::NoError, 0), "it has no address of this family");
+    // Two pods of the host's network have one address.
+    pod("fd00::9", true);
+    pod("fd00::9", true);
+    pod("fd00::9", false);
+    assert_eq!(code("fd00--9.default", 28), (Code::NoError, 1));
+    pod("fd00::9", false);
+    assert_eq!(code("fd00--9.default", 28), (Code::NxDomain, 0));
+    assert_eq!(code("default", 1), (Code::NoError, 0));
 }
 
 #[test]

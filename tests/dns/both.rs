@@ -56,7 +56,9 @@ impl Both {
 
     /// The fast path's reply, if it has one.
     pub fn fast(&self, datagram: &[u8]) -> Option<Vec<u8>> {
-        Composer::new(7).answer(&self.records.view_as(&self.shape, &self.shape.zones[0]), datagram).map(|composed| composed.bytes.to_vec())
+        Composer::new(7)
+            .answer(&self.records.view_as(&self.shape, &self.shape.zones[0]), datagram)
+            .map(|composed| composed.bytes.to_vec())
     }
 
     /// The other path's reply, if there is one.

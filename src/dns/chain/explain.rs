@@ -131,7 +131,11 @@ fn of_hosts(hosts: &Hosts) -> String {
 fn of_kubernetes(kubernetes: &Kubernetes, block: &Block) -> String {
     let names = if kubernetes.zones.is_empty() { &block.zones } else { &kubernetes.zones };
     let ttl = kubernetes.ttl.map_or("the TTL of the settings".to_string(), |ttl| format!("TTL {ttl} s"));
-    let pods = if kubernetes.pods == Some(Pods::Disabled) { ", without names of pods" } else { "" };
+    let pods = match kubernetes.pods {
+        Some(Pods::Disabled) => ", without names of pods",
+        Some(Pods::Verified) => ", with names of pods that exist",
+        Some(Pods::Insecure) | None => "",
+    };
     format!("the cluster's names in {}, {ttl}{pods}; {}", zones(names), rest(&kubernetes.fallthrough, "NXDOMAIN"))
 }
 

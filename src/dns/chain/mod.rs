@@ -41,9 +41,11 @@ pub use server::Server;
 pub(in crate::dns) use walk::{Asked, Outcome, Walk};
 
 use super::metrics::{Metrics, Place};
+use crate::model::Demand;
 use arc_swap::ArcSwap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 
 /// The plan that is in force. Clones are one.
 #[derive(Clone)]
@@ -51,6 +53,8 @@ pub struct Chain(Arc<Published>);
 
 struct Published {
     plan: ArcSwap<Plan>,
+    /// What this plan and those before it need to know.
+    demand: watch::Sender<Demand>,
     /// Our own addresses, which no plan's forwarders may ask, and where it is shown what is answered there.
     own: Mutex<Vec<(SocketAddr, Arc<Metrics>)>>,
 }
@@ -58,7 +62,8 @@ struct Published {
 impl Chain {
     /// A plan.
     pub fn new(plan: Plan) -> Chain {
-        Chain(Arc::new(Published { plan: ArcSwap::from_pointee(plan), own: Mutex::default() }))
+        let demand = watch::Sender::new(plan.demand());
+        Chain(Arc::new(Published { plan: ArcSwap::from_pointee(plan), demand, own: Mutex::default() }))
     }
 
     /// The plan that is in force. Cheap; whoever answers many questions may use [`arc_swap::Cache`] over [`Chain::published`] instead.
@@ -75,8 +80,19 @@ impl Chain {
     pub fn replace(&self, plan: Plan) {
         let own = self.0.own.lock().unwrap_or_else(PoisonError::into_inner);
         plan.never_ask(&own.iter().map(|(address, _)| *address).collect::<Vec<_>>());
+        let demand = plan.demand();
         let before = self.0.plan.swap(Arc::new(plan));
         show(&self.plan(), Some(&before), &own);
+        self.0.demand.send_if_modified(|known| {
+            let before = *known;
+            *known = known.and(demand);
+            *known != before
+        });
+    }
+
+    /// What must be known of the cluster for this plan and those before it.
+    pub fn demand(&self) -> watch::Receiver<Demand> {
+        self.0.demand.subscribe()
     }
 
     /// Questions are answered on these addresses, so that they are never asked, and these metrics show what takes part in the answers.

@@ -450,6 +450,8 @@ pub enum Pods {
     Disabled,
     /// By the address that they spell.
     Insecure,
+    /// The same, where a pod of the namespace has it. All pods are watched for that.
+    Verified,
 }
 
 /// Other servers.

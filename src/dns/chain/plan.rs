@@ -6,7 +6,8 @@ use super::server::Server;
 use crate::config::{DnsConfig, Upstreams};
 use crate::dns::metrics::Metrics;
 use crate::dns::resolve::Resolver;
-use crate::dns::shape::Shape;
+use crate::dns::shape::{PodNames, Shape};
+use crate::model::Demand;
 use hickory_proto::op::Query;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -100,6 +101,12 @@ impl Plan {
     /// The addresses on which it wants DNS to be served.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// What it needs to know of the cluster beyond services and namespaces.
+    pub fn demand(&self) -> Demand {
+        let mut shapes = self.servers.iter().filter_map(|server| server.shape.as_ref());
+        Demand { pods: shapes.any(|shape| shape.pods == PodNames::Verified) }
     }
 
     /// What is answered on an address of ours.

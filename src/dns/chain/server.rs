@@ -113,6 +113,7 @@ fn shape(spec: &model::Kubernetes, block: &Block, defaults: &DnsConfig) -> Resul
         pods: match spec.pods {
             Some(Pods::Disabled) => PodNames::Disabled,
             Some(Pods::Insecure) | None => PodNames::Insecure,
+            Some(Pods::Verified) => PodNames::Verified,
         },
         namespaces: spec.namespaces.iter().map(label).collect::<BTreeSet<_>>(),
         endpoints: !spec.no_endpoints,

@@ -16,6 +16,7 @@ use crate::dns::name::DomainName;
 use crate::dns::records::Records;
 use crate::dns::reply::{self, Reply, UDP_PAYLOAD};
 use crate::dns::resolve::{Resolved, Resolver};
+use crate::dns::shape::PodNames;
 use crate::dns::trace::{self, Step};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -244,10 +245,15 @@ impl<'a> Walk<'a> {
         first.unwrap_or(Outcome::Code(ResponseCode::ServFail, "autopath"))
     }
 
-    /// The namespace of the pod that asks, if the cluster's services tell it. An address with several, as the node's own is, is nobody's.
+    /// The namespace of the pod that asks, if pods are watched, or the cluster's services tell it. An address with several, as the node's own is, is
+    /// nobody's.
     fn namespace_of_client(self, server: &Server) -> Option<Vec<u8>> {
         let shape = server.shape.as_ref()?;
         let view = self.records.view_as(shape, shape.zones.first()?);
+        if shape.pods == PodNames::Verified {
+            let namespace = view.namespace_of_pods_at(self.request.src().ip().to_canonical())?;
+            return Some(namespace.as_bytes().to_vec());
+        }
         let mut namespaces = view.services_at(self.request.src().ip().to_canonical()).map(|service| service.namespace());
         let first = namespaces.next()?;
         namespaces.all(|other| other == first).then(|| first.to_vec())

@@ -99,7 +99,7 @@ fn what_is_not_there_is_an_error_that_says_what_to_do() {
     for (text, expected) in [
         (". {\n  errors\n  nonsense\n}", "Corefile:3: neither the stock CoreDNS nor Waypost has a plugin \"nonsense\""),
         (". {\n  k8s_external x\n}", "Corefile:2: the plugin k8s_external is not there: "),
-        (". {\n  kubernetes {\n    pods verified\n  }\n}", "Corefile:3: pods verified needs a watch of every pod"),
+        (". {\n  kubernetes {\n    pods some\n  }\n}", "Corefile:3: \"some\" is not allowed"),
         (". {\n  rewrite edns0 local set 0xffee 0x61\n}", "Corefile:2: rewrite edns0 is not there"),
         (". {\n  cache 0\n}", "Corefile:2: the TTL of a cache is above zero"),
         (". {\n  cache 30\n  cache 60\n}", "Corefile:3: cache may be there once in a block"),

@@ -5,6 +5,7 @@
 
 mod annotations;
 mod node;
+mod pod;
 mod selector;
 mod service;
 mod slice;
@@ -13,6 +14,7 @@ mod tests;
 
 pub use annotations::{of_service as service_annotations, of_slice as slice_annotations};
 pub use node::{namespace, node, service_cidr, service_cidr_name};
+pub use pod::{pod, pod_key};
 pub use service::{service, service_key};
 pub use slice::{slice, slice_key};
 

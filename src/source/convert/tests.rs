@@ -350,3 +350,26 @@ fn only_annotations_that_are_read_reach_the_heap() {
     assert_eq!(service.metadata.annotations, Some([("waypost.dev/balance".to_string(), "random".to_string())].into()));
     assert_eq!(read("metadata: {annotations: {other: x}}").metadata.annotations, None);
 }
+
+#[test]
+fn a_pod_has_the_addresses_of_both_families_until_it_is_over() {
+    let addresses = |rest: &str| {
+        let object: objects::Pod = serde_saphyr::from_str(&format!("{{{rest}}}")).unwrap();
+        pod(&object).map(|addresses| addresses.to_vec())
+    };
+    let metadata = "metadata: {namespace: shop, name: a}";
+    let status = |phase: &str| {
+        format!("{metadata}, status: {{phase: {phase}, podIP: 10.0.0.1, podIPs: [{{ip: 10.0.0.1}}, {{ip: 'fd00::1'}}]}}")
+    };
+    assert_eq!(addresses(&status("Running")).unwrap(), ips(&["10.0.0.1", "fd00::1"]));
+    assert_eq!(addresses(&status("Pending")).unwrap().len(), 2);
+    for phase in ["Succeeded", "Failed", "Unknown"] {
+        assert!(addresses(&status(phase)).unwrap().is_empty(), "{phase}");
+    }
+    let ending = status("Running").replace("name: a", "name: a, deletionTimestamp: '2026-01-02T03:04:05Z'");
+    assert!(addresses(&ending).unwrap().is_empty());
+    assert!(addresses(metadata).unwrap().is_empty());
+    assert_eq!(addresses(&format!("{metadata}, status: {{podIP: 10.0.0.7}}")).unwrap(), ips(&["10.0.0.7"]));
+    let error = addresses(&format!("{metadata}, status: {{podIP: nowhere}}")).unwrap_err().to_string();
+    assert!(error.starts_with("Pod shop/a: status.podIPs[0].ip"), "{error}");
+}

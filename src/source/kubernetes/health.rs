@@ -23,6 +23,8 @@ struct Shared {
 struct Watches {
     /// By kind.
     of: [Watch; Kind::COUNT],
+    /// Those that the metric shows.
+    shown: Vec<Kind>,
     /// Why there is no connection, as far as it was logged in the present outage.
     said: Vec<String>,
 }
@@ -52,10 +54,16 @@ impl Health {
     ///
     /// # Errors
     /// When the registry has a metric of that name already.
-    pub fn show(&self, kinds: &'static [Kind], registry: &Registry) -> Result<(), prometheus::Error> {
+    pub fn show(&self, kinds: &[Kind], registry: &Registry) -> Result<(), prometheus::Error> {
         let options = Opts::new("waypost_watch_connected", "Whether the objects of this kind are watched at the API server");
         let gauge = IntGaugeVec::new(options, &["kind"])?;
-        registry.register(Box::new(Connected { health: self.clone(), kinds, gauge }))
+        self.watches().shown.extend(kinds);
+        registry.register(Box::new(Connected { health: self.clone(), gauge }))
+    }
+
+    /// The metric shows this one as well.
+    pub(super) fn also_show(&self, kind: Kind) {
+        self.watches().shown.push(kind);
     }
 
     /// Notes that a watch is connected.
@@ -117,7 +125,6 @@ impl Watches {
 /// The watches as a metric.
 struct Connected {
     health: Health,
-    kinds: &'static [Kind],
     gauge: IntGaugeVec,
 }
 
@@ -127,8 +134,9 @@ impl Collector for Connected {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        for kind in self.kinds {
-            self.gauge.with_label_values(&[&kind.to_string()]).set(i64::from(self.health.is_connected(*kind)));
+        let shown = self.health.watches().shown.clone();
+        for kind in shown {
+            self.gauge.with_label_values(&[&kind.to_string()]).set(i64::from(self.health.is_connected(kind)));
         }
         self.gauge.collect()
     }

@@ -18,31 +18,31 @@ pub use events::send_events;
 pub use health::Health;
 
 use super::objects;
-use crate::model::{Kind, Update};
+use crate::model::{Demand, Kind, Update};
 use crate::notices::Notices;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
 use watch::Watch;
 
+/// The pods that have names in DNS, as CoreDNS asks for them.
+const PODS_THAT_RUN: &str = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown";
 /// How many objects are asked for at once.
 const PAGE: u32 = 500;
 
 /// Watches the given kinds, one task for each, and sends what happens. Every kind begins with a full listing; later ones follow where the
 /// server has forgotten the changes in between. Own Node only: without a `node_name` no Node is watched.
 ///
+/// What `demand` asks for is watched besides, from when it does so.
+///
 /// Failures are retried for ever. `health` tells how it goes. Returns when nobody receives any more; dropping the future ends all watches.
-pub async fn watch(
-    client: Client,
-    node_name: Option<&str>,
-    kinds: &[Kind],
-    updates: Sender<Update>,
-    health: Health,
-    notices: Notices,
-) {
-    watch_at(Pace::default(), client, node_name, kinds, Told { updates, health, notices }).await;
+pub async fn watch(client: Client, node_name: Option<&str>, kinds: &[Kind], demand: Receiver<Demand>, told: Told) {
+    let pace = Pace::default();
+    let always = watch_at(pace, client.clone(), node_name, kinds, told.clone());
+    tokio::join!(always, watch_on_demand(pace, client, demand, told));
 }
 
 /// All objects of a kind, as they are now.
@@ -68,10 +68,13 @@ where
 
 /// Whom a watch tells what it sees.
 #[derive(Clone, Debug)]
-struct Told {
-    updates: Sender<Update>,
-    health: Health,
-    notices: Notices,
+pub struct Told {
+    /// What has changed.
+    pub updates: Sender<Update>,
+    /// How it goes.
+    pub health: Health,
+    /// What people should know.
+    pub notices: Notices,
 }
 
 /// How patient a watch is.
@@ -89,6 +92,27 @@ impl Default for Pace {
     fn default() -> Pace {
         Pace { watch: Duration::from_secs(120), grace: Duration::from_secs(5), quiet: Duration::from_secs(10) }
     }
+}
+
+/// Watches what is asked for, as soon as it is, and from then on.
+async fn watch_on_demand(pace: Pace, client: Client, mut demand: Receiver<Demand>, told: Told) {
+    let mut watched: Vec<Kind> = Vec::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let asked_for = *demand.borrow_and_update();
+        for kind in asked_for.kinds().iter().copied().filter(|kind| !watched.contains(kind)).collect::<Vec<_>>() {
+            tracing::info!("{kind} are watched, because the zones of DNS need them");
+            watched.push(kind);
+            told.health.also_show(kind);
+            let (client, told) = (client.clone(), told.clone());
+            tasks.spawn(async move { watch_at(pace, client, None, &[kind], told).await });
+        }
+        tokio::select! {
+            changed = demand.changed() => if changed.is_err() { break },
+            () = told.updates.closed() => break,
+        }
+    }
+    tasks.join_all().await;
 }
 
 async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[Kind], told: Told) {
@@ -111,6 +135,9 @@ async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[
             (Kind::Node, Some(name)) => {
                 let own = Some(format!("metadata.name={name}"));
                 tasks.spawn(Watch::<objects::Node>::new(Api::all(client), own, pace, told).run());
+            }
+            (Kind::Pod, _) => {
+                tasks.spawn(Watch::<objects::Pod>::new(Api::all(client), Some(PODS_THAT_RUN.into()), pace, told).run());
             }
             (Kind::Node, None) => {}
         }

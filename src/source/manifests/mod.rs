@@ -75,6 +75,7 @@ impl Manifests {
         let own_node = self.nodes.iter().filter(|node| node_name.is_some() && node.metadata.name.as_deref() == node_name);
         list::<objects::Node>(own_node.map(objects::slim), translator, &mut updates);
         list::<objects::ServiceCidr>(self.service_cidrs.iter().map(objects::slim), translator, &mut updates);
+        list::<objects::Pod>(self.pods.iter().map(objects::slim), translator, &mut updates);
         updates.push(Update::ListBegin(Kind::Namespace));
         updates.extend(self.namespaces().into_iter().map(|name| Update::Namespace(name.into())));
         updates.push(Update::ListEnd(Kind::Namespace));

@@ -353,14 +353,11 @@ impl Translation {
                     kubernetes.pods = Some(match option.one()? {
                         "disabled" => Pods::Disabled,
                         "insecure" => Pods::Insecure,
-                        "verified" => {
-                            let problem = "pods verified needs a watch of every pod of the cluster, which is not there; pods insecure answers the same for pods that exist";
-                            return Err(wrong(&option.place, problem));
-                        }
+                        "verified" => Pods::Verified,
                         other => {
                             return Err(wrong(
                                 &option.place,
-                                format!("{other:?} is not allowed; pods takes disabled or insecure"),
+                                format!("{other:?} is not allowed; pods takes disabled, insecure or verified"),
                             ));
                         }
                     });

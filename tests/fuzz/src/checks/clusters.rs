@@ -5,11 +5,13 @@ use super::{Check, number};
 use crate::battery::{cluster_ip, endpoint, headless, slice};
 use crate::both::Both;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use waypost::dns::answer::{self, Answer, Data, Question, Verdict};
 use waypost::dns::name::DomainName;
 use waypost::dns::records::Records;
 use waypost::dns::shape::{PodNames, Shape};
 use waypost::model::{Endpoint, Name, ObjectKey, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort};
+use waypost::store::PodMove;
 
 const ZONE: &str = "cluster.local";
 /// Names of objects, and labels of questions. The first ones are those of which most is made.
@@ -71,6 +73,7 @@ impl Check for Clusters {
     fn new() -> Clusters {
         let listed = Records::new(ZONE, 30);
         listed.set_synced();
+        listed.set_pods_listed();
         Clusters { listed: Both::over(listed), unlisted: Both::over(Records::new(ZONE, 30)) }
     }
 
@@ -86,6 +89,7 @@ impl Check for Clusters {
                 0 => cluster.namespace(both.records(), &mut bytes),
                 1 | 2 => cluster.service(both.records(), &mut bytes),
                 3 | 4 => cluster.slice(both.records(), &mut bytes),
+                5 if bytes.next().is_multiple_of(2) => cluster.pod(both.records(), &mut bytes),
                 5 => cluster.remove(both.records(), &mut bytes),
                 _ => did.extend(ask(both, &cluster, is_listed, &mut bytes)),
             }
@@ -114,9 +118,11 @@ impl Bytes<'_> {
 fn shape(bytes: &mut Bytes<'_>) -> Shape {
     let switches = bytes.next();
     let mut shape = Shape::new(DomainName::parse(ZONE).unwrap(), 30);
-    if switches & 1 != 0 {
-        shape.pods = PodNames::Disabled;
-    }
+    shape.pods = match switches & 65 {
+        1 => PodNames::Disabled,
+        64 => PodNames::Verified,
+        _ => PodNames::Insecure,
+    };
     shape.endpoints = switches & 2 == 0;
     shape.empty_services = switches & 4 == 0;
     if switches & 8 != 0 {
@@ -136,6 +142,8 @@ fn shape(bytes: &mut Bytes<'_>) -> Shape {
 struct Cluster {
     objects: BTreeMap<ObjectKey, (Option<Service>, Vec<Slice>)>,
     namespaces: BTreeSet<Name>,
+    /// How many pods have each address.
+    pods: BTreeMap<(Name, IpAddr), u32>,
 }
 
 impl Cluster {
@@ -143,7 +151,11 @@ impl Cluster {
         let name: Name = bytes.of(&LABELS).into();
         let exists = bytes.next() % 4 != 3;
         records.set_namespace(&name, exists);
-        if exists { self.namespaces.insert(name) } else { self.namespaces.remove(&name) };
+        if exists {
+            self.namespaces.insert(name)
+        } else {
+            self.namespaces.remove(&name)
+        };
     }
 
     fn service(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
@@ -197,6 +209,14 @@ impl Cluster {
         self.publish(records, &key);
     }
 
+    fn pod(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
+        let place = (Name::from(bytes.of(&LABELS)), bytes.of(&ADDRESSES).parse().unwrap());
+        let count = self.pods.entry(place.clone()).or_default();
+        let is_there = *count == 0 || bytes.next().is_multiple_of(2);
+        *count = if is_there { *count + 1 } else { *count - 1 };
+        records.move_pod(&PodMove { namespace: place.0, address: place.1, is_there });
+    }
+
     fn remove(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
         let key = key(bytes);
         let object = self.objects.entry(key.clone()).or_default();
@@ -218,8 +238,13 @@ impl Cluster {
         let records = Records::new(ZONE, 30);
         self.objects.keys().for_each(|key| self.publish(&records, key));
         self.namespaces.iter().for_each(|name| records.set_namespace(name, true));
+        for ((namespace, address), count) in &self.pods {
+            let pod = PodMove { namespace: namespace.clone(), address: *address, is_there: true };
+            (0..*count).for_each(|_| records.move_pod(&pod));
+        }
         if is_listed {
             records.set_synced();
+            records.set_pods_listed();
         }
         records
     }
@@ -227,6 +252,10 @@ impl Cluster {
     fn clear(self, records: &Records) {
         self.objects.keys().for_each(|key| records.publish(key, None, &[]));
         self.namespaces.iter().for_each(|name| records.set_namespace(name, false));
+        for ((namespace, address), count) in self.pods {
+            let pod = PodMove { namespace, address, is_there: false };
+            (0..count).for_each(|_| records.move_pod(&pod));
+        }
     }
 }
 
