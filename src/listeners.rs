@@ -3,7 +3,7 @@
 use crate::handover::Sockets;
 use crate::holder;
 use crate::model::Protocol;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 /// The open listeners. Dropping it closes them.
 #[derive(Debug)]
 pub struct Listeners<K> {
-    open: BTreeMap<(K, SocketAddr), JoinSet<()>>,
+    /// For whom each is open, and the work.
+    open: BTreeMap<SocketAddr, (K, JoinSet<()>)>,
     /// Why a listener could not be opened, as last reported.
     said: BTreeMap<(K, SocketAddr), String>,
     sockets: Sockets,
@@ -29,48 +30,68 @@ impl<K: Ord + Clone> Listeners<K> {
         self.sockets.pause(usual)
     }
 
-    /// Closes those that are no longer wanted and opens those that are not open. `serve` gives an open one its work, which ends with it;
-    /// `failed` is told why one cannot be opened, once for each reason, with the holder of the port. False when one could not be opened: call
-    /// again after a while.
-    pub fn follow(
+    /// Closes those that are no longer wanted and opens those that are not open. One that is wanted for somebody else now stays open and gets other
+    /// work, so that nobody is refused in between; of two that want an address the first gets it. `serve` gives an open one its work, which ends
+    /// with it; `failed` is told why one cannot be opened, once for each reason, with the holder of the port. False when one could not be
+    /// opened: call again after a while.
+    pub async fn follow(
         &mut self,
         wanted: Vec<(K, SocketAddr)>,
         serve: impl Fn(TcpListener, &K, SocketAddr) -> JoinSet<()>,
         mut failed: impl FnMut(&K, SocketAddr, &str),
     ) -> bool {
-        self.open.retain(|listener, _| {
-            let stays = wanted.contains(listener);
-            if !stays {
-                self.sockets.close("tcp", listener.1);
-            }
-            stays
-        });
+        let addresses: BTreeSet<SocketAddr> = wanted.iter().map(|(_, address)| *address).collect();
+        let gone: Vec<SocketAddr> = self.open.keys().filter(|address| !addresses.contains(address)).copied().collect();
+        for address in gone {
+            self.end_work(address).await;
+            self.sockets.close("tcp", address);
+        }
         self.said.retain(|listener, _| wanted.contains(listener));
         let mut complete = true;
-        for listener in wanted {
-            if self.open.contains_key(&listener) {
+        let mut served = BTreeSet::new();
+        for (key, address) in wanted {
+            if !served.insert(address) {
+                self.complain(&key, address, "another Service of this node has the port".into(), &mut failed);
                 continue;
             }
-            let (key, address) = &listener;
-            match self.sockets.tcp(*address).and_then(TcpListener::from_std) {
+            let socket = match self.open.get(&address) {
+                Some((owner, _)) if *owner == key => continue,
+                Some(_) => {
+                    self.end_work(address).await;
+                    self.sockets.another(address)
+                }
+                None => self.sockets.tcp(address),
+            };
+            match socket.and_then(TcpListener::from_std) {
                 Ok(socket) => {
-                    let task = serve(socket, key, *address);
-                    self.said.remove(&listener);
-                    self.open.insert(listener, task);
+                    let task = serve(socket, &key, address);
+                    self.said.remove(&(key.clone(), address));
+                    self.open.insert(address, (key, task));
                 }
                 Err(_) if self.sockets.is_patient() => complete = false,
                 Err(error) => {
                     complete = false;
                     let holder =
-                        holder::of(Protocol::Tcp, *address).map(|holder| format!(", held by {holder}")).unwrap_or_default();
-                    let why = format!("{error}{holder}");
-                    if self.said.get(&listener) != Some(&why) {
-                        failed(key, *address, &why);
-                        self.said.insert(listener, why);
-                    }
+                        holder::of(Protocol::Tcp, address).map(|holder| format!(", held by {holder}")).unwrap_or_default();
+                    self.complain(&key, address, format!("{error}{holder}"), &mut failed);
                 }
             }
         }
         complete
+    }
+
+    /// Once this is over, the work has let go of the socket.
+    async fn end_work(&mut self, address: SocketAddr) {
+        if let Some((_, mut task)) = self.open.remove(&address) {
+            task.shutdown().await;
+        }
+    }
+
+    fn complain(&mut self, key: &K, address: SocketAddr, why: String, failed: &mut impl FnMut(&K, SocketAddr, &str)) {
+        let listener = (key.clone(), address);
+        if self.said.get(&listener) != Some(&why) {
+            failed(key, address, &why);
+            self.said.insert(listener, why);
+        }
     }
 }

@@ -54,6 +54,7 @@ fn main() {
         Trial::test("a_localhost_port_that_is_taken_is_named_and_served_once_it_is_free", localhost_taken),
         Trial::test("a_flushed_ruleset_is_put_right", flushed),
         Trial::test("an_edited_element_and_an_edited_rule_are_put_right", edited),
+        Trial::test("what_was_edited_while_no_agent_ran_is_put_right_at_the_next_start", edited_meanwhile),
         Trial::test("a_program_that_works_on_its_own_tables_disturbs_nobody", own_tables),
         Trial::test("two_agents_on_one_node_do_not_undo_each_others_work", two_agents),
         Trial::test("a_dns_address_that_was_removed_is_there_again", dns_address),
@@ -152,6 +153,56 @@ fn edited() -> Result<(), Failed> {
     world.run("nft", &["add", "table", "ip", "waypost", "{ flags dormant; }"]);
     world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 5");
     world.reached(&world.client, "10.96.0.1:80");
+    Ok(())
+}
+
+/// None of these changes the number of rules, chains or elements.
+fn edited_meanwhile() -> Result<(), Failed> {
+    let mut world = standard("edited-meanwhile", &[]);
+    let handle = |world: &World, chain: &str| {
+        let listed = world.run("nft", &["--handle", "list", "chain", "ip", "waypost", chain]);
+        let handle = listed.lines().rev().find_map(|line| line.split(" # handle ").nth(1));
+        handle.expect("there is a rule").to_string()
+    };
+    let replace = |world: &World, chain: &str, rule: &[&str]| {
+        let handle = handle(world, chain);
+        world.run("nft", &[&["replace", "rule", "ip", "waypost", chain, "handle", &handle], rule].concat());
+    };
+    type Edit<'a> = &'a dyn Fn(&World);
+    let edits: [(&str, Edit<'_>); 5] = [
+        ("nat-prerouting", &|world| replace(world, "nat-prerouting", &["counter"])),
+        ("pick-1", &|world| replace(world, "pick-1", &["ip", "saddr", "10.244.0.2", "drop"])),
+        ("nat-postrouting", &|world| replace(world, "nat-postrouting", &["masquerade"])),
+        ("filter-forward", &|world| {
+            world.run("nft", &["delete", "chain", "ip", "waypost", "filter-forward"]);
+            let base = "{ type filter hook forward priority 10; }";
+            world.run("nft", &["add", "chain", "ip", "waypost", "filter-forward", base]);
+            world.run("nft", &["add", "rule", "ip", "waypost", "filter-forward", "ct", "state", "new", "goto", "refusals"]);
+        }),
+        ("filter-output", &|world| drop(world.run("nft", &["chain", "ip", "waypost", "filter-output", "{ policy drop; }"]))),
+    ];
+    for (chain, edit) in edits {
+        stop(&mut world)?;
+        edit(&world);
+        world.start(&[PODS], 10256);
+        world.await_log(&["made the table anew", "family=IPv4", chain]);
+        world.counted("waypost_nftables_repairs_total{ip_family=\"IPv4\"} 1");
+        world.reached(&world.client, "10.96.0.1:80");
+    }
+    assert_eq!(world.log().matches("TableRepaired").count(), edits.len(), "{}", world.log());
+    // What nobody has touched is left alone.
+    stop(&mut world)?;
+    let before = world.log().matches("made the table anew").count();
+    world.start(&[PODS], 10256);
+    assert_eq!(world.log().matches("made the table anew").count(), before, "{}", world.log());
+    Ok(())
+}
+
+fn stop(world: &mut World) -> Result<(), Failed> {
+    for mut agent in world.agents.drain(..) {
+        agent.kill()?;
+        agent.wait()?;
+    }
     Ok(())
 }
 

@@ -9,7 +9,18 @@ use std::time::{Instant, UNIX_EPOCH};
 
 /// Registers the gauges that apply to this agent: those of DNS only where it serves DNS.
 pub(super) fn register(status: &Status, registries: &Registries) -> Result<(), prometheus::Error> {
-    registries.proxy.register(Box::new(Waiting::new(status)?))?;
+    registries.proxy.register(Box::new(PerFamily::new(
+        "waypost_oldest_pending_change_seconds",
+        "How long the oldest change has waited for its commit; 0 when none waits",
+        status,
+        |status, family| status.waiting(family, Instant::now()).map(|waiting| waiting.as_secs_f64()),
+    )?))?;
+    registries.proxy.register(Box::new(PerFamily::new(
+        "waypost_table_out_of_date",
+        "Whether commits of this family's table fail again and again",
+        status,
+        |status, family| status.is_failing(family).map(|fails| f64::from(u8::from(fails))),
+    )?))?;
     registries.process.register(Box::new(LastState::new(status)?))?;
     if status.is_dns_serving().is_some() {
         let (name, help) = ("waypost_dns_serving", "Whether the sockets of DNS are open on all of its addresses");
@@ -22,30 +33,34 @@ pub(super) fn register(status: &Status, registries: &Registries) -> Result<(), p
     Ok(())
 }
 
-/// How long changes have waited for their commit.
-struct Waiting {
+/// Something about each family. One that the kernel lacks is not shown.
+struct PerFamily {
     status: Status,
+    of: fn(&Status, Family) -> Option<f64>,
     gauge: GaugeVec,
 }
 
-impl Waiting {
-    fn new(status: &Status) -> Result<Waiting, prometheus::Error> {
-        let help = "How long the oldest change has waited for its commit; 0 when none waits";
-        let gauge = GaugeVec::new(Opts::new("waypost_oldest_pending_change_seconds", help), &["ip_family"])?;
-        Ok(Waiting { status: status.clone(), gauge })
+impl PerFamily {
+    fn new(
+        name: &str,
+        help: &str,
+        status: &Status,
+        of: fn(&Status, Family) -> Option<f64>,
+    ) -> Result<PerFamily, prometheus::Error> {
+        let gauge = GaugeVec::new(Opts::new(name, help), &["ip_family"])?;
+        Ok(PerFamily { status: status.clone(), of, gauge })
     }
 }
 
-impl Collector for Waiting {
+impl Collector for PerFamily {
     fn desc(&self) -> Vec<&Desc> {
         self.gauge.desc()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         for family in Family::BOTH {
-            // A family that the kernel lacks is not shown.
-            if let Some(waiting) = self.status.waiting(family, Instant::now()) {
-                self.gauge.with_label_values(&[&family.to_string()]).set(waiting.as_secs_f64());
+            if let Some(value) = (self.of)(&self.status, family) {
+                self.gauge.with_label_values(&[&family.to_string()]).set(value);
             }
         }
         self.gauge.collect()

@@ -57,18 +57,24 @@ impl Pages {
         answer_health(&health, healthy, Some(health.node_eligible), &self.healthz)
     }
 
-    /// As kube-proxy: the node's state is no reason to restart the agent.
+    /// As kube-proxy: the node's state is no reason to restart the agent; nor is one family of two that the kernel refuses.
     fn livez(&self) -> Response<Full<Bytes>> {
         let health = self.status.health();
-        answer_health(&health, health.healthy, None, &self.livez)
+        answer_health(&health, health.alive, None, &self.livez)
     }
 
-    /// An old state is no reason to be taken out of service, nor is an old configuration of DNS; that it is so is said all the same.
+    /// An old state is no reason to be taken out of service, nor is an old configuration of DNS or a family that cannot be had; that it is so is said
+    /// all the same.
     fn readyz(&self) -> Response<Full<Bytes>> {
         match (self.status.pending(), self.status.remarks()) {
-            (pending, remarks) if pending.is_empty() && !remarks.is_empty() => {
-                text(StatusCode::OK, &format!("ok, {}\n", remarks.join(", ")))
-            }
+            (pending, remarks) if pending.is_empty() && !remarks.is_empty() => text(
+                StatusCode::OK,
+                &format!(
+                    "ok, {}
+",
+                    remarks.join(", ")
+                ),
+            ),
             (pending, _) => ready(&pending),
         }
     }

@@ -77,6 +77,11 @@ impl ServiceHealth {
         self.0.changed.notify_one();
     }
 
+    /// What is answered about a Service.
+    pub fn check(&self, service: &ObjectKey) -> Option<Check> {
+        self.wanted().checks.get(service).cloned()
+    }
+
     /// Opens and closes listeners as they are wanted, as soon as another agent does not answer. Dropping the future closes all.
     pub async fn serve(self, node_name: String, status: Status, notices: Notices, sockets: Sockets) {
         sockets.granted().await;
@@ -93,7 +98,7 @@ impl ServiceHealth {
                 let note = format!("node {node_name} failed to start healthcheck \"{service}\" on port {port}: {address}: {why}");
                 notices.tell(&FAILED_TO_START_SERVICE_HEALTHCHECK, Subject::Service(service.clone()), note);
             };
-            let complete = open.follow(self.listeners(), serve, failed);
+            let complete = open.follow(self.listeners(), serve, failed).await;
             tokio::select! {
                 () = self.0.changed.notified() => {}
                 () = tokio::time::sleep(open.pause(retry)), if !complete => {}

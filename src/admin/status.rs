@@ -40,11 +40,13 @@ struct State {
     stopping: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct FamilyState {
     /// When the oldest change that still waits was queued.
     queued: Option<Instant>,
     committed: Option<SystemTime>,
+    /// Why commits fail again and again.
+    failing: Option<String>,
 }
 
 impl Status {
@@ -101,6 +103,13 @@ impl Status {
     /// All that was queued is committed.
     pub fn committed(&self, family: Family) {
         self.committed_at(family, SystemTime::now());
+    }
+
+    /// Commits of this family fail again and again, and why. It is over with the next [`Status::committed`].
+    pub fn failing(&self, family: Family, why: String) {
+        if let Some(state) = self.state().families.get_mut(&family) {
+            state.failing = Some(why);
+        }
     }
 
     /// Whether the node takes traffic; `None` when the API server has no such Node.
@@ -161,12 +170,25 @@ impl Status {
         if state.second {
             pending.push("another agent of this node to hand over".to_string());
         }
-        let no_commit = |(family, state): (&Family, &FamilyState)| match state.committed {
-            None => Some(format!("the first commit of the {family} table")),
-            Some(_) => None,
-        };
-        pending.extend(state.families.iter().filter_map(no_commit));
+        // One family is better than none: it does not wait for one that cannot be had.
+        let some_work = state.families.values().any(|family| family.committed.is_some());
+        let is_awaited = |family: &FamilyState| family.committed.is_none() && !(some_work && family.failing.is_some());
+        let awaited = state.families.iter().filter(|(_, family)| is_awaited(family));
+        pending.extend(awaited.map(|(family, _)| format!("the first commit of the {family} table")));
         pending
+    }
+
+    /// What is to be known of an agent that is ready all the same, in words.
+    pub fn remarks(&self) -> Vec<String> {
+        let age = self.last_state_age();
+        let old =
+            age.map(|age| format!("with the last known state, {} s old: the API server has not been reached", age.as_secs()));
+        let state = self.state();
+        let failing = state.families.iter().filter_map(|(family, state)| Some((family, state.failing.as_ref()?)));
+        let failing = failing.map(|(family, why)| format!("but the {family} table is not up to date: {why}"));
+        let refused = state.dns_refused.iter();
+        let refused = refused.map(|why| format!("but DNS does not do what is written, and goes on as before: {why}"));
+        old.into_iter().chain(failing).chain(refused).collect()
     }
 
     /// What the readiness of DNS waits for.
@@ -186,19 +208,14 @@ impl Status {
         Some(queued.map_or(Duration::ZERO, |queued| now.saturating_duration_since(queued)))
     }
 
+    /// Whether commits of this family fail again and again; `None` where the family is not programmed.
+    pub(super) fn is_failing(&self, family: Family) -> Option<bool> {
+        self.state().families.get(&family).map(|state| state.failing.is_some())
+    }
+
     /// The age of the state that is served, while it is one of an earlier agent's.
     pub fn last_state_age(&self) -> Option<Duration> {
         self.state().last_state.map(|known| SystemTime::now().duration_since(known).unwrap_or_default())
-    }
-
-    /// What is to be known of an agent that is ready all the same.
-    pub(super) fn remarks(&self) -> Vec<String> {
-        let age = self.last_state_age();
-        let old =
-            age.map(|age| format!("with the last known state, {} s old: the API server has not been reached", age.as_secs()));
-        let refused = self.state().dns_refused.clone();
-        let refused = refused.map(|why| format!("but DNS does not do what is written, and goes on as before: {why}"));
-        old.into_iter().chain(refused).collect()
     }
 
     pub(super) fn saved_at(&self) -> Option<SystemTime> {
@@ -221,15 +238,21 @@ impl Status {
 
     fn committed_at(&self, family: Family, now: SystemTime) {
         if let Some(state) = self.state().families.get_mut(&family) {
-            *state = FamilyState { queued: None, committed: Some(now) };
+            *state = FamilyState { queued: None, committed: Some(now), failing: None };
         }
     }
 
     fn health_at(&self, now: Instant) -> Health {
         let state = self.state();
         let families: Vec<FamilyHealth> = state.families.iter().map(|(family, state)| state.health(*family, now)).collect();
+        // As with kube-proxy a family that never worked is missed by nobody: the node's kernel lacks it.
+        let is_missed = |family: &FamilyHealth| !(family.healthy || family.failing && family.updated.is_none());
+        // Nothing hangs where the kernel says no: another start would hear the same.
+        let hangs = |family: &FamilyHealth| !family.healthy && !family.failing;
+        let some_work = families.is_empty() || families.iter().any(|family| family.healthy);
         Health {
-            healthy: state.retired || families.iter().all(|family| family.healthy),
+            healthy: state.retired || some_work && !families.iter().any(is_missed),
+            alive: state.retired || some_work && !families.iter().any(hangs),
             node_eligible: state.node.unwrap_or(state.without_node),
             families,
         }
@@ -258,17 +281,20 @@ impl State {
 }
 
 impl FamilyState {
-    fn health(self, family: Family, now: Instant) -> FamilyHealth {
+    fn health(&self, family: Family, now: Instant) -> FamilyHealth {
         let waiting = self.queued.map(|queued| now.saturating_duration_since(queued));
-        FamilyHealth { family, updated: self.committed, healthy: waiting.is_none_or(|waiting| waiting < HEALTH_TIMEOUT) }
+        let healthy = waiting.is_none_or(|waiting| waiting < HEALTH_TIMEOUT);
+        FamilyHealth { family, updated: self.committed, healthy, failing: self.failing.is_some() }
     }
 }
 
 /// Whether the service proxy does its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// No change waits too long for its commit.
+    /// No change waits too long for its commit, in any family that has ever been committed.
     pub healthy: bool,
+    /// Nothing hangs: a family that fails while the other one works is no reason to start anew.
+    pub alive: bool,
     /// The node is known and takes traffic.
     pub node_eligible: bool,
     /// Each family for itself.
@@ -284,6 +310,8 @@ pub struct FamilyHealth {
     pub updated: Option<SystemTime>,
     /// No change waits too long for its commit.
     pub healthy: bool,
+    /// Commits fail again and again.
+    pub failing: bool,
 }
 
 #[cfg(test)]
@@ -369,6 +397,35 @@ mod tests {
         assert_eq!(status.remarks(), ["but DNS does not do what is written, and goes on as before: Corefile:3: nonsense"]);
         status.dns_refused(None);
         assert!(status.remarks().is_empty());
+    }
+
+    #[test]
+    fn a_family_that_fails_again_and_again_is_named_and_keeps_the_other_one_from_nothing() {
+        let status = status(&[("manifests", "/m"), ("role", "proxy")]);
+        for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node] {
+            status.listed(kind);
+        }
+        let start = Instant::now();
+        Family::BOTH.iter().for_each(|family| status.queued_at(*family, start));
+        let fail = || status.failing(Family::V6, "no such family".into());
+        fail();
+        assert_eq!(status.pending().len(), 2, "one of two must work");
+        assert!(!status.health_at(start + HEALTH_TIMEOUT).healthy);
+        status.committed(Family::V4);
+        assert_eq!(status.pending(), Vec::<String>::new());
+        assert_eq!(status.remarks(), ["but the IPv6 table is not up to date: no such family"]);
+        let health = status.health_at(start + HEALTH_TIMEOUT);
+        assert!(health.healthy && health.alive, "it has never worked: {health:?}");
+        assert_eq!(health.families.iter().map(|family| family.healthy).collect::<Vec<_>>(), [true, false]);
+
+        status.committed(Family::V6);
+        assert!(status.remarks().is_empty());
+        status.queued_at(Family::V6, start);
+        fail();
+        let health = status.health_at(start + HEALTH_TIMEOUT);
+        assert_eq!((health.healthy, health.alive), (false, true), "load balancers look elsewhere; nobody restarts it");
+        status.queued_at(Family::V4, start);
+        assert!(!status.health_at(start + HEALTH_TIMEOUT).alive, "the other one hangs");
     }
 
     #[test]

@@ -42,8 +42,6 @@ pub struct Done {
     pub took: Duration,
     /// Whether the tables were compared on purpose.
     pub compared: bool,
-    /// Whether nothing was outstanding before, so that whatever a comparison had to do was somebody else's doing.
-    pub settled: bool,
     /// Whether somebody else may have changed the tables while no notices were written.
     pub unheard: bool,
 }
@@ -187,7 +185,7 @@ impl<K: Kernel> Worker<K> {
             let after = self.committer.kernel().generation();
             before.map(|generation| generation.wrapping_add(batches as u32)) != after
         });
-        Done { committed, behind: self.committer.is_behind(), took: start.elapsed(), compared, settled, unheard }
+        Done { committed, behind: self.committer.is_behind(), took: start.elapsed(), compared, unheard }
     }
 
     /// Stops the notices; the generation from which on nothing is heard.

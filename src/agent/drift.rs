@@ -2,7 +2,7 @@
 
 use super::data_path::{Done, THREAD};
 use crate::model::Family;
-use crate::nft::{Disturbance, TABLE};
+use crate::nft::{Disturbance, FamilyOutcome, TABLE};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -72,14 +72,21 @@ impl Drift {
         }
     }
 
+    /// Whether a table that was found otherwise than it was left is somebody's to be told of. Another agent (one takes over from the other) writes what
+    /// this one is about to write: commits meet that as well, and it is nothing to report.
+    pub fn is_to_be_told(&self, done: &Done) -> bool {
+        done.compared || self.urgent || self.looked.is_none()
+    }
+
     /// What to say about a table that was put right.
-    pub fn repaired(&self, family: Family) -> String {
-        let table = match family {
+    pub fn repaired(&self, outcome: &FamilyOutcome) -> String {
+        let table = match outcome.family {
             Family::V4 => "ip",
             Family::V6 => "ip6",
         };
         let who = self.by.as_deref().unwrap_or("another program");
-        format!("the table {table} {TABLE} was changed or removed by {who}, and is put right again")
+        let why = outcome.rebuilt.as_deref().unwrap_or("elements of its sets were not ours");
+        format!("the table {table} {TABLE} was changed or removed by {who}, and is put right again: {why}")
     }
 }
 
@@ -89,7 +96,7 @@ mod tests {
     use crate::nft::Committed;
 
     fn done(compared: bool, unheard: bool) -> Done {
-        Done { committed: Committed::default(), behind: false, took: Duration::ZERO, compared, settled: true, unheard }
+        Done { committed: Committed::default(), behind: false, took: Duration::ZERO, compared, unheard }
     }
 
     fn by(name: &str) -> Disturbance {
@@ -113,7 +120,8 @@ mod tests {
         assert!(drift.due().unwrap() <= Instant::now() + PAUSE);
         drift.looking();
         assert_eq!(drift.due(), None, "one comparison at a time");
-        assert!(drift.repaired(Family::V4).contains("by nft"));
+        let note = drift.repaired(&FamilyOutcome::of(Family::V4));
+        assert!(note.contains("table ip waypost") && note.contains("by nft"), "{note}");
         drift.looked(&done(true, false));
         assert_eq!(drift.due(), drift.looked.map(|looked| looked + EVERY));
     }
@@ -136,6 +144,17 @@ mod tests {
         drift.looking();
         drift.looked(&done(true, true));
         assert_eq!(drift.due(), drift.looked.map(|looked| looked + EVERY), "somebody works on tables of his own");
+    }
+
+    #[test]
+    fn what_a_commit_meets_is_told_of_unless_only_another_agent_was_there() {
+        assert!(Drift::default().is_to_be_told(&done(false, false)), "what was edited before the start");
+        let (mut drift, _) = fresh();
+        assert!(!drift.is_to_be_told(&done(false, false)) && drift.is_to_be_told(&done(true, false)));
+        drift.suspect(by(THREAD));
+        assert!(!drift.is_to_be_told(&done(false, false)));
+        drift.suspect(by("nft"));
+        assert!(drift.is_to_be_told(&done(false, false)));
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Follow {
             plan.plan(&self.store, &dirty);
             if plan.is_settled() {
                 plan.health_checks.publish_planned();
-                plan.latency.settled(&plan.data_path.metrics);
+                plan.latency.settled(&plan.failing(), &plan.data_path.metrics);
                 plan.data_path.metrics.nothing_pending();
             }
         }
@@ -249,7 +249,7 @@ impl Follow {
         plan.report(&done, &self.status);
         if let Some(dns) = &mut self.dns {
             let names = std::mem::take(&mut dns.committing);
-            if plan.failures == 0 {
+            if !plan.is_held_up() {
                 dns.publish(&self.store, names.services);
                 dns.synced(&self.store);
             } else {

@@ -42,6 +42,10 @@ impl Kernel for Checked {
         result
     }
 
+    fn would_take(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        self.memory.lock().unwrap().would_take(layout, batch)
+    }
+
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
         self.memory.lock().unwrap().forget(layout, usable)
     }

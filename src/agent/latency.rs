@@ -45,9 +45,9 @@ impl Latency {
         });
     }
 
-    /// The kernel holds everything that is planned.
-    pub fn settled(&mut self, metrics: &ProxyMetrics) {
+    /// The kernel holds everything that is planned, in all families but those that failed.
+    pub fn settled(&mut self, failed: &[Family], metrics: &ProxyMetrics) {
         self.committing();
-        self.committed(&[], metrics);
+        self.committed(failed, metrics);
     }
 }

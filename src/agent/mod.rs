@@ -383,8 +383,12 @@ fn start_data_path<K: Kernel + Send + 'static>(
         status.without_family(Family::V6);
     }
     let mut kernel = Netlink::open()?;
-    // A missing capability shows at the first look at the tables: better now than after the first listing.
-    kernel.read(&layouts[0])?;
+    // A missing capability shows at the first look at the tables: better now than after the first listing. What one family lacks must not keep
+    // the other from working.
+    let looks: Vec<Result<(), NftError>> = layouts.iter().map(|layout| kernel.read(layout).map(drop)).collect();
+    if looks.iter().all(Result::is_err) {
+        looks.into_iter().collect::<Result<(), _>>()?;
+    }
     let mut metrics = metrics::ProxyMetrics::new(&registries.proxy)?;
     if config.proxy.connection_metrics > 0 {
         let connections = Connections::new(config.proxy.connection_metrics)?;

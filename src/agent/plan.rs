@@ -12,21 +12,23 @@ use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{ClusterSource, Config, DetectLocalMode, ProxyConfig};
 use crate::model::{Family, Kind, ObjectKey, Service};
-use crate::nft::{Layout, Part, Rejected};
-use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
+use crate::nft::{Layout, NftError, Part, Rejected};
+use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, Notices, Subject, TABLE_OUT_OF_DATE, TABLE_REPAIRED};
 use crate::proxy::explain::View;
 use crate::proxy::listing::{self, Row};
 use crate::proxy::{Conflict, Context, Delta, Dest, DetectLocal, Element, KnownClient, Planner, SlowStart, Traffic};
 use crate::socket::Planned;
 use crate::store::{Dirty, Store};
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// A commit that failed is tried again after this long, and after twice as long each further time, up to [`RETRY_REFUSED`].
 const RETRY_FAILED: Duration = Duration::from_secs(1);
+/// A family whose commits have failed so often in a row keeps the other one waiting no longer.
+const GIVEN_UP_AFTER: u32 = 2;
 
 /// What is planned, and what has become of it in the kernel.
 pub struct Plan {
@@ -45,12 +47,12 @@ pub struct Plan {
     notices: Notices,
     localhost_ports: Option<LocalhostPorts>,
     pub started: bool,
-    /// Whether a commit succeeded in both families.
+    /// Whether a commit succeeded, in each family but one that fails again and again.
     pub committed: bool,
     /// Whether to complain when there is no Node of this name; a folder of manifests need not have one.
     expects_node: bool,
-    /// How many commits in a row have failed.
-    pub failures: u32,
+    /// How many commits in a row have failed, for each family that there is.
+    failures: BTreeMap<Family, u32>,
     /// When to compare the tables again, because something that is wanted is not in place.
     pub retry: Option<Instant>,
     pub drift: Drift,
@@ -91,7 +93,7 @@ impl Plan {
             started: false,
             committed: false,
             expects_node: !matches!(config.cluster, ClusterSource::Manifests(_)),
-            failures: 0,
+            failures: BTreeMap::new(),
             retry: None,
             drift: Drift::default(),
             latency: Latency::new(),
@@ -114,9 +116,21 @@ impl Plan {
         self.latency.plan(&dirty.triggers);
     }
 
-    /// Whether everything that was planned is in the kernel.
+    /// Whether everything that was planned is in the kernel, but for a family that fails again and again.
     pub fn is_settled(&self) -> bool {
-        self.started && self.failures == 0 && self.gathered.is_empty() && self.layouts.1 && !self.data_path.is_busy()
+        self.started && !self.is_held_up() && self.gathered.is_empty() && self.layouts.1 && !self.data_path.is_busy()
+    }
+
+    /// Whether what follows a commit (names, health checks, readiness) has to wait because the last one failed. Not for ever for one of two
+    /// families: the other one works.
+    pub fn is_held_up(&self) -> bool {
+        let works = self.failures.values().any(|failures| *failures == 0);
+        !works || self.failures.values().any(|failures| (1..GIVEN_UP_AFTER).contains(failures))
+    }
+
+    /// Families whose last commit failed.
+    pub fn failing(&self) -> Vec<Family> {
+        self.failures.iter().filter(|(_, failures)| **failures > 0).map(|(family, _)| *family).collect()
     }
 
     /// When the next endpoint of a Service with a slow start gets more of its share.
@@ -294,10 +308,9 @@ impl Plan {
         for outcome in &done.committed.families {
             let (family, elements) = (outcome.family, outcome.elements);
             self.data_path.metrics.committed(outcome);
-            if done.compared && done.settled && outcome.error.is_none() && (elements > 0 || outcome.rebuilt.is_some()) {
+            if outcome.disturbed && outcome.error.is_none() && self.drift.is_to_be_told(done) {
                 self.data_path.metrics.repaired(family);
-                self.notices.tell(&TABLE_REPAIRED, Subject::Node, self.drift.repaired(family));
-                tracing::info!(%family, elements, rebuilt = outcome.rebuilt.is_some(), "put the table right");
+                self.notices.tell(&TABLE_REPAIRED, Subject::Node, self.drift.repaired(outcome));
             }
             if let Some(why) = &outcome.rebuilt {
                 tracing::info!(%family, why, "made the table anew");
@@ -309,27 +322,31 @@ impl Plan {
                 Some(error) => {
                     failed.push(family);
                     tracing::error!(%family, %error, "the table is not up to date; trying again");
+                    self.report_failed(family, error, status);
                 }
                 None if elements > 0 => {
                     tracing::debug!(%family, elements, batches = outcome.batches, took = ?done.took, "committed")
                 }
                 None => {}
             }
+            if outcome.error.is_none() && self.failures.insert(family, 0).is_some_and(|failures| failures > 0) {
+                tracing::info!(%family, "the table is up to date again");
+            }
         }
         self.drift.looked(done);
         self.latency.committed(&failed, &self.data_path.metrics);
         self.stale_flows.committed(&failed);
         self.count_without_local();
-        self.committed |= failed.is_empty();
-        if failed.is_empty() {
+        self.committed |= !self.is_held_up();
+        if !self.is_held_up() {
             self.health_checks.publish_committed();
         }
-        self.failures = if failed.is_empty() { 0 } else { self.failures.saturating_add(1) };
-        self.retry = match (failed.is_empty(), done.behind) {
-            (false, _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(self.failures.min(8) - 1)).min(RETRY_REFUSED)),
+        let failures = failed.iter().filter_map(|family| self.failures.get(family)).max();
+        self.retry = match (failures, done.behind) {
+            (Some(failures), _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(failures.min(&8) - 1)).min(RETRY_REFUSED)),
             // A cluster that changes all the time must not put it off.
-            (true, true) => self.retry.or_else(|| Some(Instant::now() + RETRY_REFUSED)),
-            (true, false) => None,
+            (None, true) => self.retry.or_else(|| Some(Instant::now() + RETRY_REFUSED)),
+            (None, false) => None,
         };
         for family in Family::BOTH.into_iter().filter(|family| !failed.contains(family)) {
             status.committed(family);
@@ -337,6 +354,22 @@ impl Plan {
             if !self.gathered.is_empty() {
                 status.queued(family);
             }
+        }
+    }
+
+    /// A family that fails again and again is told of: once, because the log has every time.
+    fn report_failed(&mut self, family: Family, error: &NftError, status: &Status) {
+        let failures = self.failures.entry(family).or_default();
+        *failures = failures.saturating_add(1);
+        if *failures < GIVEN_UP_AFTER {
+            return;
+        }
+        status.failing(family, error.to_string());
+        if *failures == GIVEN_UP_AFTER {
+            let works = self.failures.iter().find(|(_, failures)| **failures == 0);
+            let other = works.map_or(String::new(), |(other, _)| format!("; {other} is served meanwhile"));
+            let note = format!("the {family} table of {} cannot be brought up to date: {error}{other}", self.context.node_name);
+            self.notices.tell(&TABLE_OUT_OF_DATE, Subject::Node, note);
         }
     }
 
@@ -358,6 +391,7 @@ impl Plan {
                 }
             },
             Part::Element(element) => (Subject::Node, format!("{element:?}")),
+            Part::Networks(set) => (Subject::Node, format!("the networks of {}", set.name())),
         };
         let node = &self.context.node_name;
         let note = format!("the kernel of {node} refused {what} ({family}); everything else is in place: {reason}");

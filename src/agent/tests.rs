@@ -17,7 +17,9 @@ use crate::model::{
     SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading, Usable};
-use crate::notices::{ADDRESS_CONFLICT, KERNEL_REFUSED, LAST_STATE_REFUSED, LAST_STATE_SERVED, Notice, Notices, Subject};
+use crate::notices::{
+    ADDRESS_CONFLICT, KERNEL_REFUSED, LAST_STATE_REFUSED, LAST_STATE_SERVED, Notice, Notices, Subject, TABLE_OUT_OF_DATE,
+};
 use crate::proxy::{Chain, DetectLocal, Element};
 use std::net::IpAddr;
 use std::path::Path;
@@ -34,10 +36,15 @@ struct Watched {
     gate: Option<std::sync::mpsc::Receiver<()>>,
     /// Batches with this element are refused.
     refused: Arc<Mutex<Option<Element>>>,
+    /// This family's table cannot be had.
+    lacks: Arc<Mutex<Option<Family>>>,
 }
 
 impl Kernel for Watched {
     fn read(&mut self, layout: &Layout) -> Result<Reading, NftError> {
+        if *self.lacks.lock().unwrap() == Some(layout.family) {
+            return Err(NftError::Rejected(vec!["the kernel lacks it".into()]));
+        }
         self.memory.lock().unwrap().read(layout)
     }
 
@@ -46,10 +53,16 @@ impl Kernel for Watched {
             let _ = gate.recv();
         }
         self.served.lock().unwrap().push((layout.family, is_served(&self.records, "web.shop.svc.cluster.local")));
-        if self.refused.lock().unwrap().is_some_and(|element| batch.elements.add.contains(&element)) {
+        self.would_take(layout, batch)?;
+        self.memory.lock().unwrap().commit(layout, batch)
+    }
+
+    fn would_take(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        let touches = |element: Element| batch.elements.add.contains(&element) || batch.elements.remove.contains(&element);
+        if self.refused.lock().unwrap().is_some_and(touches) {
             return Err(NftError::Rejected(vec!["the test says so".into()]));
         }
-        self.memory.lock().unwrap().commit(layout, batch)
+        self.memory.lock().unwrap().would_take(layout, batch)
     }
 
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
@@ -81,26 +94,52 @@ struct Agent {
     served: Arc<Mutex<Vec<(Family, bool)>>>,
     status: Status,
     refused: Arc<Mutex<Option<Element>>>,
+    lacks: Arc<Mutex<Option<Family>>>,
     told: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
     task: JoinHandle<Option<GuardedSwitch>>,
     stop: watch::Sender<()>,
+    proxy_metrics: prometheus::Registry,
     dns_metrics: prometheus::Registry,
+    service_health: ServiceHealth,
 }
 
 fn start(gate: Option<std::sync::mpsc::Receiver<()>>) -> Agent {
-    start_with(gate, None)
+    start_with(gate, None, None)
 }
 
-fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>) -> Agent {
+fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>, lacks: Option<Family>) -> Agent {
     let records = Arc::new(Records::new("cluster.local", 30));
     let memory = Arc::new(Mutex::new(Memory::default()));
     let served = Arc::new(Mutex::new(Vec::new()));
     let refused = Arc::new(Mutex::new(None));
-    let kernel =
-        Watched { memory: memory.clone(), records: records.clone(), served: served.clone(), gate, refused: refused.clone() };
+    let lacks = Arc::new(Mutex::new(lacks));
+    let kernel = Watched {
+        memory: memory.clone(),
+        records: records.clone(),
+        served: served.clone(),
+        gate,
+        refused: refused.clone(),
+        lacks: lacks.clone(),
+    };
     let (notices, told) = Notices::sent();
-    let Wired { updates, ready, status, task, stop, dns_metrics } = wire(kernel, records.clone(), notices, state);
-    Agent { updates, ready, records, memory, served, status, refused, told: told.into(), task, stop, dns_metrics }
+    let Wired { updates, ready, status, task, stop, proxy_metrics, dns_metrics, service_health } =
+        wire(kernel, records.clone(), notices, state);
+    Agent {
+        updates,
+        ready,
+        records,
+        memory,
+        served,
+        status,
+        refused,
+        lacks,
+        told: told.into(),
+        task,
+        stop,
+        proxy_metrics,
+        dns_metrics,
+        service_health,
+    }
 }
 
 /// The ends of an agent's task.
@@ -111,7 +150,9 @@ pub(super) struct Wired {
     pub task: JoinHandle<Option<GuardedSwitch>>,
     /// Ends the task when it is dropped.
     pub stop: watch::Sender<()>,
+    pub proxy_metrics: prometheus::Registry,
     pub dns_metrics: prometheus::Registry,
+    pub service_health: ServiceHealth,
 }
 
 /// Starts the agent's task on this kernel.
@@ -124,7 +165,9 @@ pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, 
         masquerade_all: false,
         detect_local: DetectLocal::Nothing,
     });
-    let metrics = ProxyMetrics::new(&prometheus::Registry::new()).unwrap();
+    let proxy_metrics = prometheus::Registry::new();
+    let metrics = ProxyMetrics::new(&proxy_metrics).unwrap();
+    let service_health = ServiceHealth::new();
     let data_path = DataPath::start(Committer::new(kernel, layouts), metrics, None).unwrap();
     let status = Status::new(&config);
     let (ready_sender, ready) = watch::channel(false);
@@ -140,7 +183,7 @@ pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, 
             home: watch::channel(false).0,
             status: status.clone(),
             ready: ready_sender,
-            service_health: ServiceHealth::new(),
+            service_health: service_health.clone(),
             localhost_ports: None,
             stale_flows: StaleFlows::default(),
             last_state: state.map(|folder| LastState::open(folder, status.clone(), notices.clone())),
@@ -150,7 +193,7 @@ pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, 
         mpsc::channel(1).1,
     );
     let task = tokio::spawn(follow.run(received, stopped));
-    Wired { updates, ready, status, task, stop, dns_metrics: dns_registry }
+    Wired { updates, ready, status, task, stop, proxy_metrics, dns_metrics: dns_registry, service_health }
 }
 
 impl Agent {
@@ -172,6 +215,14 @@ impl Agent {
             assert!(patience.elapsed().as_secs() < 20, "still not: {what}");
             tokio::task::yield_now().await;
         }
+    }
+
+    /// A counter of the service proxy.
+    fn counted(&self, name: &str, family: Family) -> u64 {
+        let families = self.proxy_metrics.gather();
+        let metric = families.iter().find(|metric| metric.name() == name).expect("there is such a metric");
+        let of_family = |one: &&prometheus::proto::Metric| one.get_label()[0].value() == family.to_string();
+        metric.get_metric().iter().find(of_family).expect("it has the family").get_counter().get_value() as u64
     }
 
     fn holds(&self, element: Element) -> bool {
@@ -375,6 +426,71 @@ async fn what_the_kernel_refuses_is_told_of_its_service_and_the_rest_is_programm
     assert!(!agent.holds(routed()));
 }
 
+const SYNC_FAILURES: &str = "kubeproxy_sync_proxy_rules_nftables_sync_failures_total";
+const CLEANUP_FAILURES: &str = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_that_the_kernel_lacks_is_told_and_the_other_one_is_served() {
+    let agent = start_with(None, None, Some(Family::V6));
+    let Update::Service(mut web) = web() else { panic!("it is a service") };
+    web.health_check_node_port = 32000;
+    let key = web.key.clone();
+    for updates in [listing(Kind::Service, vec![Update::Service(web)]), listing(Kind::Slice, vec![slice()]), namespaces(), node()]
+    {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert!(agent.holds(routed()) && is_served(&agent.records, "web.shop.svc.cluster.local"));
+    assert!(agent.service_health.check(&key).is_some(), "load balancers are told");
+    let waits_for_commit = |agent: &Agent| agent.status.pending().iter().any(|pending| pending.contains("commit"));
+    assert!(!waits_for_commit(&agent), "{:?}", agent.status.pending());
+    assert_eq!(agent.status.remarks().len(), 1);
+    assert!(agent.status.remarks()[0].contains("IPv6") && agent.status.remarks()[0].contains("the kernel lacks it"));
+    let notice = agent.told.lock().await.recv().await.unwrap();
+    assert_eq!((notice.reason, &notice.about), (&TABLE_OUT_OF_DATE, &Subject::Node));
+    let said = ["the IPv6 table of node-1", "the kernel lacks it", "IPv4 is served"];
+    assert!(said.iter().all(|part| notice.note.contains(part)), "{}", notice.note);
+    assert!(agent.counted(SYNC_FAILURES, Family::V6) >= 2);
+    assert_eq!(agent.counted(SYNC_FAILURES, Family::V4), 0);
+    // What changes later is not held up by it: names come with the commit, and not by the deadline for a kernel that hangs.
+    agent.send([Update::ServiceGone(key.clone())]).await;
+    agent.until("the rules are gone", |agent| !agent.holds(routed())).await;
+    agent.until("the health check is gone", |agent| agent.service_health.check(&key).is_none()).await;
+    *agent.lacks.lock().unwrap() = None;
+    agent.until("the family is back", |agent| agent.status.remarks().is_empty()).await;
+    assert!(agent.told.lock().await.try_recv().is_err(), "it was told once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_family_an_agent_is_not_ready() {
+    let agent = start_with(None, None, Some(Family::V6));
+    // The other one is refused as a whole: not even its skeleton can be made.
+    agent.memory.lock().unwrap().refuses_rebuild = true;
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.until("both have failed twice", |agent| agent.status.remarks().len() == 2).await;
+    assert!(!*agent.ready.borrow());
+    assert_eq!(agent.status.pending().iter().filter(|pending| pending.contains("commit")).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_the_kernel_refuses_is_counted_as_a_failed_clean_up() {
+    let agent = start(None);
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert_eq!(agent.counted(CLEANUP_FAILURES, Family::V4), 0);
+    *agent.refused.lock().unwrap() = Some(routed());
+    agent.send([Update::ServiceGone(ObjectKey::new("shop", "web"))]).await;
+    agent.until("it is counted", |agent| agent.counted(CLEANUP_FAILURES, Family::V4) == 1).await;
+    assert_eq!(agent.counted(CLEANUP_FAILURES, Family::V6), 0);
+    assert!(agent.holds(routed()));
+    let notice = agent.told.lock().await.recv().await.unwrap();
+    assert!(notice.note.contains("the removal of 10.96.0.1:80/tcp"), "{}", notice.note);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_loser_of_an_address_is_told_who_has_it() {
     let agent = start(None);
@@ -411,7 +527,7 @@ impl Drop for Folder {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_there() {
     let folder = Folder::new("last-state");
-    let agent = start_with(None, Some(&folder.0));
+    let agent = start_with(None, Some(&folder.0), None);
     for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
         agent.send(updates).await;
     }
@@ -419,7 +535,7 @@ async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_th
     assert_eq!(agent.status.last_state_age(), None);
     agent.end().await;
 
-    let agent = start_with(None, Some(&folder.0));
+    let agent = start_with(None, Some(&folder.0), None);
     agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
     assert!(agent.holds(routed()) && is_served(&agent.records, "web.shop.svc.cluster.local"));
     assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::NxDomain, "namespaces are remembered too");
@@ -440,7 +556,7 @@ async fn a_damaged_state_is_reported_and_not_served() {
     let folder = Folder::new("damaged-state");
     std::fs::create_dir_all(&folder.0).unwrap();
     std::fs::write(folder.0.join("snapshot"), "WAYPOST\0 and nonsense").unwrap();
-    let agent = start_with(None, Some(&folder.0));
+    let agent = start_with(None, Some(&folder.0), None);
     let notice = agent.told.lock().await.recv().await.unwrap();
     assert_eq!((notice.reason, &notice.about), (&LAST_STATE_REFUSED, &Subject::Node));
     assert!(notice.note.contains("snapshot") && notice.note.contains("version"), "{}", notice.note);

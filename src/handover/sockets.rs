@@ -97,6 +97,16 @@ impl Sockets {
         Ok(listener)
     }
 
+    /// One more handle of the listening socket on this address, which this agent has open: what waits in it to be accepted goes on waiting.
+    ///
+    /// # Errors
+    /// When there is none, or no descriptor is left.
+    pub fn another(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let state = self.state();
+        let socket = state.open.get(&name("tcp", address)).and_then(|sockets| sockets.first());
+        Ok(socket.ok_or(io::ErrorKind::NotConnected)?.try_clone()?.into())
+    }
+
     /// UDP sockets on this address: all that the earlier agent had, or a new one. They do not block.
     ///
     /// # Errors

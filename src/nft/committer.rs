@@ -4,11 +4,12 @@
 //! own. One bad destination never stops the rest: a batch that the kernel rejects is first compared with the kernel's real table again,
 //! then halved until the culprit is found; that one is set aside and reported.
 
+use super::change::{Change, Part, batch_end, bereft_maps, family_of, give_back, node_wide, seats, usable_in, usable_of};
 use super::kernel::{Batch, Kernel, NftError, Reading, Usable};
 use super::layout::Layout;
 use super::made::{Made, Uses};
 use crate::model::Family;
-use crate::proxy::{AffinityMap, Backend, Delta, Dest, Destination, Difference, Element, List, difference};
+use crate::proxy::{AffinityMap, Delta, Dest, Destination, Difference, Element, difference};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -34,10 +35,29 @@ pub struct FamilyOutcome {
     pub full: bool,
     /// Why the table was made anew, if it was.
     pub rebuilt: Option<String>,
+    /// Whether somebody else had changed the table since this agent left it, or since an earlier one made it. It is put right, unless there is an error.
+    pub disturbed: bool,
     /// Destinations that the kernel refused; the rest is in place. Reported when they fail first, and tried again.
     pub rejected: Vec<Rejected>,
     /// Why nothing (more) could be committed. What is missing stays wanted.
     pub error: Option<NftError>,
+}
+
+impl FamilyOutcome {
+    /// Nothing was done yet.
+    pub fn of(family: Family) -> FamilyOutcome {
+        FamilyOutcome {
+            family,
+            elements: 0,
+            batches: 0,
+            took: Duration::ZERO,
+            full: false,
+            rebuilt: None,
+            disturbed: false,
+            rejected: Vec::new(),
+            error: None,
+        }
+    }
 }
 
 /// Something that the kernel refused.
@@ -47,15 +67,6 @@ pub struct Rejected {
     pub what: Part,
     /// The kernel's reason.
     pub reason: String,
-}
-
-/// What is committed or refused as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
-    /// A destination with everything that belongs to it.
-    Dest(Dest),
-    /// An element that belongs to the node as a whole.
-    Element(Element),
 }
 
 /// What is committed for a destination.
@@ -80,27 +91,14 @@ struct Table {
     layout: Layout,
     /// False until the kernel's table was read, and after a surprise.
     in_step: bool,
+    /// Whether the fields below say what this agent left in the kernel, so that anything else there is somebody else's doing.
+    left: bool,
     destinations: HashMap<Dest, Destination>,
     elements: HashSet<Element>,
     uses: Uses,
     wanted: Delta,
     /// What the kernel refused and why. It is left alone until its object changes or the whole table is compared again.
     rejected: BTreeMap<Part, String>,
-}
-
-/// One change that is committed or refused as a whole.
-struct Change {
-    part: Part,
-    difference: Difference,
-    /// How many elements a batch has taken out of the difference, to remove and to add.
-    taken: (usize, usize),
-    becomes: Option<Destination>,
-}
-
-impl Change {
-    fn of_dest(dest: Dest, difference: Difference, becomes: Option<Destination>) -> Change {
-        Change { part: Part::Dest(dest), difference, taken: (0, 0), becomes }
-    }
 }
 
 impl<K: Kernel> Committer<K> {
@@ -144,7 +142,7 @@ impl<K: Kernel> Committer<K> {
             && table.layout != layout
         {
             table.layout = layout;
-            table.in_step = false;
+            (table.in_step, table.left) = (false, false);
         }
     }
 
@@ -161,7 +159,7 @@ impl<K: Kernel> Committer<K> {
         }
         for (element, present) in delta.elements {
             let Some(table) = self.table(family_of(&element)) else { continue };
-            table.rejected.remove(&Part::Element(element));
+            table.rejected.remove(&Part::of_element(&element));
             table.wanted.elements.insert(element, present);
         }
     }
@@ -176,6 +174,7 @@ impl Table {
         Table {
             layout,
             in_step: false,
+            left: false,
             destinations: HashMap::new(),
             elements: HashSet::new(),
             uses: Uses::default(),
@@ -188,16 +187,7 @@ impl Table {
         if self.in_step && self.wanted.is_empty() {
             return None;
         }
-        let mut outcome = FamilyOutcome {
-            family: self.layout.family,
-            elements: 0,
-            batches: 0,
-            took: Duration::ZERO,
-            full: !self.in_step,
-            rebuilt: None,
-            rejected: Vec::new(),
-            error: None,
-        };
+        let mut outcome = FamilyOutcome { full: !self.in_step, ..FamilyOutcome::of(self.layout.family) };
         let start = Instant::now();
         let mut result = if self.in_step { self.follow(kernel, &mut outcome) } else { self.catch_up(kernel, &mut outcome) };
         if matches!(result, Err(NftError::Rejected(_))) {
@@ -208,17 +198,15 @@ impl Table {
         outcome.took = start.elapsed();
         outcome.error = result.err();
         if outcome.error.is_some() {
-            self.in_step = false;
+            (self.in_step, self.left) = (false, false);
         }
         Some(outcome)
     }
 
     /// Commits what is wanted as a difference from what was committed before.
     fn follow(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
-        let mut changes = Vec::new();
-        for (element, present) in &self.wanted.elements {
-            changes.extend(element_change(*element, self.elements.contains(element), *present));
-        }
+        let wanted = self.wanted.elements.iter().map(|(element, present)| (*element, *present));
+        let mut changes = node_wide(wanted.filter(|(element, present)| self.elements.contains(element) != *present));
         for (dest, destination) in &self.wanted.destinations {
             let before = self.destinations.get(dest);
             let becomes = destination.clone().map(|destination| destination.seated(before));
@@ -232,18 +220,21 @@ impl Table {
 
     /// Reads the kernel's table and commits what differs from all that is wanted; culprits are set aside.
     fn catch_up(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
-        let (contents, rebuild) = match kernel.read(&self.layout)? {
+        let reading = kernel.read(&self.layout)?;
+        let is_edited = matches!(reading, Reading::Edited(_));
+        let (contents, rebuild) = match reading {
             Reading::Ours(contents) => (contents, None),
             Reading::Absent => (Default::default(), Some("there was no table".to_string())),
-            Reading::Other(why) => (Default::default(), Some(why)),
+            Reading::Other(why) | Reading::Edited(why) => (Default::default(), Some(why)),
         };
         let wanted = self.everything_wanted();
         self.uses = Uses::found(contents.made, &contents.elements);
         let known = std::mem::take(&mut self.rejected);
-        let changes = self.adopt(contents.elements, wanted);
+        let (changes, is_as_left) = self.adopt(contents.elements, wanted);
+        outcome.disturbed |= is_edited || self.left && !(is_as_left && rebuild.is_none());
         self.commit_changes(kernel, changes, rebuild, true, outcome)?;
         outcome.batches += self.forget_gone_endpoints(kernel)?;
-        self.in_step = true;
+        (self.in_step, self.left) = (true, true);
         for rejected in &outcome.rejected {
             self.rejected.insert(rejected.what, rejected.reason.clone());
         }
@@ -269,41 +260,44 @@ impl Table {
         std::mem::take(&mut self.wanted)
     }
 
-    /// Takes what the kernel holds for what was committed, and says how to get from there to what is wanted.
-    fn adopt(&mut self, actual: Vec<Element>, wanted: Delta) -> Vec<Change> {
+    /// Takes what the kernel holds for what was committed, and says how to get from there to what is wanted, and whether it was what this agent
+    /// had left there.
+    fn adopt(&mut self, actual: Vec<Element>, wanted: Delta) -> (Vec<Change>, bool) {
         let mut of_dest: HashMap<Dest, Vec<Element>> = HashMap::new();
-        self.elements.clear();
-        self.destinations.clear();
+        let (left_elements, mut left) = (std::mem::take(&mut self.elements), std::mem::take(&mut self.destinations));
         for element in actual {
             match element.dest() {
                 Some(dest) => of_dest.entry(dest).or_default().push(element),
-                None => {
-                    self.elements.insert(element);
-                }
+                None => drop(self.elements.insert(element)),
             }
         }
-        let count = wanted.elements.len() + wanted.destinations.len() + self.elements.len() + of_dest.len();
-        let mut changes = Vec::with_capacity(count);
-        for element in &self.elements {
-            let present = wanted.elements.get(element).copied().unwrap_or(false);
-            changes.extend(element_change(*element, true, present));
-        }
-        for (element, present) in &wanted.elements {
-            if !self.elements.contains(element) {
-                changes.extend(element_change(*element, false, *present));
-            }
-        }
+        let mut is_as_left = left_elements == self.elements;
+        let unwanted =
+            self.elements.iter().filter(|element| !wanted.elements.contains_key(element)).map(|element| (*element, false));
+        let asked = wanted.elements.iter().map(|(element, present)| (*element, *present));
+        let mut changes =
+            node_wide(asked.filter(|(element, present)| self.elements.contains(element) != *present).chain(unwanted));
+        changes.reserve(wanted.destinations.len() + of_dest.len());
         for (dest, destination) in &wanted.destinations {
             let elements = of_dest.remove(dest).unwrap_or_default();
             let becomes = destination.clone().map(|destination| destination.seated(Some(&seats(&elements))));
-            let after = becomes.as_ref().map(|one| one.elements(*dest)).unwrap_or_default();
-            changes.push(Change::of_dest(*dest, difference(elements, after), becomes));
+            let before = left.remove(dest);
+            let expand = |one: Option<&Destination>| one.map(|one| one.elements(*dest)).unwrap_or_default();
+            // Where a change is outstanding (the kernel refused it, say), what is there is to be compared with what was there before it.
+            let found = (before != becomes).then(|| elements.clone());
+            let change = difference(elements, expand(becomes.as_ref()));
+            is_as_left &= match found {
+                Some(found) => difference(found, expand(before.as_ref())).is_empty(),
+                None => change.is_empty(),
+            };
+            changes.push(Change::of_dest(*dest, change, becomes));
         }
+        is_as_left &= of_dest.is_empty();
         for (dest, elements) in of_dest {
             changes.push(Change::of_dest(dest, difference(elements, Vec::new()), None));
         }
         self.wanted = wanted;
-        changes
+        (changes, is_as_left)
     }
 
     /// Commits changes in as few batches as the kernel takes, in the given order. With `rebuild` the first batch makes the table anew.
@@ -354,9 +348,7 @@ impl Table {
             }
             Err(NftError::Rejected(reasons)) if set_culprits_aside && !changes.is_empty() => {
                 if rebuild {
-                    // The skeleton alone must work; if it does not, no destination is to blame.
-                    self.commit_batch(kernel, Vec::new(), true, false, outcome)?;
-                    return self.commit_batch(kernel, changes, false, true, outcome);
+                    return self.rebuild_without_culprits(kernel, changes, outcome);
                 }
                 if changes.len() > 1 {
                     let later = changes.split_off(changes.len() / 2);
@@ -369,6 +361,52 @@ impl Table {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes the table anew without what the kernel refuses. The old one stays in force until then: culprits are found by batches that are only tried.
+    fn rebuild_without_culprits(
+        &mut self,
+        kernel: &mut impl Kernel,
+        changes: Vec<Change>,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<(), NftError> {
+        let mut good = Vec::with_capacity(changes.len());
+        // If the skeleton alone is refused, no destination is to blame.
+        self.try_rebuild(kernel, &mut good)?;
+        let mut refused = Vec::new();
+        self.sift(kernel, changes, &mut good, &mut refused)?;
+        self.commit_batch(kernel, good, true, false, outcome)?;
+        outcome.rejected.extend(refused);
+        Ok(())
+    }
+
+    /// Adds those changes to `good` that the kernel takes beside them in a new table.
+    fn sift(
+        &self,
+        kernel: &mut impl Kernel,
+        mut candidates: Vec<Change>,
+        good: &mut Vec<Change>,
+        refused: &mut Vec<Rejected>,
+    ) -> Result<(), NftError> {
+        let before = good.len();
+        good.append(&mut candidates);
+        let Err(error) = self.try_rebuild(kernel, good) else { return Ok(()) };
+        let NftError::Rejected(reasons) = error else { return Err(error) };
+        let mut candidates = good.split_off(before);
+        if let [culprit] = &candidates[..] {
+            refused.push(Rejected { what: culprit.part, reason: reasons.join("; ") });
+            return Ok(());
+        }
+        let later = candidates.split_off(candidates.len() / 2);
+        self.sift(kernel, candidates, good, refused)?;
+        self.sift(kernel, later, good, refused)
+    }
+
+    fn try_rebuild(&self, kernel: &mut impl Kernel, changes: &mut [Change]) -> Result<(), NftError> {
+        let batch = self.batch(changes, true);
+        let result = kernel.would_take(&self.layout, &batch);
+        give_back(changes, &batch.elements);
+        result
     }
 
     /// The batch takes the elements out of the changes, so that those of a first commit are not in memory twice.
@@ -400,7 +438,7 @@ impl Table {
             .iter()
             .filter_map(|change| match change.part {
                 Part::Dest(dest) => Some((dest, change.becomes.as_ref())),
-                Part::Element(_) => None,
+                Part::Element(_) | Part::Networks(_) => None,
             })
             .collect();
         let others = self.destinations.iter().filter(|(dest, _)| !changed.contains_key(dest));
@@ -410,21 +448,19 @@ impl Table {
     }
 
     fn done(&mut self, change: Change) {
-        match change.part {
-            Part::Dest(dest) => {
-                self.wanted.destinations.remove(&dest);
-                match change.becomes {
-                    Some(destination) => self.destinations.insert(dest, destination),
-                    None => self.destinations.remove(&dest),
-                };
-            }
-            Part::Element(element) => {
-                // What nobody wants was found in the kernel.
-                if self.wanted.elements.remove(&element).unwrap_or(false) {
-                    self.elements.insert(element);
-                } else {
-                    self.elements.remove(&element);
-                }
+        if let Part::Dest(dest) = change.part {
+            self.wanted.destinations.remove(&dest);
+            match change.becomes {
+                Some(destination) => self.destinations.insert(dest, destination),
+                None => self.destinations.remove(&dest),
+            };
+        }
+        for (element, present) in change.elements {
+            self.wanted.elements.remove(&element);
+            if present {
+                self.elements.insert(element);
+            } else {
+                self.elements.remove(&element);
             }
         }
     }
@@ -433,82 +469,5 @@ impl Table {
     fn keep_rejected_wanted(&mut self) {
         let elements = &self.elements;
         self.wanted.elements.retain(|element, present| elements.contains(element) != *present);
-    }
-}
-
-/// Gives the elements of a batch that was not committed back to the changes, in whose order they are.
-fn give_back(changes: &mut [Change], elements: &Difference) {
-    let (mut remove, mut add) = (elements.remove.iter().copied(), elements.add.iter().copied());
-    for Change { difference, taken, .. } in changes {
-        difference.remove.extend(remove.by_ref().take(taken.0));
-        difference.add.extend(add.by_ref().take(taken.1));
-    }
-}
-
-/// The slots as the kernel holds them, as far as they are filled without a gap.
-fn seats(elements: &[Element]) -> Destination {
-    let slots: BTreeMap<u32, Backend> = elements
-        .iter()
-        .filter_map(|element| match element {
-            Element::Endpoint(_, slot, backend) => Some((*slot, *backend)),
-            _ => None,
-        })
-        .collect();
-    let from = |first: u32| -> Vec<Backend> { (first..).map_while(|slot| slots.get(&slot).copied()).collect() };
-    Destination { cluster: from(0).into(), local: from(Element::LOCAL_SLOTS).into(), ..Destination::default() }
-}
-
-/// The maps that remember clients of a destination whose list loses a slot by this change.
-fn bereft_maps(change: &Change) -> Vec<AffinityMap> {
-    let Part::Dest(dest) = change.part else { return Vec::new() };
-    let removed = &change.difference.remove;
-    let before = removed.iter().filter_map(Element::chain).flat_map(|chain| chain.affinities());
-    let after = change.becomes.iter().flat_map(|becomes| usable_of((&dest, becomes))).map(|usable| usable.map);
-    let loses = |list: List| removed.iter().any(|one| matches!(one, Element::Endpoint(_, slot, _) if list.holds(*slot)));
-    let (cluster, local) = (loses(List::Cluster), loses(List::Local));
-    before.chain(after).filter(|map| if map.list == List::Local { local } else { cluster }).collect()
-}
-
-/// Where the clients of a destination may be sent again, for each map that remembers them; nothing without session affinity.
-fn usable_of((dest, destination): (&Dest, &Destination)) -> Vec<Usable> {
-    let maps = destination.remember(dest.protocol).map(|remember| remember.maps()).unwrap_or_default();
-    let of = |map: AffinityMap| Usable { map, endpoints: destination.list(map.list).iter().copied().collect() };
-    maps.into_iter().map(of).collect()
-}
-
-/// Where the clients of all these may be sent again: who is remembered otherwise is not taken over into a new table.
-fn usable_in(changes: &[Change]) -> Vec<Usable> {
-    let dests = changes.iter().filter_map(|change| match change.part {
-        Part::Dest(dest) => Some((dest, change.becomes.as_ref()?)),
-        Part::Element(_) => None,
-    });
-    let all = dests.flat_map(|(dest, becomes)| usable_of((&dest, becomes)));
-    all.map(|usable| (usable.map, usable)).collect::<BTreeMap<_, _>>().into_values().collect()
-}
-
-fn element_change(element: Element, is_there: bool, present: bool) -> Option<Change> {
-    let difference = match (is_there, present) {
-        (true, false) => Difference { remove: vec![element], add: vec![] },
-        (false, true) => Difference { remove: vec![], add: vec![element] },
-        _ => return None,
-    };
-    Some(Change { part: Part::Element(element), difference, taken: (0, 0), becomes: None })
-}
-
-/// How many changes fit into one batch: at least one.
-fn batch_end(changes: &[Change], limit: usize) -> usize {
-    let mut elements = 0;
-    let fitting = changes.iter().take_while(|change| {
-        elements += change.difference.len();
-        elements <= limit
-    });
-    fitting.count().max(1).min(changes.len())
-}
-
-fn family_of(element: &Element) -> Family {
-    match element {
-        Element::ClusterIp(address) | Element::LocalDns(address) | Element::Hairpin(address) => Family::of(*address),
-        Element::ServiceCidr(network) | Element::PodCidr(network) => Family::of(network.addr()),
-        other => other.dest().map_or(Family::V4, |dest| dest.family()),
     }
 }

@@ -229,7 +229,9 @@ const VALUE: u16 = 1;
 const VERDICT: u16 = 2;
 /// `NFT_REG_VERDICT`.
 const VERDICT_REGISTER: u32 = 0;
-/// `NFT_REG32_00`: the first of sixteen registers of one word.
+/// `NFT_REG_1`: the first of four registers of four words.
+const FIRST_LONG_REGISTER: u32 = 1;
+/// `NFT_REG32_00`: the first of sixteen registers of one word, which are the same.
 const FIRST_REGISTER: u32 = 8;
 
 /// `NFT_DYNSET_OP_UPDATE`.
@@ -245,7 +247,8 @@ const JENKINS: u32 = 0;
 impl Expr {
     /// Writes the expression into a rule's list.
     pub fn write(&self, writer: &mut Writer) {
-        let register = |word: u32| FIRST_REGISTER + word;
+        // As the kernel shows them.
+        let register = |word: u32| if word.is_multiple_of(4) { FIRST_LONG_REGISTER + word / 4 } else { FIRST_REGISTER + word };
         match self {
             Expr::Payload { base, offset, length, to } => element(writer, "payload", |w| {
                 w.u32(1, register(*to));

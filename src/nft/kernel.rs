@@ -14,6 +14,9 @@ pub trait Kernel {
     /// Commits a batch: all of it or nothing.
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError>;
 
+    /// Whether the kernel would take a batch: everything of [`Kernel::commit`] but its effect.
+    fn would_take(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError>;
+
     /// Makes maps forget clients once more: one that was on its way while a batch was committed may have been remembered after it. Returns in how
     /// many batches.
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError>;
@@ -63,8 +66,10 @@ impl Batch {
 pub enum Reading {
     /// No such table.
     Absent,
-    /// A table that this layout cannot build upon, and why.
+    /// A table of another layout, and why it is one.
     Other(String),
+    /// Our table in this layout, but for what somebody else has changed of its rules or declarations: it has to be made anew.
+    Edited(String),
     /// Our table in this layout.
     Ours(Contents),
 }

@@ -5,9 +5,9 @@ use super::kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
 use super::layout::Layout;
 use super::made::Made;
 use crate::model::{Balance, Family};
-use crate::proxy::{AffinityMap, Backend, Chain, Dest, Element, List, Refusal};
+use crate::proxy::{AffinityMap, Backend, Chain, Dest, Element, List, Refusal, Remembered};
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// The in-memory kernel.
@@ -16,6 +16,8 @@ pub struct Memory {
     tables: BTreeMap<Family, Table>,
     /// Elements that this kernel refuses, for tests of culprits.
     pub refuses: BTreeSet<Element>,
+    /// Whether this kernel refuses to make a table anew, whatever it is to hold.
+    pub refuses_rebuild: bool,
     /// The batches that were committed, oldest first.
     pub commits: Vec<Batch>,
     limit: usize,
@@ -24,6 +26,8 @@ pub struct Memory {
 #[derive(Clone, Debug, Default)]
 struct Table {
     comment: String,
+    /// Somebody has changed its rules.
+    edited: bool,
     made: Made,
     elements: BTreeMap<Element, Element>,
     clients: BTreeMap<(AffinityMap, IpAddr), Backend>,
@@ -65,9 +69,50 @@ impl Memory {
         self.tables.get(&family).map(|table| table.made.clone()).unwrap_or_default()
     }
 
+    /// What a batch makes of a table.
+    fn table_after(&self, layout: &Layout, batch: &Batch) -> Result<Table, NftError> {
+        let mut table = if batch.rebuild {
+            if self.refuses_rebuild {
+                return Err(rejected("no table is to be made".into()));
+            }
+            let clients = self.tables.get(&layout.family).map(|table| table.clients.clone()).unwrap_or_default();
+            let is_kept =
+                |map: &AffinityMap| batch.made.maps.contains(map) && batch.usable.iter().any(|usable| usable.map == *map);
+            let clients = clients.into_iter().filter(|((map, _), _)| is_kept(map)).collect();
+            Table { comment: layout.comment(), clients, ..Table::default() }
+        } else {
+            self.tables.get(&layout.family).cloned().ok_or_else(|| rejected("no such table".into()))?
+        };
+        table.make(&batch.made).map_err(rejected)?;
+        for element in &batch.elements.remove {
+            if table.elements.remove(&key(element)).is_none() {
+                return Err(rejected(format!("{element:?} is not there")));
+            }
+        }
+        for element in &batch.elements.add {
+            if self.refuses.contains(element) {
+                return Err(rejected(format!("{element:?} is refused")));
+            }
+            table.add(*element).map_err(rejected)?;
+        }
+        table.forget(&batch.usable);
+        table.unmake(&batch.gone).map_err(rejected)?;
+        Ok(table)
+    }
+
     /// Removes a table behind the committer's back.
     pub fn flush(&mut self, family: Family) {
         self.tables.remove(&family);
+    }
+
+    /// Changes the rules of a table behind the committer's back.
+    pub fn edit(&mut self, family: Family) {
+        self.tables.entry(family).or_default().edited = true;
+    }
+
+    /// Removes an element behind the committer's back. True when it was there.
+    pub fn remove(&mut self, family: Family, element: &Element) -> bool {
+        self.tables.get_mut(&family).is_some_and(|table| table.elements.remove(&key(element)).is_some())
     }
 
     /// Whether every verdict leads to a chain whose slots are all filled, and every client to an endpoint of its list; else what is wrong.
@@ -80,25 +125,56 @@ impl Memory {
     }
 }
 
-/// Whether every element of a table leads to a chain whose slots are all filled; else what is wrong.
+/// Whether every element of a table leads somewhere: to a chain whose slots are all filled, or to one that finds the element that it goes on with.
 ///
 /// # Errors
 /// The destination that leads nowhere.
 pub fn leads_somewhere<'a>(elements: impl Iterator<Item = &'a Element> + Clone) -> Result<(), String> {
-    let slot = |element: &Element| match element {
-        Element::Endpoint(dest, slot, _) => Some((*dest, *slot)),
-        _ => None,
-    };
-    let filled: HashSet<(Dest, u32)> = elements.clone().filter_map(slot).collect();
+    let mut of_dest: HashMap<Dest, HashSet<Element>> = HashMap::new();
+    for element in elements.clone() {
+        if let Some(dest) = element.dest() {
+            of_dest.entry(dest).or_default().insert(key(element));
+        }
+    }
+    // Which maps of clients the destination's chains look into.
+    let looked_into: HashSet<(Dest, AffinityMap)> = elements.clone().flat_map(draws_with_maps).collect();
     for element in elements {
         let (Some(dest), Some(chain)) = (element.dest(), element.chain()) else { continue };
-        let Some(needed) = chain.slots() else { continue };
-        let (all, filled) = (needed.len(), needed.filter(|slot| filled.contains(&(dest, *slot))).count());
-        if all == 0 || filled != all {
-            return Err(format!("{dest} goes to {chain}, but {filled} of {all} slots are filled"));
+        let has = |element: Element| of_dest.get(&dest).is_some_and(|held| held.contains(&key(&element)));
+        let cluster_list = || has(Element::ClusterList(dest, Chain::Outside));
+        let local_list = || has(Element::LocalList(dest, Chain::Outside));
+        let missing = match chain {
+            Chain::Pick(_) | Chain::PickLocal(_) | Chain::Own(_) => {
+                let slots = chain.slots().unwrap_or_default();
+                let (all, filled) = (slots.len(), slots.filter(|slot| has(slot_key(dest, *slot))).count());
+                (all == 0 || filled != all).then(|| format!("{filled} of {all} slots are filled"))
+            }
+            Chain::Outside => (!cluster_list()).then(|| "there is no list of endpoints".to_string()),
+            Chain::OutsideLocal => {
+                let is_decided = local_list() || has(Element::Unserved(dest, Refusal::Drop));
+                (!cluster_list() || !is_decided).then(|| "a list of endpoints is missing".to_string())
+            }
+            Chain::Remember(remember) => {
+                // Where no endpoint is local nobody is sent to one, so that nobody is remembered there.
+                let mut maps = remember
+                    .maps()
+                    .into_iter()
+                    .filter(|map| map.list == List::Cluster || remember.entry != Remembered::ByClient || local_list());
+                maps.find(|map| !looked_into.contains(&(dest, *map))).map(|map| format!("no chain looks into {map}"))
+            }
+        };
+        if let Some(missing) = missing {
+            return Err(format!("{dest} goes to {chain}, but {missing}"));
         }
     }
     Ok(())
+}
+
+fn draws_with_maps(element: &Element) -> Option<(Dest, AffinityMap)> {
+    match element.chain()? {
+        Chain::Own(draw) => Some((element.dest()?, draw.affinity()?)),
+        _ => None,
+    }
 }
 
 /// A table's elements, equal for tables that differ in their history only: which endpoint has which slot. In a hash table each slot has its own
@@ -126,6 +202,7 @@ impl Kernel for Memory {
         Ok(match self.tables.get(&layout.family) {
             None => Reading::Absent,
             Some(table) if table.comment != layout.comment() => Reading::Other(format!("its comment is {:?}", table.comment)),
+            Some(table) if table.edited => Reading::Edited("its rules are not ours".into()),
             Some(table) => {
                 Reading::Ours(Contents { made: table.made.clone(), elements: table.elements.values().copied().collect() })
             }
@@ -133,32 +210,14 @@ impl Kernel for Memory {
     }
 
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
-        let mut table = if batch.rebuild {
-            let clients = self.tables.get(&layout.family).map(|table| table.clients.clone()).unwrap_or_default();
-            let is_kept =
-                |map: &AffinityMap| batch.made.maps.contains(map) && batch.usable.iter().any(|usable| usable.map == *map);
-            let clients = clients.into_iter().filter(|((map, _), _)| is_kept(map)).collect();
-            Table { comment: layout.comment(), clients, ..Table::default() }
-        } else {
-            self.tables.get(&layout.family).cloned().ok_or_else(|| rejected("no such table".into()))?
-        };
-        table.make(&batch.made).map_err(rejected)?;
-        for element in &batch.elements.remove {
-            if table.elements.remove(&key(element)).is_none() {
-                return Err(rejected(format!("{element:?} is not there")));
-            }
-        }
-        for element in &batch.elements.add {
-            if self.refuses.contains(element) {
-                return Err(rejected(format!("{element:?} is refused")));
-            }
-            table.add(*element).map_err(rejected)?;
-        }
-        table.forget(&batch.usable);
-        table.unmake(&batch.gone).map_err(rejected)?;
+        let table = self.table_after(layout, batch)?;
         self.tables.insert(layout.family, table);
         self.commits.push(batch.clone());
         Ok(())
+    }
+
+    fn would_take(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        self.table_after(layout, batch).map(drop)
     }
 
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {

@@ -3,6 +3,7 @@
 //! [`Committer`] owns what the kernel holds. It takes the plan's [`crate::proxy::Delta`]s, works out the elements that differ and hands
 //! them, one atomic batch per family, to a [`Kernel`]: [`Netlink`] in the agent, [`Memory`] in tests.
 
+mod change;
 mod committer;
 pub mod counters;
 mod encode;
@@ -14,13 +15,16 @@ mod made;
 mod memory;
 mod monitor;
 mod netlink;
+mod read_back;
 mod remembered;
 mod sets;
+mod shown;
 pub(crate) mod socket;
 mod switch;
 pub(crate) mod wire;
 
-pub use committer::{Committed, Committer, FamilyOutcome, Held, Part, Rejected};
+pub use change::Part;
+pub use committer::{Committed, Committer, FamilyOutcome, Held, Rejected};
 pub use counters::new_connections;
 pub use foreign::{ForeignChain, ForeignHook, ForeignTable, remove_table, tables_and_chains};
 pub use kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};

@@ -1,18 +1,19 @@
 //! The real kernel, spoken to over netlink.
 
 use super::counters::{self, Counters};
-use super::encode::{Known, MAX_ELEMENT, read_bound, read_client, read_element, read_networks, write_client, write_element};
-use super::kernel::{Batch, Contents, Kernel, NftError, Reading, Usable};
+use super::encode::{Known, MAX_ELEMENT, read_client, write_client, write_element};
+use super::kernel::{Batch, Kernel, NftError, Reading, Usable};
 use super::layout::{ChainSpec, Layout, TABLE, protocol};
 use super::made::Made;
 use super::monitor::{Membership, Monitor};
+use super::read_back::table_comment;
 use super::sets::{write_affinity_map, write_set};
+use super::shown::ShownRule;
 use super::socket::NfSocket;
 use super::wire::{APPEND, Attributes, CREATE, Message, Writer};
 use crate::model::Family;
-use crate::proxy::{AffinityMap, Backend, Chain, Dest, Element, Set};
+use crate::proxy::{AffinityMap, Backend, Dest, Element, Set};
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 /// `NFT_MSG_NEWTABLE`.
@@ -23,21 +24,17 @@ const NEW_CHAIN: u16 = 3;
 pub(super) const GET_CHAIN: u16 = 4;
 const DEL_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
-const GET_RULE: u16 = 7;
+pub(super) const GET_RULE: u16 = 7;
 pub(super) const DEL_RULE: u16 = 8;
 pub(super) const NEW_SET: u16 = 9;
-const GET_SET: u16 = 10;
+pub(super) const GET_SET: u16 = 10;
 const DEL_SET: u16 = 11;
 const NEW_ELEMENT: u16 = 12;
-const GET_ELEMENT: u16 = 13;
+pub(super) const GET_ELEMENT: u16 = 13;
 const DEL_ELEMENT: u16 = 14;
 
 const GET_GENERATION: u16 = 16;
 
-/// `NFT_TABLE_F_DORMANT`.
-const DORMANT: u32 = 1;
-/// `NF_ACCEPT`.
-const ACCEPT: u32 = 1;
 /// A nest's length has 16 bits; the last element must still fit.
 const LIST_LIMIT: usize = 60_000;
 /// Room in a batch for the skeleton and a block of `pick` chains in each direction.
@@ -47,26 +44,21 @@ const SKELETON: usize = 64 << 10;
 const FIRST_MAP_ID: u32 = 1000;
 /// Clients that are forgotten by themselves while they are being removed spoil a batch. It is tried again so often.
 const FORGET_ATTEMPTS: usize = 16;
+/// A table is read by several dumps. When somebody commits between them they may contradict each other; then they are made again, so often.
+const READ_ATTEMPTS: usize = 5;
 
 /// nf_tables in the network namespace of the thread that made this.
 pub struct Netlink {
-    socket: NfSocket,
-    /// The rules of each family's chains as they were first read after the table was made. Rules have no names, and the kernel shows them
-    /// otherwise than they were sent; so this is how a changed one is noticed.
-    rules: BTreeMap<u8, BTreeMap<String, Rules>>,
-}
-
-/// The rules of a chain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Rules {
-    count: usize,
-    digest: u64,
+    pub(super) socket: NfSocket,
+    /// The rules of each family's chains as the kernel showed them when the table had just been made: one that shows them otherwise than we know must
+    /// not be told them anew at each look.
+    pub(super) made: BTreeMap<u8, BTreeMap<String, Vec<ShownRule>>>,
 }
 
 impl Netlink {
     /// Opens a socket; commits need CAP_NET_ADMIN.
     pub fn open() -> Result<Netlink, NftError> {
-        Ok(Netlink { socket: NfSocket::open()?, rules: BTreeMap::new() })
+        Ok(Netlink { socket: NfSocket::open()?, made: BTreeMap::new() })
     }
 
     /// Listens to others' changes of our tables.
@@ -80,33 +72,18 @@ impl Netlink {
 
 impl Kernel for Netlink {
     fn read(&mut self, layout: &Layout) -> Result<Reading, NftError> {
-        let Some((comment, is_dormant)) = table_comment(&mut self.socket, layout.family)? else {
-            return Ok(Reading::Absent);
-        };
-        if is_dormant {
-            return Ok(Reading::Other("somebody has put it to sleep (flags dormant)".into()));
-        }
-        if comment != layout.comment() {
-            return Ok(Reading::Other(format!("its comment is {comment:?}, ours would be {:?}", layout.comment())));
-        }
-        let made = match self.read_skeleton(layout)? {
-            Ok(made) => made,
-            Err(strange) => return Ok(Reading::Other(strange)),
-        };
-        let mut elements = Vec::new();
-        for set in Set::ALL {
-            match self.read_set(set, layout.family)? {
-                Some(read) => elements.extend(read),
-                None => return Ok(Reading::Other(format!("the set {} holds elements that are not ours", set.name()))),
+        for _ in 1..READ_ATTEMPTS {
+            let before = self.generation();
+            let reading = self.read_once(layout)?;
+            // A chain that went away between two dumps is nobody's edit.
+            if self.generation() == before {
+                return Ok(reading);
             }
         }
-        Ok(Reading::Ours(Contents { made, elements }))
+        self.read_once(layout)
     }
 
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
-        if batch.rebuild {
-            self.rules.remove(&layout.protocol());
-        }
         let room = self.batch_limit().saturating_sub(batch.elements.len());
         if batch.rebuild {
             let kept = self.kept_clients(layout, batch, room)?;
@@ -115,9 +92,8 @@ impl Kernel for Netlink {
                 Err(NftError::Rejected(_)) if !kept.is_empty() => self.send(layout, batch, &[], &[])?,
                 result => result?,
             }
-            // As they are now: whoever changes a rule before the next look would have it taken for ours.
             let rules = self.rules(layout.family)?;
-            self.rules.insert(layout.protocol(), rules);
+            self.made.insert(layout.protocol(), rules);
             return Ok(());
         }
         for _ in 0..FORGET_ATTEMPTS {
@@ -130,6 +106,10 @@ impl Kernel for Netlink {
         }
         // They must not hold up the rest; a moment later they are looked at again.
         self.send(layout, batch, &[], &[])
+    }
+
+    fn would_take(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        self.socket.try_batch(|socket, writer| write_batch(socket, writer, layout, batch, &Counters::new(), &[], &[]))
     }
 
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
@@ -211,24 +191,34 @@ impl Netlink {
 
     fn send(&mut self, layout: &Layout, batch: &Batch, stale: &[Client], kept: &[(AffinityMap, Known)]) -> Result<(), NftError> {
         let counted = self.counted(layout.family, batch)?;
-        self.socket.batch(|socket, writer| {
-            let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
-                writer.begin(kind, flags, socket.next_sequence(), layout.protocol());
-                fill(writer);
-                writer.end();
-            };
-            if batch.rebuild {
-                write_skeleton(writer, layout, &mut message);
-            }
-            writer.reserve(batch.elements.len() * MAX_ELEMENT);
-            write_made(writer, layout, &batch.made, &mut message);
-            write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &Counters::new(), &mut message);
-            write_elements(writer, NEW_ELEMENT, &batch.elements.add, &counted, &mut message);
-            write_kept(writer, kept, &mut message);
-            write_forgotten(writer, stale, &mut message);
-            write_gone(writer, &batch.gone, &mut message);
-        })
+        self.socket.batch(|socket, writer| write_batch(socket, writer, layout, batch, &counted, stale, kept))
     }
+}
+
+fn write_batch(
+    socket: &mut NfSocket,
+    writer: &mut Writer,
+    layout: &Layout,
+    batch: &Batch,
+    counted: &Counters,
+    stale: &[Client],
+    kept: &[(AffinityMap, Known)],
+) {
+    let mut message = |writer: &mut Writer, kind, flags, fill: &dyn Fn(&mut Writer)| {
+        writer.begin(kind, flags, socket.next_sequence(), layout.protocol());
+        fill(writer);
+        writer.end();
+    };
+    if batch.rebuild {
+        write_skeleton(writer, layout, &mut message);
+    }
+    writer.reserve(batch.elements.len() * MAX_ELEMENT);
+    write_made(writer, layout, &batch.made, &mut message);
+    write_elements(writer, DEL_ELEMENT, &batch.elements.remove, &Counters::new(), &mut message);
+    write_elements(writer, NEW_ELEMENT, &batch.elements.add, counted, &mut message);
+    write_kept(writer, kept, &mut message);
+    write_forgotten(writer, stale, &mut message);
+    write_gone(writer, &batch.gone, &mut message);
 }
 
 /// Writes one message: its type, flags, and what fills it.
@@ -348,159 +338,6 @@ fn write_elements(writer: &mut Writer, kind: u16, elements: &[Element], counted:
                 });
             });
         }
-    }
-}
-
-/// The comment of our table, or an empty one, and whether it is switched off; `None` when there is no table.
-fn table_comment(socket: &mut NfSocket, family: Family) -> Result<Option<(String, bool)>, NftError> {
-    socket.dump(
-        GET_TABLE,
-        protocol(family),
-        |_| {},
-        |found, message| {
-            let attributes = message.attributes();
-            if attributes.string(1) == Some(TABLE) {
-                let is_dormant = attributes.u32(2).is_some_and(|flags| flags & DORMANT != 0);
-                *found = Some((attributes.get(6).and_then(comment).unwrap_or_default(), is_dormant));
-            }
-        },
-        || None,
-    )
-}
-
-/// User data of a table: a byte for the type (0 is the comment), one for the length, the text with its NUL.
-fn comment(user_data: &[u8]) -> Option<String> {
-    let [0, length, rest @ ..] = user_data else { return None };
-    let text = rest.get(..*length as usize)?;
-    Some(String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned())
-}
-
-impl Netlink {
-    /// Compares chains, rules and sets with what we would make. The outer error is the socket's, the inner one says what is strange.
-    fn read_skeleton(&mut self, layout: &Layout) -> Result<Result<Made, String>, NftError> {
-        let chains = self.names(GET_CHAIN, layout.family, 3)?;
-        if let Some(chain) = self.closed_chain(layout.family)? {
-            return Ok(Err(format!("the policy of its chain {chain} was changed")));
-        }
-        let rules = self.rules(layout.family)?;
-        let sets = self.names(GET_SET, layout.family, 2)?;
-        let mut expected: BTreeMap<String, usize> =
-            layout.chains().into_iter().map(|chain| (chain.name, chain.rules.len())).collect();
-        let mut made = Made::default();
-        for name in chains.keys().filter(|name| !expected.contains_key(*name)).cloned().collect::<Vec<_>>() {
-            let Some((chain, spec)) = Chain::parse(&name).and_then(|chain| Some((chain, layout.made(chain)?))) else {
-                return Ok(Err(format!("it has a chain {name} that is not ours")));
-            };
-            made.chains.insert(chain);
-            expected.insert(name, spec.rules.len());
-        }
-        for (name, count) in &expected {
-            if !chains.contains_key(name) || rules.get(name).map_or(0, |rules| rules.count) != *count {
-                return Ok(Err(format!("its chain {name} is not as we made it")));
-            }
-        }
-        let mut missing: BTreeSet<&str> = Set::ALL.into_iter().map(Set::name).collect();
-        for name in sets.keys().filter(|name| !missing.remove(name.as_str())) {
-            match AffinityMap::parse(name) {
-                Some(map) => drop(made.maps.insert(map)),
-                None => return Ok(Err(format!("it has a set {name} that is not ours"))),
-            }
-        }
-        if let Some(name) = missing.first() {
-            return Ok(Err(format!("it has no set {name}")));
-        }
-        let known = self.rules.entry(layout.protocol()).or_default();
-        for (chain, rules) in rules {
-            if *known.entry(chain.clone()).or_insert(rules) != rules {
-                return Ok(Err(format!("the rules of its chain {chain} were changed")));
-            }
-        }
-        Ok(Ok(made))
-    }
-
-    /// A chain of the table that does not accept what its rules leave over; all of ours do.
-    fn closed_chain(&mut self, family: Family) -> Result<Option<String>, NftError> {
-        self.socket.dump(
-            GET_CHAIN,
-            protocol(family),
-            |w| w.string(1, TABLE),
-            |closed: &mut Option<String>, message| {
-                let attributes = message.attributes();
-                if let (Some(TABLE), Some(name)) = (attributes.string(1), attributes.string(3))
-                    && attributes.u32(5).is_some_and(|policy| policy != ACCEPT)
-                {
-                    *closed = Some(name.to_string());
-                }
-            },
-            || None,
-        )
-    }
-
-    /// The rules of each chain of the table: how many, and a digest of what they say.
-    fn rules(&mut self, family: Family) -> Result<BTreeMap<String, Rules>, NftError> {
-        self.socket.dump(
-            GET_RULE,
-            protocol(family),
-            |w| w.string(1, TABLE),
-            |rules: &mut BTreeMap<String, Rules>, message| {
-                let attributes = message.attributes();
-                if let (Some(TABLE), Some(chain)) = (attributes.string(1), attributes.string(2)) {
-                    let Rules { count, digest } = rules.entry(chain.to_string()).or_default();
-                    let mut hasher = DefaultHasher::new();
-                    (*digest, attributes.get(4)).hash(&mut hasher);
-                    (*count, *digest) = (*count + 1, hasher.finish());
-                }
-            },
-            BTreeMap::new,
-        )
-    }
-
-    /// How often each name occurs among the table's objects of one kind; `attribute` is the name's.
-    fn names(&mut self, kind: u16, family: Family, attribute: u16) -> Result<BTreeMap<String, usize>, NftError> {
-        self.socket.dump(
-            kind,
-            protocol(family),
-            |w| w.string(1, TABLE),
-            |names: &mut BTreeMap<String, usize>, message| {
-                let attributes = message.attributes();
-                if let (Some(TABLE), Some(name)) = (attributes.string(1), attributes.string(attribute)) {
-                    *names.entry(name.to_string()).or_default() += 1;
-                }
-            },
-            BTreeMap::new,
-        )
-    }
-
-    /// The elements of a set; `None` when there are some that are not ours.
-    fn read_set(&mut self, set: Set, family: Family) -> Result<Option<Vec<Element>>, NftError> {
-        let networks = matches!(set, Set::ServiceCidrs | Set::PodCidrs);
-        let (elements, bounds, foreign) = self.socket.dump(
-            GET_ELEMENT,
-            protocol(family),
-            |w| {
-                w.string(1, TABLE);
-                w.string(2, set.name());
-            },
-            |(elements, bounds, foreign): &mut (Vec<Element>, Vec<_>, bool), message| {
-                for (_, element) in message.attributes().nested(3).into_iter().flatten() {
-                    if networks {
-                        read_bound(family, Attributes(element)).map_or_else(|| *foreign = true, |bound| bounds.push(bound));
-                    } else {
-                        read_element(set, family, Attributes(element))
-                            .map_or_else(|| *foreign = true, |read| elements.push(read));
-                    }
-                }
-            },
-            || (Vec::new(), Vec::new(), false),
-        )?;
-        if foreign {
-            return Ok(None);
-        }
-        if !networks {
-            return Ok(Some(elements));
-        }
-        let make = if set == Set::PodCidrs { Element::PodCidr } else { Element::ServiceCidr };
-        Ok(read_networks(family, bounds).map(|networks| networks.into_iter().map(make).collect()))
     }
 }
 

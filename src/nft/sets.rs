@@ -24,7 +24,7 @@ pub(super) const IPV6: u32 = 8;
 const PROTOCOL: u32 = 12;
 pub(super) const SERVICE: u32 = 13;
 /// `NFT_DATA_VERDICT`.
-const VERDICT_DATA: u32 = 0xffff_ff00;
+pub(super) const VERDICT_DATA: u32 = 0xffff_ff00;
 
 /// A part of a key or of data, described as the `nft` expression that loads it.
 #[derive(Clone, Copy, PartialEq)]

@@ -65,13 +65,30 @@ impl NfSocket {
     }
 
     /// Commits the messages that `fill` writes as one batch: all of them or none.
+    ///
+    /// # Errors
+    /// When the kernel refuses them, or the socket fails.
     pub fn batch(&mut self, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<(), NftError> {
+        self.send_batch(true, fill)
+    }
+
+    /// Has the kernel look over what [`NfSocket::batch`] would commit, and drop it: a batch without an end is never committed (`nft --check` does so).
+    ///
+    /// # Errors
+    /// As [`NfSocket::batch`].
+    pub fn try_batch(&mut self, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<(), NftError> {
+        self.send_batch(false, fill)
+    }
+
+    fn send_batch(&mut self, with_end: bool, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<(), NftError> {
         let mut writer = Writer::default();
         writer.begin_raw(BATCH_BEGIN, ACK, self.next_sequence(), 0, SUBSYSTEM);
         writer.end();
         fill(self, &mut writer);
-        writer.begin_raw(BATCH_END, 0, self.next_sequence(), 0, SUBSYSTEM);
-        writer.end();
+        if with_end {
+            writer.begin_raw(BATCH_END, 0, self.next_sequence(), 0, SUBSYSTEM);
+            writer.end();
+        }
         self.drain();
         send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
             .map_err(|errno| socket_error("sending a batch", errno))?;

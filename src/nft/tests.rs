@@ -282,6 +282,118 @@ fn a_culprit_is_reported_once() {
 }
 
 #[test]
+fn a_culprit_in_another_layout_leaves_the_old_table_in_force_until_one_batch_replaces_it() {
+    let shapes: BTreeMap<u8, Shape> = (1..=9).map(|number| (number, shape(number, &[number]))).collect();
+    let mut agent = Agent::start(Memory::default(), shapes);
+    let before = agent.holds();
+    let culprits = [2, 7].map(|number| Element::Service(dest(&format!("10.96.0.{number}"), 80), Chain::Pick(1)));
+    agent.committer.kernel().refuses.extend(culprits);
+    agent.committer.kernel().commits.clear();
+    agent.lay_out(0x8000);
+    let commits = agent.committer.kernel().commits.clone();
+    assert_eq!(commits.iter().map(|batch| batch.rebuild).collect::<Vec<_>>(), [true, true], "one batch a family: {commits:#?}");
+    let dests = culprits.map(|culprit| culprit.dest());
+    let expected: Vec<Element> = before.into_iter().filter(|element| !dests.contains(&element.dest())).collect();
+    assert_eq!(agent.holds(), expected);
+    assert!(agent.committer.is_behind(), "the culprits are still wanted");
+}
+
+#[test]
+fn a_new_table_that_is_refused_whatever_it_holds_leaves_the_old_one() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1]))]));
+    let before = agent.holds();
+    agent.committer.kernel().refuses_rebuild = true;
+    layouts().into_iter().for_each(|layout| agent.committer.set_layout(Layout { masquerade_mark: 0x8000, ..layout }));
+    let committed = agent.commit(Delta::default());
+    assert!(committed.families.iter().all(|family| family.error.is_some() && family.rejected.is_empty()), "{committed:?}");
+    assert_eq!(agent.holds(), before);
+}
+
+#[test]
+fn what_a_stranger_does_is_noticed_while_the_kernel_refuses_something_else() {
+    let culprit = Element::Service(dest("10.96.0.2", 80), Chain::Pick(1));
+    let shapes = (1..=4).map(|number| (number, shape(number, &[number]))).collect();
+    let mut agent = Agent::start(Memory::refusing(culprit), shapes);
+    let disturbed = |agent: &mut Agent| {
+        agent.committer.distrust();
+        let committed = agent.commit(Delta::default());
+        committed.families.iter().map(|outcome| outcome.disturbed).collect::<Vec<_>>()
+    };
+    let before = agent.holds();
+    assert_eq!(disturbed(&mut agent), [false, false], "what is refused is nobody's doing");
+    let edited = Element::Service(dest("10.96.0.3", 80), Chain::Pick(1));
+    assert!(agent.committer.kernel().remove(Family::V4, &edited));
+    assert_eq!(disturbed(&mut agent), [true, false]);
+    assert_eq!(agent.holds(), before);
+    agent.committer.kernel().flush(Family::V6);
+    assert_eq!(disturbed(&mut agent), [false, true]);
+    assert_eq!(agent.holds(), before);
+}
+
+#[test]
+fn rules_that_a_stranger_changed_while_no_agent_ran_are_put_right_and_told_at_the_next_start() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2]))]));
+    let mut kernel = agent.committer.kernel().clone();
+    kernel.edit(Family::V6);
+    let mut next = Committer::new(kernel, layouts());
+    let mut delta = statics();
+    agent.planner = Planner::default();
+    agent.plan(1, &mut delta);
+    let committed = next.commit(delta);
+    let told: Vec<_> = committed.families.iter().map(|outcome| (outcome.disturbed, outcome.rebuilt.is_some())).collect();
+    assert_eq!(told, [(false, false), (true, true)]);
+    assert!(matches!(next.kernel().read(&layouts()[1]), Ok(Reading::Ours(_))));
+}
+
+#[test]
+fn a_network_takes_the_place_of_another_that_it_overlaps_though_the_kernel_refuses_something_else() {
+    let [narrow, wide] = ["10.96.0.0/16", "10.96.0.0/12"].map(|network| Element::ServiceCidr(network.parse().unwrap()));
+    let culprit = Element::Service(dest("10.96.0.2", 80), Chain::Pick(1));
+    let mut agent = Agent::start(Memory::refusing(culprit), BTreeMap::from([(1, shape(1, &[1]))]));
+    for (before, after) in [(narrow, wide), (wide, narrow)] {
+        let mut delta = Delta { elements: [(before, false), (after, true)].into(), ..Delta::default() };
+        agent.shapes.insert(2, shape(2, &[after.set() as u8]));
+        agent.plan(2, &mut delta);
+        let committed = agent.commit(delta);
+        let refused: Vec<Part> = committed.families.iter().flat_map(|family| &family.rejected).map(|one| one.what).collect();
+        assert!(refused.iter().all(|part| matches!(part, Part::Dest(_))), "{refused:?}");
+        let held = agent.holds();
+        assert!(held.contains(&after) && !held.contains(&before), "{held:?}");
+        agent.committer.distrust();
+    }
+    let commits = &agent.committer.kernel().commits;
+    let halves = commits.iter().filter(|batch| batch.elements.remove.contains(&narrow) != batch.elements.add.contains(&wide));
+    assert_eq!(halves.filter(|batch| batch.elements.remove.contains(&narrow)).count(), 0, "never without the one and the other");
+}
+
+#[test]
+fn an_element_that_leads_to_a_chain_which_finds_nothing_is_told() {
+    let (to, pick) = (dest("198.51.100.1", 80), Chain::Pick(1));
+    let endpoint = Element::Endpoint(to, 0, Backend { address: [10, 244, 0, 1].into(), port: 8080 });
+    let outside = Element::Service(to, Chain::Outside);
+    let outside_local = Element::Service(to, Chain::OutsideLocal);
+    let list = Element::ClusterList(to, pick);
+    let drop = Element::Unserved(to, Refusal::Drop);
+    let check = |elements: &[Element]| leads_somewhere(elements.iter());
+    check(&[outside, list, endpoint]).unwrap();
+    assert!(check(&[outside]).unwrap_err().contains("outside"));
+    assert!(check(&[outside, list]).unwrap_err().contains("0 of 1"));
+    check(&[outside_local, list, endpoint, drop]).unwrap();
+    assert!(check(&[outside_local, list, endpoint]).unwrap_err().contains("outside-local"));
+    assert!(check(&[outside_local, drop]).unwrap_err().contains("outside-local"));
+
+    let sticky = Shape { affinity: Some(60), external: 1, local_outside: true, ..shape(1, &[1]) };
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, sticky)]));
+    let held = agent.committer.kernel().elements(Family::V4);
+    check(&held).unwrap();
+    // Whichever element is taken away that others go on to, it is missed.
+    for gone in held.iter().filter(|element| matches!(element.set(), Set::Endpoints | Set::ClusterLists | Set::LocalLists)) {
+        let rest: Vec<Element> = held.iter().filter(|element| *element != gone).copied().collect();
+        check(&rest).expect_err(&format!("{gone:?}"));
+    }
+}
+
+#[test]
 fn a_flushed_table_is_made_anew() {
     let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2]))]));
     let before = agent.holds();

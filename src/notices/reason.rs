@@ -75,6 +75,10 @@ reasons! {
     KERNEL_REFUSED = "KernelRefused" Error "Program" everywhere false, about "Service, Node",
         "The kernel of this node refused what belongs to one address of the Service (or to the node as a whole). It was set aside; everything else is in place, and it is tried again every 30 seconds",
         "Look at the kernel's words in the note; `waypost check` on the node says what the kernel lacks";
+    /// One family's table cannot be written.
+    TABLE_OUT_OF_DATE = "TableOutOfDate" Error "Program" everywhere false, about "Node",
+        "The agent's table of one family (IPv4 or IPv6) could not be brought up to date twice in a row: services are as they were over that family, or not there at all. The other family is served. It is tried again, at least every 30 seconds",
+        "Look at the kernel's words in the note; `waypost check` on the node says what the kernel lacks. `/readyz` says how long it lasts";
     /// A DNS address cannot be bound.
     DNS_PORT_TAKEN = "DnsPortTaken" Error "ServeDNS" everywhere false, about "Node",
         "The agent cannot serve DNS on an address of this node, mostly because another server holds the port. Pods of this node are answered by the cluster's DNS service meanwhile, and the agent tries again every 5 seconds",

@@ -82,6 +82,22 @@ pub fn kube_proxy_left_over(cluster: &Cluster) {
     assert!(!tables.contains("kube-proxy") && tables.contains("waypost"), "{tables}");
 }
 
+/// A table of somebody else, which translates before the agent does, and one that translates after it.
+pub fn foreign_translation(cluster: &Cluster) {
+    let stage = Stage::new(cluster, "foreign");
+    for (name, priority) in [("early", "-150"), ("late", "-90")] {
+        let chain = format!("{{ type nat hook prerouting priority {priority}; }}");
+        output(stage.node.namespace(), Command::new("nft").args(["add", "table", "ip", name]));
+        output(stage.node.namespace(), Command::new("nft").args(["add", "chain", "ip", name, "pre", &chain]));
+    }
+    let _agent = Agent::start_command(&stage, &mut run_command(&cluster.kubeconfig()));
+    let event = await_event(&stage, "default", "ForeignTranslation", "ip early pre (priority -150)", 1);
+    assert_eq!((&event["regarding"]["kind"], &event["regarding"]["name"]), (&"Node".into(), &NODE_NAME.into()), "{event}");
+    assert_eq!((&event["type"], &event["action"]), (&"Warning".into(), &"LookAround".into()), "{event}");
+    let all = events(&stage, "default", "ForeignTranslation");
+    assert_eq!(all.len(), 1, "whoever translates after the agent is nothing to it: {all:?}");
+}
+
 /// kube-proxy has the usual ones.
 const OTHER_PORTS: [&str; 2] = ["--healthz-bind-address=127.0.0.1:10266", "--metrics-bind-address=127.0.0.1:10269"];
 

@@ -81,6 +81,7 @@ const CASES: &[(&str, Case)] = &[
     ("the_chart_is_accepted_its_rights_are_enough_and_its_dns_pods_stand_in_for_the_agent", chart::rights_are_enough),
     ("events_reach_the_objects_that_they_are_about_and_repeat_as_a_count", events::arrive_and_repeat),
     ("a_leftover_of_the_stock_kube_proxy_is_reported_on_the_node_and_removed", events::kube_proxy_left_over),
+    ("a_table_that_translates_before_the_agents_is_an_event_on_the_node", events::foreign_translation),
     ("health_check_node_ports_answer_as_kube_proxys_do_byte_for_byte", health_check::as_kube_proxys),
     ("the_pages_about_health_are_kube_proxys_byte_for_byte", health_check::pages_as_kube_proxys),
     ("a_health_check_node_port_in_use_is_an_event_and_served_once_it_is_free", health_check::port_in_use),

@@ -39,6 +39,10 @@ fn main() {
     let tests = vec![
         Trial::test("every_history_of_objects_ends_as_a_fresh_start_in_the_kernel_and_no_batch_leaves_it_broken", histories),
         Trial::test("what_the_kernel_refuses_of_one_service_is_told_and_disturbs_no_other", refused::one_service),
+        Trial::test(
+            "what_the_kernel_refuses_in_another_layout_is_left_out_and_the_old_table_stays_until_then",
+            refused::another_layout,
+        ),
     ];
     // Whoever ends an agent counts the threads of all.
     libtest_mimic::run(&Arguments { test_threads: Some(1), ..arguments }, tests).exit();
@@ -130,6 +134,10 @@ impl Kernel for Checked {
         self.looks.fetch_add(1, Ordering::Relaxed);
         wrong.map(|wrong| self.broken.lock().unwrap().get_or_insert(format!("{}: {wrong}", layout.family)).len());
         result
+    }
+
+    fn would_take(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        self.kernel.would_take(layout, batch)
     }
 
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {

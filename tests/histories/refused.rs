@@ -2,16 +2,19 @@
 
 use super::{Agent, PATIENCE, Place};
 use libtest_mimic::Failed;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use waypost::agent::layouts::layout;
 use waypost::lab::{self, Outcome, Serve};
-use waypost::model::{ObjectKey, Protocol, Update};
-use waypost::nft::{Batch, Kernel, Layout, Netlink, NftError, Reading, Usable};
-use waypost::notices::{KERNEL_REFUSED, Notices, Subject};
-use waypost::proxy::{Chain, Element};
+use waypost::model::{Family, ObjectKey, Protocol, Update};
+use waypost::nft::{Batch, Committer, Kernel, Layout, Netlink, NftError, Part, Reading, Usable};
+use waypost::notices::{KERNEL_REFUSED, Notices, Subject, TABLE_REPAIRED};
+use waypost::proxy::{Backend, Chain, Delta, Dest, Destination, Element, Entry, Set};
 use waypost::source::{manifests, translate::Translator};
 
 /// The real kernel, which gets each element of a destination twice, with different data: it refuses such a batch as a whole.
@@ -27,16 +30,11 @@ impl Kernel for Spoilt {
     }
 
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
-        let mut batch = batch.clone();
-        let twice = |element: &Element| match element {
-            Element::Service(dest, _) if dest.address == self.address => Some(Element::Service(*dest, Chain::Outside)),
-            _ => None,
-        };
-        if self.on.load(Ordering::Relaxed) {
-            let more: Vec<Element> = batch.elements.add.iter().filter_map(twice).collect();
-            batch.elements.add.extend(more);
-        }
-        self.kernel.commit(layout, &batch)
+        self.kernel.commit(layout, &self.spoilt(batch))
+    }
+
+    fn would_take(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
+        self.kernel.would_take(layout, &self.spoilt(batch))
     }
 
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
@@ -49,6 +47,21 @@ impl Kernel for Spoilt {
 
     fn generation(&mut self) -> Option<u32> {
         self.kernel.generation()
+    }
+}
+
+impl Spoilt {
+    fn spoilt(&self, batch: &Batch) -> Batch {
+        let mut batch = batch.clone();
+        let twice = |element: &Element| match element {
+            Element::Service(dest, _) if dest.address == self.address => Some(Element::Service(*dest, Chain::Outside)),
+            _ => None,
+        };
+        if self.on.load(Ordering::Relaxed) {
+            let more: Vec<Element> = batch.elements.add.iter().filter_map(twice).collect();
+            batch.elements.add.extend(more);
+        }
+        batch
     }
 }
 
@@ -86,6 +99,15 @@ pub fn one_service() -> Result<(), Failed> {
     );
     assert!(notice.note.contains("10.96.0.2:80"), "{notice:?}");
 
+    // What somebody else does meanwhile is put right, and told.
+    let element = "{ 10.96.0.3 . tcp . 80 }";
+    let nft = |arguments: &[&str]| place.node.namespace().output(Command::new("nft").args(arguments)).unwrap();
+    assert!(nft(&["delete", "element", "ip", "waypost", "services", element]).status.success());
+    let notice = told.blocking_recv().expect("the agent tells");
+    assert_eq!((notice.reason, &notice.about), (&TABLE_REPAIRED, &Subject::Node), "{notice:?}");
+    assert!(notice.note.contains("table ip waypost") && notice.note.contains("nft"), "{notice:?}");
+    await_reached(3);
+
     // What comes later is not held up by it, and it is served once the kernel takes it.
     agent.send(updates(&[1, 2, 3, 4]));
     [1, 3, 4].into_iter().for_each(await_reached);
@@ -95,6 +117,38 @@ pub fn one_service() -> Result<(), Failed> {
     [1, 2, 3, 4].into_iter().for_each(await_reached);
     agent.kill();
     Ok(())
+}
+
+/// A table of another layout, and a destination that the kernel refuses.
+pub fn another_layout() -> Result<(), Failed> {
+    let place = Place::new();
+    let on = Arc::new(AtomicBool::new(false));
+    let bad: IpAddr = "10.96.0.2".parse()?;
+    let spoilt = on.clone();
+    let dest = |number: u8| Dest { address: [10, 96, 0, number].into(), protocol: Protocol::Tcp, port: 80 };
+    let backend = Backend { address: [10, 244, 0, 3].into(), port: 8080 };
+    let served = Destination { entry: Some(Entry::Cluster), cluster: Arc::new([backend]), ..Destination::default() };
+    let of = move |mark| Layout { masquerade_mark: mark, ..layout(&super::config().proxy, None, Family::V4) };
+    let look = move || -> Result<(), NftError> {
+        let kernel = Spoilt { kernel: Netlink::open()?, address: bad, on: spoilt.clone() };
+        let mut committer = Committer::new(kernel, [of(0x8000)]);
+        let destinations = (1..=5).map(|number| (dest(number), Some(served.clone()))).collect();
+        let committed = committer.commit(Delta { destinations, ..Delta::default() });
+        assert!(committed.families.iter().all(|family| family.error.is_none() && family.rejected.is_empty()), "{committed:?}");
+        spoilt.store(true, Ordering::Relaxed);
+        let before = committer.kernel().generation();
+        committer.set_layout(of(0x4000));
+        let committed = committer.commit(Delta::default());
+        let [family] = &committed.families[..] else { panic!("{committed:?}") };
+        assert!(family.error.is_none() && family.batches == 1, "{family:?}");
+        assert_eq!(family.rejected.iter().map(|one| one.what).collect::<Vec<_>>(), [Part::Dest(dest(2))]);
+        assert_eq!(committer.kernel().generation(), before.map(|before| before + 1), "what is tried changes nothing");
+        let Reading::Ours(contents) = committer.kernel().read(&of(0x4000))? else { panic!("it is the new table") };
+        let services = contents.elements.iter().filter(|element| element.set() == Set::Services).filter_map(Element::dest);
+        assert_eq!(services.map(|dest| dest.address).collect::<BTreeSet<_>>(), [1, 3, 4, 5].map(|n| dest(n).address).into());
+        Ok(())
+    };
+    Ok(place.node.namespace().run(look).unwrap()?)
 }
 
 /// A listing of Services with these numbers.

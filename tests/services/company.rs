@@ -67,6 +67,12 @@ fn beside(they_are_first: bool) -> Result<(), Failed> {
         let outcome = world.connect(&world.client, &format!("10.244.0.3:{port}"));
         assert_eq!(outcome, Outcome::TimedOut, "they drop {port}");
     }
+    if they_are_first {
+        for chain in ["nat-before (priority -105)", "nat-beside (priority -101)"] {
+            world.await_log(&["ForeignTranslation", "inet theirs", chain]);
+        }
+        assert!(!world.log().contains("nat-after"), "what comes after us is no concern: {}", world.log());
+    }
     // A change of ours leaves theirs alone, and an agent that starts again does.
     world.write(&CLUSTER.replace("198.51.100.1,", "198.51.100.1, 198.51.100.9,"));
     world.reached(&world.outside, "198.51.100.9:80");

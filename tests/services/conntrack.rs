@@ -48,6 +48,9 @@ fn gone() -> Result<(), Failed> {
         let name = format!("kubeproxy_conntrack_reconciler_deleted_entries_total{{ip_family=\"{family}\"}}");
         format!("{name} {}", metric(world, &name) + on_a as u64)
     });
+    let looks = |family: Family| format!("kubeproxy_conntrack_reconciler_sync_duration_seconds_count{{ip_family=\"{family}\"}}");
+    // Those of the start, each of which was followed by a second one.
+    let looked = [Family::V4, Family::V6].map(|family| (metric(world, &looks(family)), family));
     cluster.serve(&[("a", "ready: false, serving: false"), ("b", ""), ("c", "")]);
     for client in &clients {
         match client.server.as_str() {
@@ -56,6 +59,9 @@ fn gone() -> Result<(), Failed> {
         }
     }
     deleted.iter().for_each(|line| world.counted(line));
+    for (before, family) in looked {
+        assert!(metric(world, &looks(family)) > before, "the look that found them was timed");
+    }
     Ok(())
 }
 
