@@ -51,7 +51,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let registries = Registries::new(config.role)?;
     let (asked, demand) = watch::channel(Demand::default());
     let (mut source, notices) = source(&config, &registries, updates.clone(), demand).await?;
-    let texts = config_maps(&config).await?;
+    let texts = config_maps(&config, notices.clone()).await?;
     let mut agent = agent::start(config, registries, received, notices, texts).await?;
     let ask = AbortOnDrop(tokio::spawn(hand_on(agent.demand(), asked)));
     let mut successor = None;
@@ -172,7 +172,7 @@ async fn source(
 }
 
 /// The ConfigMaps with a Corefile, where DNS takes its zones from there.
-async fn config_maps(config: &Config) -> anyhow::Result<Option<watch::Receiver<Mounted>>> {
+async fn config_maps(config: &Config, notices: Notices) -> anyhow::Result<Option<watch::Receiver<Mounted>>> {
     let ZonesSource::ConfigMaps(names) = &config.dns.zones else { return Ok(None) };
     if config.role == Role::Proxy || config.dns.addresses.is_empty() {
         return Ok(None);
@@ -182,7 +182,7 @@ async fn config_maps(config: &Config) -> anyhow::Result<Option<watch::Receiver<M
     }
     let (told, texts) = watch::channel(Mounted::default());
     let client = kubernetes::client(&config.cluster).await?;
-    tokio::spawn(kubernetes::watch_config_maps(client, names.clone(), told));
+    tokio::spawn(kubernetes::watch_config_maps(client, names.clone(), told, notices));
     Ok(Some(texts))
 }
 

@@ -111,6 +111,10 @@ reasons! {
     NODE_LOCAL_DNS_FOUND = "NodeLocalDnsFound" Warning "LookAround" everywhere false, about "Node",
         "NodeLocal DNSCache runs on this node or has left its link behind, which owns the addresses on which the agent is to answer DNS",
         "Remove its DaemonSet and then its link `nodelocaldns`, or set `agent.localDNS` to false in the chart";
+    /// The API server does not let the agent watch something.
+    PERMISSION_MISSING = "PermissionMissing" Error "Watch" everywhere false, about "Node",
+        "The API server does not let the agent of this node watch something that it needs. What is known stays in use, nothing new is learned, and an agent that starts is not ready; it is tried again every few seconds",
+        "Grant what the note names to the user that it names: the chart's ClusterRole has it. `waypost check` in the agent's pod tries every right";
     /// The state of an earlier agent is served.
     LAST_STATE_SERVED = "LastStateServed" Warning "Start" everywhere false, about "Node",
         "The agent has started while the API server could not be reached, and has served what an earlier one knew (`state-dir`) until it could. Pods that came or went in between were not known",

@@ -1,6 +1,8 @@
 //! ConfigMaps with a Corefile and what it imports, watched one by one, so that nobody needs the right to read others.
 
+use super::failure::missing_for_config_map;
 use crate::import::read::{Mounted, Texts};
+use crate::notices::{Notices, PERMISSION_MISSING, Subject};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::watch_object;
@@ -11,12 +13,12 @@ use tokio::task::JoinSet;
 
 /// Watches ConfigMaps, given as `namespace/name`, and tells the texts of all of them together. The first one has the Corefile; nothing is told
 /// before it is known whether the others exist, but that they cannot be had.
-pub async fn watch_config_maps(client: Client, names: Vec<String>, told: watch::Sender<Mounted>) {
+pub async fn watch_config_maps(client: Client, names: Vec<String>, told: watch::Sender<Mounted>, notices: Notices) {
     let known: Vec<Option<Option<Texts>>> = vec![None; names.len()];
     let (changes, _) = watch::channel(known);
     let mut watches = JoinSet::new();
     for (number, full_name) in names.into_iter().enumerate() {
-        let (client, changes, told) = (client.clone(), changes.clone(), told.clone());
+        let (client, changes, told, notices) = (client.clone(), changes.clone(), told.clone(), notices.clone());
         watches.spawn(async move {
             let (namespace, name) = full_name.split_once('/').unwrap_or(("default", full_name.as_str()));
             let mut objects = pin!(watch_object(Api::<ConfigMap>::namespaced(client, namespace), name));
@@ -37,7 +39,15 @@ pub async fn watch_config_maps(client: Client, names: Vec<String>, told: watch::
                             }
                             is_first
                         });
-                        tracing::warn!(config_map = full_name, %error, "the ConfigMap of DNS cannot be watched; trying again");
+                        match missing_for_config_map(&error, &full_name) {
+                            Some(why) => {
+                                let note = format!("cannot watch the settings of DNS: {why}; it is retried");
+                                notices.tell(&PERMISSION_MISSING, Subject::Node, note);
+                            }
+                            None => {
+                                tracing::warn!(config_map = full_name, %error, "the ConfigMap of DNS cannot be watched; trying again");
+                            }
+                        }
                     }
                     Err(_) => {}
                 }

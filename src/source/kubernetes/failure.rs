@@ -2,6 +2,7 @@
 
 use super::health::Trouble;
 use kube::core::Status;
+use kube::runtime::watcher;
 use std::error::Error;
 
 /// Why a watch has stopped.
@@ -49,16 +50,31 @@ impl Failure {
             401 => Failure::Trouble(Trouble::Refused(format!(
                 "the API server does not accept our credentials ({message}); check the token or client certificate"
             ))),
-            403 => {
-                let user = forbidden_user(message).unwrap_or("the agent's user");
-                Failure::Trouble(Trouble::Refused(format!(
-                    "no permission; grant get, list and watch on {resource} to {user} ({message})"
-                )))
-            }
+            403 => Failure::Trouble(Trouble::Forbidden(missing_permission(message, resource))),
             400 | 405 | 406 | 415 | 422 => Failure::Invalid(answered(status)),
             _ => Failure::Trouble(Trouble::Refused(answered(status))),
         }
     }
+}
+
+/// Which permission is missing, and who needs it, when that is why a ConfigMap cannot be watched.
+pub fn missing_for_config_map(error: &watcher::Error, config_map: &str) -> Option<String> {
+    let message = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status)
+            if status.code == 403 =>
+        {
+            &status.message
+        }
+        _ => return None,
+    };
+    Some(missing_permission(message, &format!("the ConfigMap {config_map}")))
+}
+
+fn missing_permission(message: &str, what: &str) -> String {
+    let user = forbidden_user(message).unwrap_or("the agent's user");
+    format!("no permission; grant get, list and watch on {what} to {user} ({message})")
 }
 
 fn answered(status: &Status) -> String {

@@ -1,6 +1,7 @@
 //! Which watches are connected, and one log line for each change of that.
 
 use crate::model::Kind;
+use crate::notices::{Notices, PERMISSION_MISSING, Subject};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntGaugeVec, Opts, Registry};
@@ -42,6 +43,8 @@ pub(super) enum Trouble {
     Unreachable(String),
     /// The server answered, but not with what was asked for.
     Refused(String),
+    /// The server does not let us: which permission is missing.
+    Forbidden(String),
 }
 
 impl Health {
@@ -76,25 +79,31 @@ impl Health {
                 watches.end_outage();
                 self.0.reachable.notify_waiters();
             }
-            Some(Trouble::Refused(_)) => info!("{kind} are watched now"),
+            Some(Trouble::Refused(_) | Trouble::Forbidden(_)) => info!("{kind} are watched now"),
             None => {}
         }
     }
 
-    /// Notes that a watch does not work: one log line for each reason of an outage, and for each new reason of a refusal.
-    pub(super) fn failed(&self, kind: Kind, trouble: Trouble) {
+    /// Notes that a watch does not work: one log line for each reason of an outage, and for each new reason of a refusal; a notice for each
+    /// permission that is missing.
+    pub(super) fn failed(&self, kind: Kind, trouble: Trouble, notices: &Notices) {
         let mut watches = self.watches();
         match &trouble {
             Trouble::Unreachable(why) if !watches.said.contains(why) => {
                 warn!("cannot reach the API server: {why}; what is known stays in use, and the connection is retried");
                 watches.said.push(why.clone());
             }
-            Trouble::Refused(why) if watches.of[kind as usize].trouble.as_ref() != Some(&trouble) => {
-                warn!("cannot watch {kind}: {why}; what is known stays in use, and it is retried");
+            Trouble::Unreachable(_) => {}
+            Trouble::Refused(why) | Trouble::Forbidden(why) if watches.of[kind as usize].trouble.as_ref() != Some(&trouble) => {
+                let text = format!("cannot watch {kind}: {why}; what is known stays in use, and it is retried");
+                match trouble {
+                    Trouble::Forbidden(_) => notices.tell(&PERMISSION_MISSING, Subject::Node, text),
+                    _ => warn!("{text}"),
+                }
             }
-            Trouble::Unreachable(_) | Trouble::Refused(_) => {}
+            Trouble::Refused(_) | Trouble::Forbidden(_) => {}
         }
-        let answered = matches!(trouble, Trouble::Refused(_));
+        let answered = !matches!(trouble, Trouble::Unreachable(_));
         watches.of[kind as usize] = Watch { connected: false, trouble: Some(trouble) };
         if answered {
             watches.end_outage();
@@ -153,15 +162,32 @@ mod tests {
     #[test]
     fn an_outage_is_said_once_for_each_reason_and_anew_the_next_time() {
         let health = Health::default();
-        health.failed(Kind::Service, unreachable("refused"));
-        health.failed(Kind::Slice, unreachable("refused"));
-        health.failed(Kind::Slice, unreachable("bad certificate"));
-        health.failed(Kind::Service, unreachable("refused"));
+        let failed = |kind, trouble| health.failed(kind, trouble, &Notices::logged());
+        failed(Kind::Service, unreachable("refused"));
+        failed(Kind::Slice, unreachable("refused"));
+        failed(Kind::Slice, unreachable("bad certificate"));
+        failed(Kind::Service, unreachable("refused"));
         assert_eq!(health.watches().said, ["refused", "bad certificate"]);
         health.connected(Kind::Service);
         assert_eq!(health.watches().said.len(), 2, "one watch is still without a connection");
         assert!(health.is_connected(Kind::Service) && !health.is_connected(Kind::Slice));
-        health.failed(Kind::Slice, Trouble::Refused("no permission".into()));
+        failed(Kind::Slice, Trouble::Forbidden("no permission".into()));
         assert!(health.watches().said.is_empty(), "an answer ends the outage, whatever it says");
+    }
+
+    #[test]
+    fn a_missing_permission_is_a_notice_once_and_anew_when_it_is_missing_again() {
+        let health = Health::default();
+        let (notices, mut sent) = Notices::sent();
+        let forbidden = || health.failed(Kind::Slice, Trouble::Forbidden("grant list".into()), &notices);
+        forbidden();
+        forbidden();
+        let notice = sent.try_recv().unwrap();
+        assert_eq!((notice.reason, &notice.about), (&PERMISSION_MISSING, &Subject::Node));
+        assert!(notice.note.contains("endpointslices") && notice.note.contains("grant list"), "{}", notice.note);
+        assert!(sent.try_recv().is_err(), "it was said");
+        health.connected(Kind::Slice);
+        forbidden();
+        assert!(sent.try_recv().is_ok());
     }
 }

@@ -390,10 +390,10 @@ async fn the_watch_ends_with_its_receiver() {
 fn a_refusal_names_the_permission_and_whom_to_grant_it() {
     let message = "endpointslices.discovery.k8s.io is forbidden: User \"system:serviceaccount:kube-system:waypost\" cannot list";
     let status = kube::core::Status { code: 403, message: message.into(), ..Default::default() };
-    let failure::Failure::Trouble(health::Trouble::Refused(text)) =
+    let failure::Failure::Trouble(health::Trouble::Forbidden(text)) =
         failure::Failure::of_status(&status, "endpointslices.discovery.k8s.io")
     else {
-        panic!("403 is a refusal")
+        panic!("403 is a missing permission")
     };
     let wanted = "grant get, list and watch on endpointslices.discovery.k8s.io to system:serviceaccount:kube-system:waypost";
     assert!(text.contains(wanted), "{text}");

@@ -8,6 +8,7 @@ use super::health::{Health, Trouble};
 use super::retry::{Reason, Retry, random};
 use super::{Pace, Told};
 use crate::model::Update;
+use crate::notices::Notices;
 use crate::source::translate::{Translate, Translator};
 use futures::{Stream, StreamExt};
 use kube::Api;
@@ -33,6 +34,7 @@ pub struct Watch<T> {
     pace: Pace,
     updates: Sender<Update>,
     health: Health,
+    notices: Notices,
     translator: Translator,
     retry: Retry,
     listing: Listing,
@@ -68,7 +70,8 @@ where
             pace,
             updates: told.updates,
             health: told.health,
-            translator: Translator::new(told.notices),
+            translator: Translator::new(told.notices.clone()),
+            notices: told.notices,
             retry: Retry::default(),
             listing: Listing::Streaming,
             version: None,
@@ -121,15 +124,15 @@ where
             }
             Failure::Invalid(why) => {
                 (self.version, self.floor) = (None, None);
-                self.health.failed(T::KIND, Trouble::Refused(why));
+                self.health.failed(T::KIND, Trouble::Refused(why), &self.notices);
                 Some(Reason::Refused)
             }
             Failure::Trouble(trouble) => {
                 let reason = match trouble {
                     Trouble::Unreachable(_) => Reason::Unreachable,
-                    Trouble::Refused(_) => Reason::Refused,
+                    Trouble::Refused(_) | Trouble::Forbidden(_) => Reason::Refused,
                 };
-                self.health.failed(T::KIND, trouble);
+                self.health.failed(T::KIND, trouble, &self.notices);
                 Some(reason)
             }
         }
