@@ -136,14 +136,22 @@ fn busiest() -> Result<(), Failed> {
     };
     assert_eq!(listed["names"][0]["what"], "kube-dns.kube-system.svc.cluster.local.", "{listed:#}");
     assert_eq!(listed["clients"][0], json!({"what": "10.244.0.2", "questions": listed["questions"]}), "{listed:#}");
-    let counting = thread::scope(|scope| {
-        let both: Vec<_> = (0..2).map(|_| scope.spawn(|| waypost(&world, &["dns", "top", "--seconds=3"]))).collect();
-        both.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
-    });
-    let said: Vec<_> = counting.iter().filter(|(code, text, _)| *code == 0 && text.contains("CLIENT")).collect();
-    let refused: Vec<_> =
-        counting.iter().filter(|(code, _, error)| *code == 1 && error.contains("somebody else is counting")).collect();
-    assert!(said.len() == 1 && refused.len() == 1, "{counting:?}");
+    // On a busy machine the first may have counted before the second asks: then both are told, and it is tried again.
+    let began = Instant::now();
+    loop {
+        let counting = thread::scope(|scope| {
+            let both: Vec<_> = (0..2).map(|_| scope.spawn(|| waypost(&world, &["dns", "top", "--seconds=3"]))).collect();
+            both.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+        });
+        let said = counting.iter().filter(|(code, text, _)| *code == 0 && text.contains("CLIENT")).count();
+        let refused =
+            counting.iter().filter(|(code, _, error)| *code == 1 && error.contains("somebody else is counting")).count();
+        assert_eq!(said + refused, 2, "{counting:?}");
+        if refused == 1 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "two may count at once: {counting:?}");
+    }
     let (code, _, error) = waypost(&world, &["dns", "top", "--seconds=60"]);
     assert!(code == 1 && error.contains("give 1 to 15"), "{error}");
     stop.store(true, Ordering::Relaxed);

@@ -19,11 +19,11 @@ use world::{AGENT_TTL, Agent, FALLBACK_TTL, World};
 
 fn main() {
     let arguments = Arguments::from_args();
-    if let Err(error) = lab::enter() {
+    let entered = lab::enter().map_err(|error| error.to_string());
+    if let Err(error) = entered.and_then(|_| resolvers::configure_this_host()) {
         eprintln!("{error}");
         std::process::exit(1);
     }
-    resolvers::configure_this_host();
     let mut tests = vec![
         Trial::test("a_killed_agent_leaves_the_node_with_dns_and_comes_home", a_killed_agent_leaves_the_node_with_dns),
         Trial::test("a_stopped_agent_leaves_the_node_with_dns_and_cleanup_takes_everything_away", stop_and_clean_up),

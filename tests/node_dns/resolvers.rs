@@ -49,13 +49,25 @@ enum Expected {
 }
 
 /// What this process and its children see as the files of a pod: to be called before there is a second thread.
-pub fn configure_this_host() {
+///
+/// # Errors
+/// When the machine has no such file that another one can be put in the place of, with what to do.
+pub fn configure_this_host() -> Result<(), String> {
     let folder = scratch();
     for (name, text) in [("resolv.conf", RESOLV_CONF), ("nsswitch.conf", "hosts: files dns\n")] {
         let (file, target) = (folder.join(name), Path::new("/etc").join(name));
-        fs::write(&file, text).unwrap();
-        mount(Some(&file), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        // A link, as systemd-resolved's, may lead to what is not there.
+        let target = match fs::canonicalize(&target) {
+            Ok(target) => target,
+            // Without it glibc looks where this file would send it.
+            Err(_) if name == "nsswitch.conf" => continue,
+            Err(error) => return Err(format!("{}: {error}: make this file, which may be empty", target.display())),
+        };
+        fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        mount(Some(&file), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .map_err(|error| format!("{} cannot be put in the place of {}: {error}", file.display(), target.display()))?;
     }
+    Ok(())
 }
 
 fn scratch() -> PathBuf {
