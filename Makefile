@@ -24,7 +24,7 @@ test: ## Every test, the fast and pure ones first
 	@scripts/setup cargo cc go nft ip dig curl jq conntrack promtool buildah runc nsenter tar setpriv musl-gcc node getent unbound
 	cargo test --lib
 	cargo test --test docs --test purity
-	scripts/build-tools kind-config
+	scripts/build-tools kind-config prometheus-kubernetes
 	scripts/cluster tools
 	timeout --kill-after=30s 60m cargo test --no-fail-fast --test '*'
 

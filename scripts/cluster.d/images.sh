@@ -85,6 +85,22 @@ stock_images() {
     fi
 }
 
+# What behaves as NodeLocal DNSCache: that is CoreDNS, with a link and rules of its own.
+node_local_dns_image() {
+    local root
+    is_packed node-local-dns target/tools/coredns scripts/cluster.d/node-local-dns && return
+    echo "Packing the image localhost/node-local-dns:1 …"
+    root=$(mktemp -d -p "$images")
+    mkdir -p "$root"/{bin,etc,tmp}
+    add_program "$root" busybox nft ip
+    local applet
+    for applet in sh sleep wget; do ln -s "$(command -v busybox)" "$root/bin/$applet"; done
+    cp target/tools/coredns "$root/coredns"
+    cp scripts/cluster.d/node-local-dns "$root/node-cache"
+    pack_image localhost/node-local-dns:1 "$root" /node-cache
+    rm -rf "$root"
+}
+
 # The image as users build it, but without optimisation unless PROFILE=release: that takes minutes.
 waypost_image() {
     scripts/image "${PROFILE:-dev}"
@@ -95,7 +111,7 @@ waypost_image() {
 load_images() {
     local number image
     for number in 1 2 3 4 5 6; do
-        [ -e "$state/run/node$number.pid" ] || continue
+        runs "node$number" || continue
         for image in "$images"/*.tar; do on_node "$number" scripts/cluster.d/import-image "$image"; done
     done
 }

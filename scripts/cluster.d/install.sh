@@ -25,6 +25,23 @@ install_kube_proxy() { stock_objects kube-proxy | kube apply -f - >/dev/null; }
 
 remove_kube_proxy() { stock_objects kube-proxy | kube delete --ignore-not-found --wait -f - >/dev/null; }
 
+# What behaves as NodeLocal DNSCache, on top of the stock parts, on all nodes but those named.
+install_node_local_dns() {
+    stock_objects node-local-dns | sed "s|NOT_ON|$(join_by , "$@")|" | kube apply -f - >/dev/null
+    kube --namespace kube-system rollout status daemonset/node-local-dns --timeout=120s
+}
+
+remove_node_local_dns() {
+    stock_objects node-local-dns | kube delete --ignore-not-found --wait -f - >/dev/null
+    kube --namespace kube-system wait --for=delete pod --selector=k8s-app=node-local-dns --timeout=60s >/dev/null
+}
+
+join_by() {
+    local IFS=$1
+    shift
+    echo "$*"
+}
+
 stock_objects() {
     local part
     for part in "$@"; do

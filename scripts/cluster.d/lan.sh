@@ -33,9 +33,7 @@ stop_lan() {
     ip netns pids "$lan" 2>/dev/null | xargs -r kill -9 2>/dev/null || true
     ip netns del "$lan" 2>/dev/null || true
     # The relay of the API server is the only process outside of all namespaces.
-    if [ -e "$state/run/relay.pid" ]; then
-        kill "$(cat "$state/run/relay.pid")" 2>/dev/null || true
-    fi
+    end_process relay || true
 }
 
 # start_process NAME COMMAND…: in the network of the control plane, logged, its process id kept.
@@ -43,15 +41,7 @@ start_process() {
     local process=$1
     shift
     setsid ip netns exec "$lan" "$@" </dev/null >>"$state/logs/$process.log" 2>&1 &
-    echo $! >"$state/run/$process.pid"
-}
-
-stop_process() {
-    local pid
-    pid=$(cat "$state/run/$1.pid")
-    kill -9 "$pid" 2>/dev/null || die "$1 is not running"
-    # Its port must be free when this returns.
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+    remember "$process" $!
 }
 
 start_control_plane() {
@@ -110,9 +100,9 @@ start_relay() {
     rm -f "$state/run/relay.port"
     setsid control-plane relay -port-file "$state/run/relay.port" -netns "/run/netns/$lan" -target "$host_address:$api_port" \
         </dev/null >>"$state/logs/relay.log" 2>&1 &
-    echo $! >"$state/run/relay.pid"
+    remember relay $!
     until [ -s "$state/run/relay.port" ]; do
-        kill -0 "$(cat "$state/run/relay.pid")" 2>/dev/null || die "the relay has ended: $(tail -1 "$state/logs/relay.log")"
+        runs relay || die "the relay has ended: $(tail -1 "$state/logs/relay.log")"
         sleep 0.02
     done
     kubeconfig admin "https://127.0.0.1:$(cat "$state/run/relay.port")" >"$state/kubeconfig"

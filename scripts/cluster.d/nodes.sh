@@ -7,7 +7,7 @@ node_address6() { echo "$node_network6:$((10 + $1))"; }
 # start_node N: as after power on. The disk is what it was; processes, network and /run are new.
 start_node() {
     local number=$1 folder=$state/nodes/node$1
-    if [ -e "$state/run/node$number.pid" ]; then die "node$number is running already"; fi
+    if runs "node$number"; then die "node$number is running already"; fi
     mkdir -p "$folder"/{var-lib,pod-logs,config}
     node_config "$number" >"$folder/config/kubelet.yaml"
     containerd_config >"$folder/config/containerd.toml"
@@ -38,7 +38,7 @@ END
         kill -0 "$unshare" 2>/dev/null || die "node$number does not start: $(tail -1 "$state/logs/node$number.log")"
         sleep 0.01
     done
-    echo "$init" >"$state/run/node$number.pid"
+    remember "node$number" "$init"
     join_lan "$number" "$init"
     echo go >"$folder/go"
 }
@@ -67,11 +67,8 @@ END
 
 # Ends every process of the node at once: the kernel does that when the first process of their namespace ends.
 stop_node() {
-    local number=$1 init
-    init=$(cat "$state/run/node$number.pid" 2>/dev/null) || die "node$number is not running"
-    kill -9 "$init" 2>/dev/null || true
-    while kill -0 "$init" 2>/dev/null; do sleep 0.02; done
-    rm -f "$state/run/node$number.pid"
+    local number=$1
+    end_process "node$number" || die "node$number is not running"
     remove_cgroups "$number"
     # A dead namespace's links may stay for half a minute, while the kernel still tries to end connections properly.
     in_lan ip link delete "node$number" 2>/dev/null || true
@@ -80,7 +77,7 @@ stop_node() {
 add_node() {
     local number
     for number in 1 2 3 4 5 6; do
-        if [ ! -e "$state/run/node$number.pid" ]; then
+        if ! runs "node$number"; then
             start_node "$number"
             await_nodes
             return
@@ -90,9 +87,10 @@ add_node() {
 }
 
 on_node() {
-    local number=$1
+    local number=$1 init
     shift
-    PATH=$PWD/target/static:$PATH nsenter --target "$(cat "$state/run/node$number.pid")" --net --mount --uts --pid --wd="$PWD" "$@"
+    init=$(process_of "node$number") || die "node$number is not running; start it with: ${again}scripts/cluster start-node $number"
+    PATH=$PWD/target/static:$PATH nsenter --target "$init" --net --mount --uts --pid --wd="$PWD" "$@"
 }
 
 await_nodes() {
@@ -172,6 +170,7 @@ nodeStatusUpdateFrequency: 5s
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 imageGCHighThresholdPercent: 100
 serializeImagePulls: false
+volumePluginDir: /var/lib/kubelet/volume-plugins
 END
 }
 
@@ -181,6 +180,8 @@ version = 3
 disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing"]
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "overlayfs"
+[plugins."io.containerd.internal.v1.opt"]
+path = "/var/lib/containerd-opt"
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "localhost/pause:1"
 [plugins."io.containerd.cri.v1.runtime"]

@@ -2,7 +2,9 @@
 
 use super::cluster::{Cluster, NODES};
 use super::eventually::eventually;
+use super::guards::{uncordon_node2, without_api_server, without_node3};
 use super::load::{Load, Report, assert_lost_at_most, assert_nothing_lost};
+use super::memory::begin_anew;
 use super::shop::{self, process_of};
 use super::state::{AGENTS, Stage};
 use serde_json::Value;
@@ -14,21 +16,6 @@ use std::time::{Duration, Instant};
 /// For how long the API server is away.
 const AWAY: Duration = Duration::from_secs(120);
 pub const SYSTEM: &str = "--namespace=kube-system";
-
-pub fn out_of_memory(stage: &Stage) {
-    let shop = stage.with_waypost();
-    let cluster = &stage.cluster;
-    let load = Load::start(cluster, &shop);
-    let before = revision(cluster);
-    upgrade(cluster, &["--set=agent.resources.limits.memory=8Mi", "--set=agent.resources.requests.memory=8Mi"]);
-    await_agent(cluster, "an agent is killed for want of memory and in a crash loop", |pod| {
-        let container = &pod["status"]["containerStatuses"][0];
-        container["lastState"]["terminated"]["reason"] == "OOMKilled"
-            && container["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-    });
-    roll_back(cluster, &before);
-    assert_nothing_lost(&load.end());
-}
 
 pub fn crash_loop(stage: &Stage) {
     let shop = stage.with_waypost();
@@ -49,8 +36,7 @@ pub fn crash_loop(stage: &Stage) {
 pub fn node_restarts(stage: &Stage) {
     stage.with_waypost();
     let cluster = &stage.cluster;
-    cluster.script(&["stop-node", "3"]);
-    cluster.script(&["start-node", "3"]);
+    without_node3(cluster).now();
     eventually("the agent of node3 has made its tables anew", || {
         let tables = cluster.try_script(&["node", "3", "nft", "list", "tables"])?;
         if tables.contains("table ip waypost") && tables.contains("waypost-dns-") { Ok(()) } else { Err(tables) }
@@ -125,6 +111,7 @@ pub fn drained(stage: &Stage) {
     };
     says("200");
     let load = Load::from_outside(cluster, &format!("{address}:{port}"));
+    let again = uncordon_node2(cluster);
     let drain = ["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
     // It waits until the pods have ended, which is later than the load balancer hears of it.
     let mut drain = cluster.command("kubectl").args(drain).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -135,7 +122,7 @@ pub fn drained(stage: &Stage) {
     }
     let reports = load.end();
     let drained = drain.wait().unwrap();
-    cluster.kubectl(&["uncordon", "node2"]);
+    again.now();
     assert!(drained.success(), "{drained}");
     assert_nothing_lost(&reports);
 }
@@ -149,7 +136,8 @@ pub fn api_server_away(stage: &Stage) {
         cluster.try_script(&[&curl, more].concat())
     };
     let load = Load::start(cluster, &shop);
-    cluster.script(&["api-stop"]);
+    let away = without_api_server(cluster);
+    stage.second.begin();
     let since = Instant::now();
     cluster.node(2, &["kill", "-9", &agent.to_string()]);
     // Containers of pods end, too; the kubelet starts them again without the API server.
@@ -173,13 +161,15 @@ pub fn api_server_away(stage: &Stage) {
     }
     // One of the pod's, one of the host network's, and those that were started in their place.
     assert!(ended.len() > 2, "{ended:?}");
-    cluster.script(&["api-start"]);
+    away.now();
     eventually("the new agent knows everything again", || {
         let page = page(&["--fail"])?;
         if page.contains("last known state") { Err(page) } else { Ok(()) }
     });
     assert_lost_at_most(&load.end(), in_hand(2, 1));
     // And follows what comes.
+    let late = ["--namespace", shop::NAMESPACE, "delete", "service", "late", "--ignore-not-found"];
+    cluster.kubectl(&late);
     cluster.kubectl(&["--namespace", shop::NAMESPACE, "create", "service", "clusterip", "late", "--tcp=80:8080"]);
     for node in NODES {
         eventually("a new name is known", || {
@@ -187,7 +177,7 @@ pub fn api_server_away(stage: &Stage) {
             if found.trim().is_empty() { Err(found) } else { Ok(()) }
         });
     }
-    cluster.kubectl(&["--namespace", shop::NAMESPACE, "delete", "service", "late"]);
+    cluster.kubectl(&late);
 }
 
 pub fn wrong_value(stage: &Stage) {
@@ -221,6 +211,7 @@ pub fn missing_permission(stage: &Stage) {
         let log = cluster.try_kubectl(&[SYSTEM, "logs", name_of(&pod)])?;
         if log.contains("endpointslices") && log.contains("forbidden") { Ok(()) } else { Err(log) }
     });
+    await_event(cluster, "PermissionMissing", 1);
     let found = check(cluster, name_of(&pod));
     assert!(found.contains("endpointslices cannot be listed"), "{found}");
     cluster.kubectl(&["patch", "clusterrole", "waypost-agent", "--type=json", "--patch", &give]);
@@ -272,32 +263,27 @@ pub fn second_dns_server(stage: &Stage) {
 
 /// Another server takes the DNS port on every address of the node; it goes when it is dropped. How often the agent was killed for that.
 pub fn take_dns_port(cluster: &Cluster, node: u8) -> (OnNode, usize) {
+    // Every kill makes the kubelet wait longer before the next start: they are counted for a new pod.
+    begin_anew(cluster, node);
     let number = node.to_string();
     // It takes the port in the moment in which the agent does not have it.
     let take = "until agnhost netexec --http-port=0 --udp-port=53 >/dev/null 2>&1; do :; done";
     let other = OnNode::start(cluster, &["node", &number], &["bash", "-c", take]);
-    let mut kills = 0;
+    // By their processes: one that was killed may be seen for a moment more.
+    let mut killed = BTreeSet::new();
     eventually("the other server has the port", || {
-        if let Some(agent) = running_agent(cluster, node) {
+        if let Some(agent) = running_agent(cluster, node).filter(|agent| !killed.contains(agent)) {
             cluster.try_script(&["node", &number, "kill", "-9", &agent.to_string()])?;
-            kills += 1;
+            killed.insert(agent);
         }
         let holders = cluster.node(node, &["ss", "--udp", "--listening", "--numeric", "--processes", "sport = 53"]);
         if holders.contains("agnhost") { Ok(()) } else { Err(holders) }
     });
-    (other, kills)
-}
-
-/// Kills the agent of this node as soon as it runs.
-pub fn end_agent(cluster: &Cluster, node: u8) {
-    eventually("the agent runs", || {
-        let agent = running_agent(cluster, node).ok_or("it does not")?;
-        cluster.try_script(&["node", &node.to_string(), "kill", "-9", &agent.to_string()]).map(drop)
-    });
+    (other, killed.len())
 }
 
 /// What an agent takes with it that is killed on this node so many times: at most the one question that each client there waits for.
-fn in_hand(node: u8, kills: usize) -> impl Fn(&Report) -> usize {
+pub fn in_hand(node: u8, kills: usize) -> impl Fn(&Report) -> usize {
     move |report| if report.is_dns() && report.is_on_node(node) { kills } else { 0 }
 }
 
@@ -364,7 +350,7 @@ fn await_agent(cluster: &Cluster, what: &str, looked_for: impl Fn(&Value) -> boo
 }
 
 /// The agent's pod on this node.
-fn agent_of(cluster: &Cluster, node: u8) -> Option<Value> {
+pub fn agent_of(cluster: &Cluster, node: u8) -> Option<Value> {
     let pods = cluster.get(&[SYSTEM, "pods", AGENTS, &format!("--field-selector=spec.nodeName=node{node}")]);
     pods["items"].as_array()?.first().cloned()
 }
@@ -376,7 +362,7 @@ fn running_agent(cluster: &Cluster, node: u8) -> Option<u32> {
     ids.lines().next()?.parse().ok()
 }
 
-fn process_of_agent(cluster: &Cluster, node: u8) -> u32 {
+pub fn process_of_agent(cluster: &Cluster, node: u8) -> u32 {
     let pod = agent_of(cluster, node).expect("the node has an agent");
     process_of(cluster, node, pod["status"]["containerStatuses"][0]["containerID"].as_str().expect("it runs"))
 }
@@ -393,7 +379,7 @@ pub fn restart_agent(cluster: &Cluster, node: u8) -> String {
     name_of(&before).to_string()
 }
 
-fn is_ready(pod: &Value) -> bool {
+pub fn is_ready(pod: &Value) -> bool {
     pod["status"]["containerStatuses"][0]["ready"] == true
 }
 

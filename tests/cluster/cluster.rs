@@ -15,15 +15,30 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts it without anything that makes services and names work.
-    pub fn start(name: &'static str) -> Cluster {
+    /// Starts it by `make cluster`, with so many nodes and `waypost` or `stock` on them.
+    pub fn start(name: &'static str, nodes: usize, with: &str) -> Cluster {
         let cluster = Cluster { name };
         // One that an earlier run was not given the time to end.
         cluster.script(&["down"]);
         // From here on it is dropped when something fails.
-        let output = cluster.try_script(&["up"]);
-        output.unwrap_or_else(|error| panic!("the cluster does not start: {error}"));
+        let (nodes, with) = (format!("NODES={nodes}"), format!("WITH={with}"));
+        let output =
+            cluster.make(&["cluster", &nodes, &with]).unwrap_or_else(|error| panic!("the cluster does not start: {error}"));
+        let took = output.lines().find(|line| line.starts_with("Up after")).unwrap_or_default();
+        eprintln!("    make cluster {nodes} {with}: {took}");
+        assert!(output.contains(&format!("export KUBECONFIG={}", cluster.folder().join("kubeconfig").display())), "{output}");
+        assert!(output.contains(&format!("make cluster-down CLUSTER={name}")), "the command that ends this one: {output}");
         cluster
+    }
+
+    /// Ends it by `make cluster-down`.
+    pub fn end(&self) {
+        let said = self.make(&["cluster-down"]).unwrap_or_else(|error| panic!("the cluster does not end: {error}"));
+        assert!(said.contains("is gone"), "{said}");
+    }
+
+    fn make(&self, arguments: &[&str]) -> Result<String, String> {
+        finish(self.command("make").arg("--no-print-directory").args(arguments).arg(format!("CLUSTER={}", self.name)))
     }
 
     /// What a subcommand of `scripts/cluster` printed.
@@ -53,8 +68,6 @@ impl Cluster {
         command
             .current_dir(ROOT)
             .env("CLUSTER", self.name)
-            .env("NODES", NODES.len().to_string())
-            .env("WITH", "none")
             // Optimisation takes minutes.
             .env("PROFILE", "dev")
             .env("KUBECONFIG", self.folder().join("kubeconfig"))

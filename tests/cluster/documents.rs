@@ -15,16 +15,27 @@ use std::sync::Mutex;
 /// Where commands that are shown are also run.
 const DOCUMENTS: &[&str] = &["README.md", "docs/install.md", "docs/migrate.md", "docs/operate.md", "docs/security.md"];
 
-/// Programs of the administrator, and of a node.
-const PROGRAMS: [&[&str]; 2] = [
-    &["kubectl", "helm", "make", "kubeadm", "scripts/build-static"],
-    &["nft", "dig", "curl", "ip", "ss", "conntrack", "waypost"],
+/// Programs of the administrator, of a node, and of an agent's pod.
+const PROGRAMS: [(Place, &[&str]); 3] = [
+    (
+        Place::Administrator,
+        &["kubectl", "helm", "make", "kubeadm", "k3s", "scripts/build-static", "scripts/kind", "scripts/cluster"],
+    ),
+    (Place::Node, &["nft", "dig", "curl", "ip", "ss", "conntrack", "waypost"]),
+    (Place::Agent, &["/waypost"]),
 ];
+
+/// Commands within the text that go on until somebody ends them.
+const FOLLOWING: &[&str] = &["nft monitor", "ip monitor address"];
 
 /// Commands within the text that are not run as they stand, and why.
 const NOT_RUN: &[(&str, &str)] = &[
     ("kubeadm upgrade apply --skip-phases=addon/kube-proxy,addon/coredns", "kubeadm makes a node of the whole machine"),
+    ("make check", "it looks at the sources, not at a cluster, and is what CI runs first"),
     ("make kind", "kind needs a container engine"),
+    ("scripts/kind delete", "kind needs a container engine"),
+    ("k3s ctr", "the word for a command that is in a block"),
+    ("k3s ctr images import", "k3s is no Go module and no Debian package"),
     ("ip link delete nodelocaldns", "there is no such link"),
     ("helm install", "the word for a command that is in a block"),
     ("helm uninstall", "the word for a command that is in a block"),
@@ -57,7 +68,7 @@ pub fn run_for(stage: &Stage, document: &'static str, heading: &str, node: u8) {
     for Commands { place, text } in commands {
         let text = text.replace("node1", &format!("node{node}"));
         match place {
-            Place::Administrator => script += &text,
+            Place::Administrator | Place::Agent => script += &text,
             // The shell sees the text as one word, quotes in it included.
             Place::Node => {
                 for number in NODES {
@@ -89,13 +100,20 @@ pub fn those_in_the_text_work(stage: &Stage) {
     run(stage, "docs/operate.md", "Alerts");
     let mut failures = Vec::new();
     for document in DOCUMENTS.iter().filter(|document| document.starts_with("docs/")) {
-        for (command, on_node) in inline(document) {
-            let concrete = command.replace("AGENT", &agent).replace("SERVER", "192.0.2.10");
-            // One that watches never ends.
-            let script = format!("timeout 5 {concrete} || [ $? = 124 ]");
-            let outcome = match on_node {
-                true => stage.cluster.try_script(&["node", "1", "bash", "-c", &script]),
-                false => finish(stage.cluster.command("bash").args(["-c", &script])),
+        for (command, place) in inline(document) {
+            let concrete =
+                command.replace("AGENT", &agent).replace("SERVER", "192.0.2.10").replace("NAME", "web.shop.svc.cluster.local");
+            let script = match FOLLOWING.contains(&command.as_str()) {
+                true => format!("timeout 5 {concrete} || [ $? = 124 ]"),
+                false => format!("timeout 60 {concrete}"),
+            };
+            let outcome = match place {
+                Place::Administrator => finish(stage.cluster.command("bash").args(["-c", &script])),
+                Place::Node => stage.cluster.try_script(&["node", "1", "bash", "-c", &script]),
+                Place::Agent => {
+                    let script = format!("timeout 60 kubectl -n kube-system exec {agent} -- {concrete}");
+                    finish(stage.cluster.command("bash").args(["-c", &script]))
+                }
             };
             failures.extend(outcome.err().map(|error| format!("{document}: {error}")));
         }
@@ -103,8 +121,8 @@ pub fn those_in_the_text_work(stage: &Stage) {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// The commands within the text of a document, and whether they are for a node.
-fn inline(document: &str) -> Vec<(String, bool)> {
+/// The commands within the text of a document, and where they are run.
+fn inline(document: &str) -> Vec<(String, Place)> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).expect("the document is there");
     let mut commands = Vec::new();
     let mut fenced = false;
@@ -115,9 +133,9 @@ fn inline(document: &str) -> Vec<(String, bool)> {
             for code in line.split('`').skip(1).step_by(2) {
                 // The name of a program alone is none, and with an ellipsis it is a part of one.
                 let program = code.split_once(' ').map(|(program, _)| program).filter(|_| !code.contains('…'));
-                let place = program.and_then(|program| PROGRAMS.iter().position(|programs| programs.contains(&program)));
-                if let Some(place) = place.filter(|_| !NOT_RUN.iter().any(|(command, _)| *command == code)) {
-                    commands.push((code.to_string(), place == 1));
+                let place = program.and_then(|program| PROGRAMS.iter().find(|(_, programs)| programs.contains(&program)));
+                if let Some((place, _)) = place.filter(|_| !NOT_RUN.iter().any(|(command, _)| *command == code)) {
+                    commands.push((code.to_string(), *place));
                 }
             }
         }
@@ -130,9 +148,11 @@ struct Commands {
     text: String,
 }
 
+#[derive(Clone, Copy)]
 enum Place {
     Administrator,
     Node,
+    Agent,
 }
 
 /// The commands that can be run, by the section that they stand in.

@@ -5,11 +5,13 @@ use super::cluster::{Cluster, NODES};
 use super::shop::{self, Shop};
 use serde::Deserialize;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 
 const TOOLBOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/cluster-toolbox");
 /// Two cores drive the cluster, its load, and whatever else this machine does.
 const PAUSE: &str = "--pause=60ms";
+/// More than the slowest case; load that ends before it is told to fails its case.
+const LIMIT: &str = "--for=15m";
 
 /// Programs that make load until they are told to end.
 pub struct Load {
@@ -19,6 +21,7 @@ pub struct Load {
 struct Maker {
     place: String,
     child: Child,
+    said: BufReader<ChildStderr>,
 }
 
 /// What one kind of load saw at one place.
@@ -37,29 +40,41 @@ impl Load {
     /// From a pod and from the node itself, on every node, to a Service and to cluster DNS; and from outside to a NodePort of the
     /// first node.
     pub fn start(cluster: &Cluster, shop: &Shop) -> Load {
-        let name = format!("--name=web.{}.svc.cluster.local.", shop::NAMESPACE);
-        let dns = [format!("--dns={}:53", shop::DNS), format!("--dns-tcp={}:53", shop::DNS), name];
-        Load::from_everywhere(cluster, shop, &dns)
+        Load::with_node_local_dns(cluster, shop, &[])
+    }
+
+    /// As [`Load::start`], and on these nodes it asks at the address of NodeLocal DNSCache as well.
+    pub fn with_node_local_dns(cluster: &Cluster, shop: &Shop, nodes: &[u8]) -> Load {
+        Load::from_everywhere(cluster, shop, &|node| {
+            let mut servers = format!("{}:53", shop::DNS);
+            if nodes.contains(&node) {
+                servers += &format!(",{}:53", shop::NODE_LOCAL_DNS);
+            }
+            let name = format!("--name=web.{}.svc.cluster.local.", shop::NAMESPACE);
+            vec![format!("--dns={servers}"), format!("--dns-tcp={servers}"), name]
+        })
     }
 
     /// As [`Load::start`], but asks no questions.
     pub fn of_services(cluster: &Cluster, shop: &Shop) -> Load {
-        Load::from_everywhere(cluster, shop, &[])
+        Load::from_everywhere(cluster, shop, &|_| Vec::new())
     }
 
     /// From outside alone, to this address and port.
     pub fn from_outside(cluster: &Cluster, target: &str) -> Load {
-        let maker = Maker::start(cluster, "the host outside".into(), &["outside", TOOLBOX, PAUSE, &format!("--tcp={target}")]);
+        let maker =
+            Maker::start(cluster, "the host outside".into(), &["outside", TOOLBOX, PAUSE, LIMIT, &format!("--tcp={target}")]);
         Load { makers: vec![maker] }
     }
 
-    fn from_everywhere(cluster: &Cluster, shop: &Shop, more: &[String]) -> Load {
+    fn from_everywhere(cluster: &Cluster, shop: &Shop, more: &dyn Fn(u8) -> Vec<String>) -> Load {
         let services = [format!("--tcp={}:80", shop.cluster_ip), format!("--udp={}:80", shop.cluster_ip)];
-        let inside: Vec<&str> = [PAUSE].into_iter().chain(services.iter().chain(more).map(String::as_str)).collect();
         let node_port = format!("{}:{}", shop::address_of_node(1), shop::NODE_PORT);
         let mut load = Load::from_outside(cluster, &node_port);
         for node in NODES {
             let number = node.to_string();
+            let more = more(node);
+            let inside: Vec<&str> = [PAUSE, LIMIT].into_iter().chain(services.iter().chain(&more).map(String::as_str)).collect();
             let pod = shop::process_of_client(cluster, node).to_string();
             let in_pod = ["node", &number, "nsenter", "--target", &pod, "--net", TOOLBOX];
             load.makers.push(Maker::start(cluster, format!("a pod on node{node}"), &[&in_pod[..], &inside].concat()));
@@ -83,17 +98,19 @@ impl Maker {
         let mut command = cluster.command("scripts/cluster");
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("scripts/cluster can be started");
-        let mut said = String::new();
-        let read = BufReader::new(child.stderr.as_mut().expect("it is a pipe")).read_line(&mut said);
-        assert!(read.is_ok() && said == "load begins\n", "load from {place}: {said}");
-        Maker { place, child }
+        let mut maker = Maker { place, said: BufReader::new(child.stderr.take().expect("it is a pipe")), child };
+        let mut line = String::new();
+        let read = maker.said.read_line(&mut line);
+        assert!(read.is_ok() && line == "load begins\n", "load from {}: {line}", maker.place);
+        maker
     }
 
     fn reports(&mut self) -> Vec<Report> {
-        let mut text = String::new();
+        let (mut text, mut said) = (String::new(), String::new());
         self.child.stdout.as_mut().expect("it is a pipe").read_to_string(&mut text).expect("a report is text");
+        self.said.read_to_string(&mut said).expect("what it says is text");
         let status = self.child.wait().expect("it is a child");
-        assert!(status.success() && !text.is_empty(), "load from {} ended with {status}", self.place);
+        assert!(status.success() && !text.is_empty(), "load from {} ended with {status}: {said}", self.place);
         let reports = text.lines().map(|line| serde_json::from_str(line).expect("a report is JSON"));
         reports.map(|report: Report| Report { place: self.place.clone(), ..report }).collect()
     }

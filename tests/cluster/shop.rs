@@ -8,6 +8,8 @@ use serde_json::Value;
 pub const NAMESPACE: &str = "shop";
 /// Where kubelets tell pods to ask.
 pub const DNS: &str = "10.96.0.10";
+/// Where NodeLocal DNSCache answers besides, and the agents in its place.
+pub const NODE_LOCAL_DNS: &str = "169.254.20.10";
 /// Of the Service `web-node`, for TCP.
 pub const NODE_PORT: u16 = 30080;
 /// Of the Service `web-node`, for UDP.

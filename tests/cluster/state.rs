@@ -1,8 +1,10 @@
 //! What the cluster has for services and names, and how it gets from one state to another.
 
+use super::by_make::Second;
 use super::cluster::{Cluster, NODES, finish};
 use super::documents;
 use super::shop::Shop;
+use super::traces::Traces;
 use std::sync::{Mutex, MutexGuard};
 
 /// The pods of the agents.
@@ -12,6 +14,10 @@ pub const AGENTS: &str = "--selector=app.kubernetes.io/component=agent";
 pub struct Stage {
     /// The cluster.
     pub cluster: Cluster,
+    /// What there was on the machine before it.
+    pub before: Traces,
+    /// Another cluster, beside it for a while.
+    pub second: Second,
     /// What of the documents has been run.
     pub documents: documents::Run,
     // None: unknown, because a test that was to change it has failed on its way.
@@ -35,9 +41,17 @@ pub enum State {
 }
 
 impl Stage {
-    /// Starts the cluster; nothing makes services and names work yet.
+    /// Starts the cluster with the stock parts.
     pub fn start() -> Stage {
-        Stage { cluster: Cluster::start("tests"), documents: Default::default(), state: Mutex::new(Some(State::Bare)) }
+        let before = Traces::now();
+        let cluster = Cluster::start("tests", NODES.len(), "stock");
+        Stage {
+            cluster,
+            before,
+            second: Default::default(),
+            documents: Default::default(),
+            state: Mutex::new(Some(State::Stock)),
+        }
     }
 
     /// Brings the cluster into this state if it is in another one.
@@ -47,7 +61,6 @@ impl Stage {
             return;
         }
         self.leave_to(|| {
-            // At the start nothing is there, the program that clears up included.
             if now != Some(State::Bare) {
                 self.clear();
             }
@@ -93,7 +106,10 @@ impl Stage {
             cluster.helm(&["uninstall", "waypost", "--wait"]).unwrap_or_else(|error| panic!("{error}"));
             await_no_agents(cluster);
         }
+        cluster.script(&["remove-node-local-dns"]);
         cluster.script(&["remove-stock"]);
+        // On the nodes it is run as a program of theirs, which nobody may have needed yet.
+        finish(cluster.command("scripts/build-static").arg("dev")).unwrap_or_else(|error| panic!("{error}"));
         for node in NODES {
             cluster.node(node, &["waypost", "cleanup"]);
             cluster.node(node, &["waypost", "cleanup", "--kube-proxy"]);

@@ -1,18 +1,21 @@
-//! A real Prometheus finds every agent by the chart's annotations, has data for each query of the dashboard, and raises alerts in bad days.
+//! A real Prometheus finds every agent by the chart's annotations and monitors, has data for each query of the dashboard, and raises alerts in bad
+//! days.
 
-use super::bad_days::{OnNode, SYSTEM, end_agent, revision, roll_back, take_dns_port, upgrade};
+use super::bad_days::{OnNode, SYSTEM, in_hand, revision, roll_back, take_dns_port, upgrade};
 use super::cluster::{Cluster, NODES};
+use super::documents::run;
 use super::eventually::eventually;
-use super::load::{Load, assert_nothing_lost};
-use super::prometheus::{Prometheus, Site, at_once};
+use super::guards::{scale_back, without_api_server};
+use super::load::{Load, assert_lost_at_most, assert_nothing_lost};
+use super::memory;
+use super::prometheus::{Discovery, Prometheus, Site, at_once, operator};
 use super::shop;
 use super::state::Stage;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::any::Any;
 use std::path::PathBuf;
 
 const SCRAPE: &str = include_str!("../../docs/prometheus.yaml");
-const ALERTS: &str = include_str!("../../charts/waypost/files/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../charts/waypost/files/dashboard.json");
 /// A name that no cache has, one that the cluster does not have, and one that it has.
 const ASK: &str = "while sleep 0.2; do
@@ -21,16 +24,29 @@ const ASK: &str = "while sleep 0.2; do
     done
 done";
 const SERVERS: &str = "--selector=app.kubernetes.io/component=dns";
+/// How often the agent runs out of memory: more would not be seen within a test, because the kubelet waits longer each time.
+const KILLS: usize = 3;
 
 pub fn by_prometheus(stage: &Stage) {
     let shop = stage.with_waypost();
     let cluster = &stage.cluster;
+    let kubectl = |arguments: &[&str]| cluster.kubectl(arguments);
     let before = revision(cluster);
-    upgrade(cluster, &["--set=scrapeAnnotations.enabled=true", "--wait"]);
-    let yaml = |text: &str| -> Value { serde_saphyr::from_str(text).expect("it is YAML") };
-    let prometheus = Prometheus::start(Outside(cluster), yaml(SCRAPE)["scrape_configs"].take(), &at_once(yaml(ALERTS)));
-    let agents = NODES.map(|node| format!("kube-proxy {}:10249 on node{node}", shop::address_of_node(node)));
-    prometheus.finds([&agents[..], &dns_servers(cluster)].concat());
+    operator::definitions().iter().for_each(|definition| cluster.apply(&definition.to_string()));
+    operator::await_kinds(&kubectl);
+    let switches = ["scrapeAnnotations", "serviceMonitor", "prometheusRule"].map(|what| format!("--set={what}.enabled=true"));
+    let switches: Vec<&str> = switches.iter().map(String::as_str).collect();
+    upgrade(cluster, &[&switches[..], &["--set=agent.resources.limits.memory=256Mi", "--wait"]].concat());
+    run(stage, "docs/operate.md", "Watching it");
+
+    let mut scrape: Value = serde_saphyr::from_str(SCRAPE).expect("it is YAML");
+    let mut scrape: Vec<Value> = serde_json::from_value(scrape["scrape_configs"].take()).expect("a list");
+    scrape.extend(operator::monitors(&kubectl).as_array().expect("a list").iter().cloned());
+    let discovery = Discovery::OfItsOwn(kubeconfig_of_prometheus(cluster));
+    let prometheus = Prometheus::start(Outside(cluster), discovery, scrape.into(), &at_once(operator::rules(&kubectl)));
+    // By annotations; by monitors both, and the DNS of the agents as a job of its own.
+    let (agents, servers) = (agents("kube-proxy"), dns_servers(cluster));
+    prometheus.finds([agents.clone(), servers.clone(), agents, self::agents("kube-dns"), servers].concat());
 
     let load = Load::start(cluster, &shop);
     let asking = NODES.map(|node| OnNode::start(cluster, &["node", &node.to_string()], &["bash", "-c", ASK]));
@@ -43,31 +59,65 @@ pub fn by_prometheus(stage: &Stage) {
         firing => Err(format!("{firing:?}")),
     });
 
-    cluster.script(&["api-stop"]);
+    out_of_memory(stage, &prometheus);
+    let away = without_api_server(cluster);
     prometheus.await_alert("WaypostApiServerAway");
-    cluster.script(&["api-start"]);
+    away.now();
     let scale = |replicas: &str| cluster.kubectl(&[SYSTEM, "scale", "deployment/waypost-dns", "--replicas", replicas]);
+    let again = scale_back(cluster);
     scale("1");
     prometheus.await_alert("WaypostFewDnsServers");
     scale("0");
     prometheus.await_alert("WaypostNoDnsServer");
-    scale("2");
+    again.now();
     let other = take_dns_port(cluster, 2).0;
     prometheus.await_alert("WaypostDnsNotServed");
-    // The crash loop. Between two starts, ever longer ones, Prometheus finds nobody.
-    for restarts in 1..=3 {
-        eventually("Prometheus sees that the agent has started again", || match restarts_of(&prometheus, 2)? {
-            seen if seen >= restarts => Ok(()),
-            seen => Err(format!("{seen} times instead of {restarts}")),
-        });
-        if restarts < 3 {
-            end_agent(cluster, 2);
+    drop(other);
+    drop(prometheus);
+    roll_back(cluster, &before);
+    operator::remove_kinds(&kubectl);
+}
+
+/// The agent that serves a node runs out of memory, again and again, under load. Each time it takes with it what it has in hand.
+fn out_of_memory(stage: &Stage, prometheus: &Prometheus<Outside>) {
+    let cluster = &stage.cluster;
+    let shop = stage.with_waypost();
+    let load = Load::start(cluster, &shop);
+    for kill in 1..=KILLS {
+        memory::exhaust(cluster, 3);
+        if kill > 1 {
+            // The first time the kubelet starts it again at once.
+            memory::await_back_off(cluster, 3);
             prometheus.await_alert("WaypostAgentDown");
         }
+        eventually("Prometheus sees that the agent has started again", || match restarts_of(prometheus, 3)? {
+            seen if seen >= kill => Ok(()),
+            seen => Err(format!("{seen} times instead of {kill}")),
+        });
     }
     prometheus.await_alert("WaypostRestarting");
-    drop(other);
-    roll_back(cluster, &before);
+    assert_lost_at_most(&load.end(), in_hand(3, KILLS));
+}
+
+/// A Prometheus with exactly the rights that the document gives it.
+fn kubeconfig_of_prometheus(cluster: &Cluster) -> PathBuf {
+    let admin: Value = serde_json::from_str(&cluster.kubectl(&["config", "view", "--raw", "--output=json"])).expect("it is JSON");
+    let mut server = admin["clusters"][0]["cluster"].clone();
+    server["server"] = json!("https://192.0.2.10:6443");
+    let token = cluster.kubectl(&["--namespace=monitoring", "create", "token", "prometheus"]);
+    let file = cluster.folder().join("prometheus.kubeconfig");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{"name": "it", "cluster": server}],
+        "users": [{"name": "it", "user": {"token": token.trim()}}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+    });
+    std::fs::write(&file, config.to_string()).expect("target/ can be written");
+    file
+}
+
+fn agents(job: &str) -> Vec<String> {
+    NODES.map(|node| format!("{job} {}:10249 on node{node}", shop::address_of_node(node))).into()
 }
 
 /// The targets behind the DNS servers' Service.

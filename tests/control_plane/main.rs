@@ -24,7 +24,6 @@ mod kube_proxy;
 #[path = "../load/mod.rs"]
 mod load;
 mod metrics;
-mod monitors;
 mod playground;
 mod processes;
 #[path = "../prometheus/mod.rs"]

@@ -4,12 +4,11 @@
 use super::agent::{ask, http_get};
 use super::chart::{self, CHART_NAMESPACE, KUBE_DNS};
 use super::cluster::{Cluster, NODE_NAME};
-use super::monitors::of_service_monitor;
 use super::processes::{Process, eventually, output};
-use super::prometheus::{Prometheus, Site, at_once};
+use super::prometheus::{Discovery, Prometheus, Site, at_once, operator};
 use super::services::await_pods;
 use super::stage::{Stage, next_addresses};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -21,13 +20,13 @@ use std::time::Duration;
 use waypost::lab::{Namespace, Pod};
 use waypost::model::Protocol;
 
-/// The kinds of the Prometheus operator that the chart uses. The operator is not here: the test reads the objects in its place.
-const OPERATOR: [(&str, &str); 2] = [("servicemonitors", "ServiceMonitor"), ("prometheusrules", "PrometheusRule")];
 const UPSTREAM: &str = "127.0.0.1:5300";
 const AGENT_PORT: u16 = 10249;
 
 pub fn by_prometheus(cluster: &Cluster) {
-    define_kinds(cluster);
+    let kubectl = |arguments: &[&str]| cluster.kubectl(arguments);
+    operator::definitions().iter().for_each(|definition| cluster.apply(&definition.to_string()));
+    operator::await_kinds(&kubectl);
     let upstream = format!("agent.config.dns-upstream={{{UPSTREAM}}}");
     let switches =
         ["serviceMonitor", "scrapeAnnotations", "prometheusRule", "grafanaDashboard"].map(|key| format!("{key}.enabled=true"));
@@ -52,17 +51,19 @@ pub fn by_prometheus(cluster: &Cluster) {
         prometheus.finds(jobs.iter().map(|(job, at)| format!("{job} {at} on {NODE_NAME}")).collect());
     };
     let place = |pod: &Pod, name| Place { cluster, namespace: pod.namespace().clone(), name };
-    let by_monitors = Prometheus::start(place(&stage.client, "prometheus-monitors"), monitors(cluster), &rules(cluster));
+    let site = place(&stage.client, "prometheus-monitors");
+    let (monitors, rules) = (operator::monitors(&kubectl), at_once(operator::rules(&kubectl)));
+    let by_monitors = Prometheus::start(site, Discovery::Imitated, monitors, &rules);
     found(&by_monitors, &[("kube-proxy", agents), ("kube-dns", agents), ("kube-dns", dns_servers)]);
     let documented: Value = serde_saphyr::from_str(include_str!("../../docs/prometheus.yaml")).expect("the document is YAML");
-    let by_annotations =
-        Prometheus::start(place(&stage.outside, "prometheus-annotations"), documented["scrape_configs"].clone(), &rules(cluster));
+    let site = place(&stage.outside, "prometheus-annotations");
+    let by_annotations = Prometheus::start(site, Discovery::Imitated, documented["scrape_configs"].clone(), &rules);
     found(&by_annotations, &[("kube-proxy", agents), ("kube-dns", dns_servers)]);
     for prometheus in [&by_monitors, &by_annotations] {
         let asking = Asking::start(&stage);
         prometheus.answers(&dashboard(cluster));
         drop(asking);
-        has_every_metric_of_the_alerts(cluster, prometheus);
+        has_every_metric_of_the_alerts(&rules, prometheus);
         // There is one DNS server, and not two.
         // Without its time an alert fires for a single scrape that came late.
         eventually("nothing else fires in a good day", || match prometheus.firing()? {
@@ -113,7 +114,7 @@ pub fn by_prometheus(cluster: &Cluster) {
     by_monitors.await_alert("WaypostRestarting");
     drop(holder);
     chart::uninstall(cluster);
-    undefine_kinds(cluster);
+    operator::remove_kinds(&kubectl);
 }
 
 /// A namespace of the control plane's stage, for a Prometheus of this name.
@@ -153,9 +154,9 @@ fn dashboard(cluster: &Cluster) -> Value {
 }
 
 /// An alert about a metric that does not exist would never fire.
-fn has_every_metric_of_the_alerts(cluster: &Cluster, prometheus: &Prometheus<Place>) {
+fn has_every_metric_of_the_alerts(rules: &Value, prometheus: &Prometheus<Place>) {
     let mut checked = BTreeSet::new();
-    for expression in rules(cluster)["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()) {
+    for expression in rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()) {
         let expression = expression["expr"].as_str().expect("an expression");
         let words = expression.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
         let is_metric = |word: &&str| {
@@ -172,54 +173,11 @@ fn has_every_metric_of_the_alerts(cluster: &Cluster, prometheus: &Prometheus<Pla
     assert!(checked.len() > 8, "the alerts are about {checked:?} only: is the search broken?");
 }
 
-/// The chart's alerts, which here fire at once.
-fn rules(cluster: &Cluster) -> Value {
-    at_once(list(cluster, "prometheusrules")[0]["spec"].take())
-}
-
-fn monitors(cluster: &Cluster) -> Value {
-    list(cluster, "servicemonitors").iter().map(of_service_monitor).collect()
-}
-
-fn list(cluster: &Cluster, kind: &str) -> Vec<Value> {
-    let list = cluster.kubectl(&["--namespace", CHART_NAMESPACE, "get", kind, "--output", "json"]);
-    let mut list: Value = serde_json::from_str(&list).expect("kubectl prints JSON");
-    serde_json::from_value(list["items"].take()).expect("a list")
-}
-
 /// Labels and annotations of the pods that a workload of the chart makes.
 fn template_of(cluster: &Cluster, kind: &str, name: &str) -> Value {
     let object = cluster.kubectl(&["--namespace", CHART_NAMESPACE, "get", kind, name, "--output", "json"]);
     let mut object: Value = serde_json::from_str(&object).expect("kubectl prints JSON");
     object["spec"]["template"]["metadata"].take()
-}
-
-fn define_kinds(cluster: &Cluster) {
-    for (plural, kind) in OPERATOR {
-        let definition = json!({
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": { "name": format!("{plural}.monitoring.coreos.com") },
-            "spec": {
-                "group": "monitoring.coreos.com",
-                "scope": "Namespaced",
-                "names": { "plural": plural, "kind": kind },
-                "versions": [{
-                    "name": "v1", "served": true, "storage": true,
-                    "schema": { "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } },
-                }],
-            },
-        });
-        cluster.apply(&definition.to_string());
-        let name = format!("customresourcedefinition/{plural}.monitoring.coreos.com");
-        cluster.kubectl(&["wait", "--for=condition=established", "--timeout=60s", &name]);
-    }
-}
-
-fn undefine_kinds(cluster: &Cluster) {
-    for (plural, _) in OPERATOR {
-        cluster.kubectl(&["delete", "customresourcedefinition", &format!("{plural}.monitoring.coreos.com")]);
-    }
 }
 
 /// A server that says that every name exists, without any records. Dropping it ends it.

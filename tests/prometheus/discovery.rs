@@ -1,6 +1,7 @@
 //! What Prometheus discovers by asking the API server, with the labels that its documentation names.
 
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// Makes the scrape configurations read files in the place of the API server.
 pub fn by_files(scrape: &mut Value) {
@@ -9,6 +10,13 @@ pub fn by_files(scrape: &mut Value) {
         let discovery = config.remove("kubernetes_sd_configs").expect("it discovers by Kubernetes");
         let role = discovery[0]["role"].as_str().expect("a role");
         config.insert("file_sd_configs".into(), json!([{ "files": [format!("{role}.json")], "refresh_interval": "1s" }]));
+    }
+}
+
+/// Makes the scrape configurations ask the API server of this kubeconfig.
+pub fn by_kubeconfig(scrape: &mut Value, kubeconfig: &Path) {
+    for config in scrape.as_array_mut().expect("a list of scrape configurations") {
+        config["kubernetes_sd_configs"][0]["kubeconfig_file"] = json!(kubeconfig);
     }
 }
 

@@ -1,9 +1,7 @@
 //! A real Prometheus, with targets from the API server.
-//!
-//! Debian builds its Prometheus without discovery by Kubernetes, so the test discovers: it writes down what Prometheus's documentation says the
-//! roles `pod` and `endpointslice` find, with the same labels, for `file_sd_configs` to read. Everything after that is Prometheus's own work.
 
 mod discovery;
+pub mod operator;
 
 use crate::eventually::eventually;
 use serde_json::{Value, json};
@@ -13,6 +11,17 @@ use std::fs;
 use std::path::PathBuf;
 
 const ADDRESS: &str = "127.0.0.1:9090";
+
+/// How a Prometheus learns what is there.
+#[allow(dead_code, reason = "each program of tests uses one")]
+pub enum Discovery {
+    /// Debian builds its Prometheus without discovery by Kubernetes, so the test discovers: it writes down what Prometheus's documentation says
+    /// the roles `pod` and `endpointslice` find, with the same labels, for `file_sd_configs` to read. Everything after that is Prometheus's own
+    /// work.
+    Imitated,
+    /// By itself, from the API server that this kubeconfig names, with its rights: a Prometheus that `scripts/build-tools` has built.
+    OfItsOwn(PathBuf),
+}
 
 /// Where a Prometheus runs, and the cluster that it watches.
 pub trait Site {
@@ -29,15 +38,19 @@ pub trait Site {
 /// A running Prometheus. Dropping it ends it.
 pub struct Prometheus<S> {
     site: S,
+    discovery: Discovery,
     _process: Box<dyn Any>,
 }
 
 impl<S: Site> Prometheus<S> {
     /// Starts it. In the scrape configurations `kubernetes_sd_configs` may ask for the roles `pod` and `endpointslice`.
-    pub fn start(site: S, mut scrape: Value, rules: &Value) -> Prometheus<S> {
+    pub fn start(site: S, discovery: Discovery, mut scrape: Value, rules: &Value) -> Prometheus<S> {
         let folder = site.folder();
         fs::create_dir_all(&folder).unwrap();
-        discovery::by_files(&mut scrape);
+        match &discovery {
+            Discovery::Imitated => discovery::by_files(&mut scrape),
+            Discovery::OfItsOwn(kubeconfig) => discovery::by_kubeconfig(&mut scrape, kubeconfig),
+        }
         // JSON is YAML, too.
         let config = json!({
             "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s" },
@@ -46,23 +59,31 @@ impl<S: Site> Prometheus<S> {
         });
         fs::write(folder.join("prometheus.yaml"), config.to_string()).unwrap();
         fs::write(folder.join("rules.yaml"), rules.to_string()).unwrap();
-        discover(&site);
+        let program = match discovery {
+            Discovery::Imitated => {
+                discover(&site);
+                "prometheus"
+            }
+            Discovery::OfItsOwn(_) => "prometheus-kubernetes",
+        };
         let process = site.start(&[
-            "prometheus".into(),
+            program.into(),
             format!("--config.file={}", folder.join("prometheus.yaml").display()),
             format!("--storage.tsdb.path={}", folder.join("data").display()),
             format!("--web.listen-address={ADDRESS}"),
             "--log.level=warn".into(),
         ]);
         eventually("Prometheus is ready", || site.page(ADDRESS, "/-/ready").map(drop));
-        Prometheus { site, _process: process }
+        Prometheus { site, discovery, _process: process }
     }
 
     /// Waits until exactly these targets are up, each as `JOB ADDRESS on NODE`.
     pub fn finds(&self, mut expected: Vec<String>) {
         expected.sort();
         eventually("Prometheus finds everything", || {
-            discover(&self.site);
+            if let Discovery::Imitated = self.discovery {
+                discover(&self.site);
+            }
             match self.targets_up()? {
                 targets if targets == expected => Ok(()),
                 targets => Err(format!("{targets:?} instead of {expected:?}")),

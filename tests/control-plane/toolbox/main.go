@@ -1,6 +1,6 @@
 // Command toolbox makes load inside a pod and counts what fails: new TCP connections, UDP echoes and DNS questions, one after another
 // and without a retry, so that each one that is lost counts. It runs until it is told to stop (SIGTERM, or its standard input ends) and
-// prints what it saw as one line of JSON for each kind of load.
+// prints what it saw as one line of JSON for each kind of load. When nobody tells it in time it ends with an error.
 package main
 
 import (
@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -36,11 +38,11 @@ const (
 func main() {
 	tcp := flag.String("tcp", "", "connect to this address and read a line of HTTP")
 	udp := flag.String("udp", "", "send a datagram to this address (agnhost's netexec answers) from a new port")
-	dns := flag.String("dns", "", "ask this DNS server over UDP")
-	dnsTCP := flag.String("dns-tcp", "", "ask this DNS server over TCP")
+	dns := flag.String("dns", "", "ask these DNS servers over UDP: addresses with ports, with commas between them")
+	dnsTCP := flag.String("dns-tcp", "", "ask these DNS servers over TCP")
 	question := flag.String("name", "kubernetes.default.svc.cluster.local.", "the name to ask for")
 	pause := flag.Duration("pause", 10*time.Millisecond, "time between two attempts of one kind")
-	limit := flag.Duration("for", 10*time.Minute, "end after this time at the latest")
+	limit := flag.Duration("for", 10*time.Minute, "end with an error when nobody has ended it after this time")
 	once := flag.String("once", "", "no load: send one datagram to this address and print the answer")
 	flag.Parse()
 	if *once != "" {
@@ -54,6 +56,7 @@ func main() {
 	}
 
 	stop := make(chan struct{})
+	var late atomic.Bool
 	go func() {
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
@@ -67,24 +70,25 @@ func main() {
 		case <-signals:
 		case <-ended:
 		case <-time.After(*limit):
+			late.Store(true)
 		}
 		close(stop)
 	}()
 
 	var all sync.WaitGroup
 	var printing sync.Mutex
-	run := func(kind, target string, attempt func(string) error) {
-		if target == "" {
-			return
+	run := func(kind, targets string, attempt func(string) error) {
+		for target := range strings.SplitSeq(targets, ",") {
+			if target == "" {
+				continue
+			}
+			all.Go(func() {
+				seen := repeat(kind+" "+target, *pause, stop, func() error { return attempt(target) })
+				printing.Lock()
+				defer printing.Unlock()
+				_ = json.NewEncoder(os.Stdout).Encode(seen)
+			})
 		}
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			seen := repeat(kind+" "+target, *pause, stop, func() error { return attempt(target) })
-			printing.Lock()
-			defer printing.Unlock()
-			_ = json.NewEncoder(os.Stdout).Encode(seen)
-		}()
 	}
 	run("tcp", *tcp, connect)
 	run("udp", *udp, func(target string) error {
@@ -95,6 +99,10 @@ func main() {
 	run("dns-tcp", *dnsTCP, func(server string) error { return ask("tcp", server, *question) })
 	fmt.Fprintln(os.Stderr, "load begins")
 	all.Wait()
+	if late.Load() {
+		fmt.Fprintf(os.Stderr, "the load has ended after %v, before it was told to\n", *limit)
+		os.Exit(1)
+	}
 }
 
 func repeat(load string, pause time.Duration, stop <-chan struct{}, attempt func() error) report {
