@@ -32,7 +32,11 @@ pub fn run(args: &ServicesArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let listing = runtime.block_on(ask(args, &config))?;
     match (&args.which, listing.services.is_empty()) {
-        (Some(which), true) => bail!("there is no Service in {which}"),
+        (Some(which), true) => {
+            let what =
+                if which.contains('/') { format!("no Service {which}") } else { format!("no Service in namespace {which}") };
+            bail!("there is {what}; without an argument `waypost services` lists all")
+        }
         _ if args.json => println!("{:#}", serde_json::to_value(&listing)?),
         _ => print!("{}", table(&listing)),
     }

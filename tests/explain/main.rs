@@ -21,6 +21,17 @@ fn the_program_prints_what_the_golden_file_shows() {
     });
 }
 
+/// Folders and words in which something is wrong.
+#[test]
+fn whoever_asks_wrongly_is_told_what_to_do() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/explain");
+    transcript::hold(&folder.join("odd.txt"), "UPDATE_GOLDEN", |words| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+        command.current_dir(&folder).args(words);
+        command
+    });
+}
+
 #[test]
 fn the_document_shows_what_the_program_prints() {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/explain.md");

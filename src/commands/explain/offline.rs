@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
 
 /// At most so many names of nodes are shown.
 const SUGGESTIONS: usize = 5;
@@ -49,7 +50,11 @@ impl Offline {
     /// The source cannot be read, or there is no such node or pod.
     pub async fn load(config: &Config, node: Option<&str>, from: &str) -> anyhow::Result<Offline> {
         let objects = match &config.cluster {
-            ClusterSource::Manifests(folder) => of_manifests(&manifests::read(folder)?, config, node, from)?,
+            ClusterSource::Manifests(folder) => {
+                let manifests = manifests::read(folder)?;
+                has_services(&manifests, folder)?;
+                of_manifests(&manifests, config, node, from)?
+            }
             _ => of_api_server(config, node, from).await?,
         };
         let store: Store = objects.updates.into_iter().collect();
@@ -141,6 +146,20 @@ fn pod_addresses(pod: &Pod, from: &str) -> anyhow::Result<Vec<IpAddr>> {
     if addresses.is_empty() { bail!("{from} has no address yet (status.podIPs)") } else { Ok(addresses) }
 }
 
+/// A folder without any Service is the wrong folder.
+fn has_services(manifests: &Manifests, folder: &Path) -> anyhow::Result<()> {
+    if !manifests.services.is_empty() {
+        return Ok(());
+    }
+    let ignored: Vec<String> =
+        manifests.ignored.iter().take(SUGGESTIONS).map(|one| format!("{} {}", one.kind, one.name)).collect();
+    let ignored = if ignored.is_empty() { String::new() } else { format!("; passed over were {}", ignored.join(", ")) };
+    bail!(
+        "there is no Service in {}: its files .yaml, .yml and .json are read, those of its subfolders are not{ignored}",
+        folder.display()
+    )
+}
+
 fn of_manifests(manifests: &Manifests, config: &Config, node: Option<&str>, from: &str) -> anyhow::Result<Objects> {
     let pod = match pod_name(from)? {
         None => None,
@@ -169,12 +188,12 @@ fn choose_node(named: Option<&str>, host: &str, names: &[&str]) -> anyhow::Resul
     match named {
         Some(name) if names.contains(&name) => Ok(name.to_string()),
         Some(name) if names.is_empty() => Ok(name.to_string()),
-        Some(name) => bail!("there is no Node {name}; there are {}", shown()),
+        Some(name) => bail!("there is no Node {name}; known are {}", shown()),
         None if names.contains(&host) => Ok(host.to_string()),
         None => match names {
             [] => Ok(host.to_string()),
             [only] => Ok(only.to_string()),
-            _ => bail!("name the node from which it is to be seen with --node; there are {}", shown()),
+            _ => bail!("name the node from which it is to be seen with --node; known are {}", shown()),
         },
     }
 }

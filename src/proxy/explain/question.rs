@@ -20,6 +20,16 @@ pub enum Unexplained {
         "--to {0:?} cannot be read; give ADDRESS:PORT, SERVICE.NAMESPACE:PORT, NAMESPACE/SERVICE:PORT or node:NODEPORT, and after it /tcp, /udp or /sctp"
     )]
     BadTarget(String),
+    /// What stands where the port should.
+    #[error(
+        "--to {to:?}: {port:?} is no port; give a number from 1 to 65535 or the port's name, and after it /tcp, /udp or /sctp"
+    )]
+    BadPort {
+        /// The target.
+        to: String,
+        /// What stands there.
+        port: String,
+    },
     /// A target without a port that needs one.
     #[error("--to {to:?} lacks a port{ports}")]
     NoPort {
@@ -166,7 +176,10 @@ impl To {
             return Ok(whole(Host::Address(address), None));
         }
         let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) => (host, Some(Port::parse(port).ok_or_else(bad)?)),
+            Some((host, port)) => {
+                let bad_port = || Unexplained::BadPort { to: text.into(), port: port.into() };
+                (host, Some(Port::parse(port).ok_or_else(bad_port)?))
+            }
             None => (rest, None),
         };
         Ok(whole(Host::parse(host, domain).ok_or_else(bad)?, port))
@@ -266,9 +279,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_answered_with_what_may_be_written() {
-        for text in ["", ":80", "web.shop:", "web.shop:0", "web.shop:65536", "10.96.0.1:99999", "a/b/c:80", "web..shop:80"] {
+        for text in ["", ":80", "a/b/c:80", "web..shop:80"] {
             let error = To::parse(text, "cluster.local").expect_err(text);
             assert!(error.to_string().contains("SERVICE.NAMESPACE:PORT"), "{error}");
+        }
+        for (text, port) in [("web.shop:", ""), ("web.shop:0", "0"), ("web.shop:65536", "65536"), ("10.96.0.1:99999", "99999")] {
+            let error = To::parse(text, "cluster.local").expect_err(text).to_string();
+            assert!(error.contains(&format!("{port:?} is no port")) && error.contains("1 to 65535"), "{error}");
         }
         assert!(From::parse("somewhere").unwrap_err().to_string().contains("`outside`"));
         assert!(From::parse("pod/shop/web-1").unwrap_err().to_string().contains("--kubeconfig"));

@@ -166,8 +166,9 @@ fn port_of<'a>(service: &'a Service, to: &To) -> Result<&'a ServicePort, Unexpla
         }
     }
     .ok_or_else(|| {
-        let port = match &to.port {
-            Some(Port::Name(name)) => format!("{name:?}"),
+        let port = match (&to.port, to.protocol) {
+            (Some(Port::Name(name)), Some(protocol)) => format!("{name:?} over {protocol}"),
+            (Some(Port::Name(name)), None) => format!("{name:?}"),
             _ => to.text.clone(),
         };
         Unexplained::NoSuchPort { service: service.key.to_string(), port, ports: ports(service) }
@@ -223,7 +224,7 @@ fn no_service(view: View<'_>, key: &ObjectKey) -> Unexplained {
     close.sort();
     let names: Vec<String> = close.iter().take(SUGGESTIONS).map(|(_, key)| key.to_string()).collect();
     let close = match names.is_empty() {
-        true => format!(" among {} Services", view.store.service_count()),
+        true => format!(" among {} Services; `waypost services` lists them", view.store.service_count()),
         false => format!("; did you mean {}?", names.join(" or ")),
     };
     Unexplained::NoService { name, close }

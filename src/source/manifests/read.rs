@@ -193,7 +193,12 @@ impl Reader {
             items: Vec<serde_json::Value>,
         }
         let place = Place { file, document, item: None };
-        let header: Header = place.decode()?;
+        let header: Header = place.decode().map_err(|error| match parse::<serde_json::Value>(document.text) {
+            Ok(value) if !value.is_object() => {
+                place.error(place.first_line(), "no object: it needs the fields apiVersion, kind and metadata".into())
+            }
+            _ => error,
+        })?;
         if !header.kind.as_deref().is_some_and(|kind| kind.ends_with("List")) {
             return self.object(&place, header);
         }
