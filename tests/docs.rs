@@ -22,8 +22,11 @@ const DOCUMENTS: &[&str] = &[
     "docs/install.md",
     "docs/migrate.md",
     "docs/operate.md",
+    "docs/performance.md",
+    "docs/scale.md",
     "docs/security.md",
     "docs/services.md",
+    "docs/tested.md",
 ];
 
 /// Settings that have a value of their own in the chart, or that the chart must decide itself.
@@ -150,9 +153,10 @@ fn every_setting_of_services_has_an_example_that_a_test_runs() {
         assert!(!examples.is_empty(), "docs/ shows no example of --{}", setting.key);
         for (document, example) in examples {
             let is_run = tests.iter().any(|(_, text)| {
-                text.match_indices(example).any(|(at, _)| text[at + example.len()..].starts_with(['"', ' ', '\n']))
+                let rests = text.match_indices(example).map(|(at, _)| &text[at + example.len()..]);
+                rests.into_iter().any(|rest| rest.starts_with(['"', ' ', '\n']) && !rest.starts_with("\".replace"))
             });
-            assert!(is_run, "{document} shows `{example}`, which stands in no test");
+            assert!(is_run, "{document} shows `{example}`, which stands in no test as it is");
         }
     }
 }
@@ -185,6 +189,35 @@ fn every_annotation_has_an_example_and_every_example_of_services_is_run() {
     let of_balancing = claims("tests/balancing", "example(\"");
     for block in balancing {
         assert!(of_balancing.iter().any(|needle| block.contains(needle)), "no test of tests/balancing runs\n{block}");
+    }
+}
+
+/// Rules of the table of flows are written as in Rust; what has underscores is a test.
+#[test]
+fn every_test_that_the_documents_name_exists_and_every_rule_of_services_has_a_place() {
+    let rules = read("tests/flows/shared/rules.rs");
+    let rules: BTreeSet<_> =
+        rules.lines().filter_map(|line| line.strip_prefix("    ")?.split_once(": \"")).map(|(name, _)| name).collect();
+    assert!(rules.len() > 50, "the search for rules finds only {rules:?}");
+    let sources: Vec<String> = ["tests", "src"].iter().flat_map(|folder| sources(folder)).map(|(_, text)| text).collect();
+    let stands = |text: &str| sources.iter().any(|source| source.contains(text));
+    let is_test =
+        |name: &str| stands(&format!("\"{name}\"")) || stands(&format!("#[test]\nfn {name}(")) || stands(&format!(" fn {name}("));
+    let last_column = |document: &str| -> Vec<String> {
+        let text = read(document);
+        let rows = text.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once("| ").map(|(_, cell)| cell));
+        rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_string).collect()
+    };
+    let named = last_column("docs/tested.md");
+    let (tests, shown): (Vec<&str>, BTreeSet<&str>) = {
+        let (tests, rules): (Vec<&str>, Vec<&str>) = named.iter().map(String::as_str).partition(|name| name.contains('_'));
+        (tests, rules.into_iter().collect())
+    };
+    assert_eq!(shown, rules, "the rules in docs/tested.md and in tests/flows/shared/rules.rs");
+    let differences = last_column("docs/differences.md");
+    let of_differences = differences.iter().map(String::as_str).filter(|name| name.matches('_').count() > 2);
+    for test in tests.into_iter().chain(of_differences) {
+        assert!(is_test(test), "the documents name a test {test}, which does not exist");
     }
 }
 

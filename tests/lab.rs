@@ -2,7 +2,9 @@
 //!
 //! A binary with its own `main`, because user namespaces are for processes that have no second thread yet.
 
-use libtest_mimic::{Arguments, Failed, Trial};
+mod begin;
+
+use libtest_mimic::{Failed, Trial};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use waypost::lab::{self, Node, Outcome, Pod, Serve};
@@ -11,11 +13,7 @@ use waypost::model::Protocol;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() {
-    let arguments = Arguments::from_args();
-    if let Err(error) = lab::enter() {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+    let arguments = begin::in_a_user_namespace();
     let tests = vec![
         Trial::test("pods_reach_each_other_in_both_families", pods_reach_each_other),
         Trial::test("the_node_and_its_pods_reach_each_other", the_node_and_its_pods_reach_each_other),

@@ -1,11 +1,13 @@
 //! What kube-proxy leaves behind, found by `waypost check` and removed by `waypost cleanup --kube-proxy`, in namespaces made for that.
 
-use libtest_mimic::{Arguments, Failed, Trial};
+mod begin;
+
+use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
-use waypost::lab::{self, Namespace};
+use waypost::lab::Namespace;
 
 const WAYPOST: &str = env!("CARGO_BIN_EXE_waypost");
 
@@ -42,11 +44,7 @@ COMMIT
 ";
 
 fn main() {
-    let arguments = Arguments::from_args();
-    if let Err(error) = lab::enter() {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+    let arguments = begin::in_a_user_namespace();
     let tests = vec![
         Trial::test("kube_proxys_tables_are_found_and_removed_and_others_stay", nftables),
         Trial::test("kube_proxys_chains_of_iptables_are_found_and_removed_and_others_stay", iptables),

@@ -1,51 +1,14 @@
 //! What the agent keeps up while others change the host under it: NodePorts on addresses that come and go, its tables, its DNS addresses.
 //! The real program on a folder of manifests, with real packets.
 
+mod begin;
 mod world;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use waypost::lab;
-use world::World;
-
-const CLUSTER: &str = r#"
-apiVersion: v1
-kind: Node
-metadata: {name: node-1}
-status: {addresses: [{type: InternalIP, address: 192.0.2.10}, {type: InternalIP, address: "2001:db8::10"}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
-  type: NodePort
-  clusterIP: 10.96.0.1
-  clusterIPs: [10.96.0.1, "fd00:96::1"]
-  ports: [{name: http, port: 80, nodePort: 30080}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-v4, namespace: shop, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{name: http, port: 8080, protocol: TCP}]
-endpoints: [{addresses: [10.244.0.3], nodeName: node-1}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-v6, namespace: shop, labels: {kubernetes.io/service-name: web}}
-addressType: IPv6
-ports: [{name: http, port: 8080, protocol: TCP}]
-endpoints: [{addresses: ["fd00:244::3"], nodeName: node-1}]
-"#;
-
-/// The networks of the pods.
-const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/48";
+use libtest_mimic::{Failed, Trial};
+use world::{CLUSTER, PODS, World};
 
 fn main() {
-    let arguments = Arguments::from_args();
-    if let Err(error) = lab::enter() {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+    let arguments = begin::in_a_user_namespace();
     let tests = vec![
         Trial::test("node_ports_answer_on_the_primary_addresses_and_no_others", primary),
         Trial::test("node_ports_follow_the_addresses_of_the_node", all_addresses),
@@ -224,7 +187,7 @@ fn two_agents() -> Result<(), Failed> {
     world.start(&[PODS, "--healthz-bind-address=127.0.0.1:10266", "--metrics-bind-address=127.0.0.1:10269"], 10266);
     for number in 10..40 {
         let address = format!("198.51.100.{number}");
-        let more = CLUSTER.replace("clusterIP: 10.96.0.1\n", &format!("clusterIP: 10.96.0.1\n  externalIPs: [{address}]\n"));
+        let more = CLUSTER.replace("externalIPs: [", &format!("externalIPs: [{address}, "));
         assert!(more.contains(&address));
         world.write(&more);
         world.eventually("it is in the table", || {

@@ -4,13 +4,14 @@
 #[path = "../../tests/histories/objects.rs"]
 mod objects;
 
-use super::tests::wire;
+use super::layouts::layout;
+use super::tests::{config, wire};
 use crate::dns::records::Records;
 use crate::model::{Family, Update};
 use crate::nft::{Batch, Kernel, Layout, Memory, NftError, Reading, Usable, without_slots};
 use crate::notices::Notices;
 use crate::proxy::{Dest, DetectLocal, Element, Fate, Packet, Says, Walk};
-use objects::{Objects, Step, any_history, targets};
+use objects::{Flags, Objects, SETTINGS, Step, any_history, targets};
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,10 +69,11 @@ impl Agent {
         broken: &Arc<Mutex<Option<String>>>,
         objects: &Objects,
         backwards: bool,
+        flags: Flags,
     ) -> Agent {
         let killed = Arc::new(AtomicBool::new(false));
         let kernel = Checked { memory: memory.clone(), killed: killed.clone(), broken: broken.clone() };
-        let wired = wire(kernel, Arc::new(Records::new("cluster.local", 30)), Notices::logged(), None);
+        let wired = wire(kernel, Arc::new(Records::new("cluster.local", 30)), Notices::logged(), None, flags);
         let agent = Agent { updates: wired.updates, ready: wired.ready, killed, _stop: wired.stop };
         agent.send(objects.listings(backwards)).await;
         agent
@@ -84,9 +86,16 @@ impl Agent {
     }
 }
 
-fn held(memory: &Mutex<Memory>) -> Vec<Element> {
-    let memory = memory.lock().unwrap();
-    without_slots(Family::BOTH.iter().flat_map(|family| memory.elements(*family)).collect())
+/// Both tables, without what is a matter of history; an error while one has not the layout that it should have.
+fn held(memory: &Mutex<Memory>, flags: Flags, objects: &Objects) -> Result<Vec<Element>, String> {
+    let (mut memory, proxy) = (memory.lock().unwrap(), config(flags).proxy);
+    for layout in Family::BOTH.map(|family| layout(&proxy, objects.node(), family)) {
+        match memory.read(&layout).map_err(|error| error.to_string())? {
+            Reading::Ours(_) => {}
+            other => return Err(format!("{}: {other:?}", layout.comment())),
+        }
+    }
+    Ok(without_slots(Family::BOTH.iter().flat_map(|family| memory.elements(*family)).collect()))
 }
 
 /// A client inside connects: what is remembered, as the packet's way says.
@@ -112,7 +121,8 @@ async fn live(steps: Vec<Step>, limit: usize) -> Result<(), TestCaseError> {
     let memory = Arc::new(Mutex::new(Memory::with_limit(limit)));
     let broken = Arc::new(Mutex::new(None));
     let mut objects = Objects::default();
-    let mut agent = Agent::start(&memory, &broken, &objects, false).await;
+    let mut flags = SETTINGS[0];
+    let mut agent = Agent::start(&memory, &broken, &objects, false, flags).await;
     for step in steps {
         match step {
             Step::Seen(change) => agent.send(vec![objects.change(change)]).await,
@@ -122,24 +132,27 @@ async fn live(steps: Vec<Step>, limit: usize) -> Result<(), TestCaseError> {
             }
             Step::Connect(service, client) => targets(service).for_each(|to| connect(&mut memory.lock().unwrap(), to, client)),
             Step::Pause => tokio::time::sleep(Duration::from_millis(4)).await,
-            Step::Restart(flushed) => {
+            Step::Restart(flushed, settings) => {
                 agent.killed.store(true, Ordering::SeqCst);
                 if let Some(v4) = flushed {
                     memory.lock().unwrap().flush(if v4 { Family::V4 } else { Family::V6 });
                 }
-                agent = Agent::start(&memory, &broken, &objects, flushed.is_some()).await;
+                flags = SETTINGS[settings];
+                agent = Agent::start(&memory, &broken, &objects, flushed.is_some(), flags).await;
             }
         }
     }
     let fresh = Arc::new(Mutex::new(Memory::default()));
-    let mut beginner = Agent::start(&fresh, &broken, &objects, false).await;
+    let mut beginner = Agent::start(&fresh, &broken, &objects, false, flags).await;
     beginner.ready.wait_for(|ready| *ready).await.unwrap();
     let began = Instant::now();
     let taken_in = || agent.updates.capacity() == agent.updates.max_capacity();
-    while !(taken_in() && held(&memory) == held(&fresh)) && began.elapsed().as_secs() < 10 {
+    let wanted = held(&fresh, flags, &objects);
+    prop_assert!(wanted.is_ok(), "{:?}", wanted);
+    while !(taken_in() && held(&memory, flags, &objects) == wanted) && began.elapsed().as_secs() < 10 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    prop_assert_eq!(held(&memory), held(&fresh));
+    prop_assert_eq!(held(&memory, flags, &objects), wanted);
     prop_assert_eq!(broken.lock().unwrap().take(), None);
     Ok(())
 }

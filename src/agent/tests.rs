@@ -3,6 +3,7 @@
 use super::data_path::DataPath;
 use super::follow::{Follow, Reports};
 use super::last_state::LastState;
+use super::layouts::layout;
 use super::metrics::ProxyMetrics;
 use super::stale_flows::StaleFlows;
 use super::watchdog::GuardedSwitch;
@@ -20,7 +21,7 @@ use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading, Us
 use crate::notices::{
     ADDRESS_CONFLICT, KERNEL_REFUSED, LAST_STATE_REFUSED, LAST_STATE_SERVED, Notice, Notices, Subject, TABLE_OUT_OF_DATE,
 };
-use crate::proxy::{Chain, DetectLocal, Element};
+use crate::proxy::{Chain, Element};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -123,7 +124,7 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>,
     };
     let (notices, told) = Notices::sent();
     let Wired { updates, ready, status, task, stop, proxy_metrics, dns_metrics, service_health } =
-        wire(kernel, records.clone(), notices, state);
+        wire(kernel, records.clone(), notices, state, &[]);
     Agent {
         updates,
         ready,
@@ -155,16 +156,22 @@ pub(super) struct Wired {
     pub service_health: ServiceHealth,
 }
 
-/// Starts the agent's task on this kernel.
-pub(super) fn wire(kernel: impl Kernel + Send + 'static, records: Arc<Records>, notices: Notices, state: Option<&Path>) -> Wired {
+/// The configuration with these settings.
+pub(super) fn config(flags: &[(&str, &str)]) -> Config {
     let surroundings = Surroundings { host_name: Some("node-1".into()), ..Surroundings::default() };
-    let (config, _): (Config, _) = load(&RunArgs::default(), &surroundings).unwrap();
-    let layouts = Family::BOTH.map(|family| Layout {
-        family,
-        masquerade_mark: 0x4000,
-        masquerade_all: false,
-        detect_local: DetectLocal::Nothing,
-    });
+    load(&RunArgs::of(flags), &surroundings).unwrap().0
+}
+
+/// Starts the agent's task on this kernel.
+pub(super) fn wire(
+    kernel: impl Kernel + Send + 'static,
+    records: Arc<Records>,
+    notices: Notices,
+    state: Option<&Path>,
+    flags: &[(&str, &str)],
+) -> Wired {
+    let config = config(flags);
+    let layouts = Family::BOTH.map(|family| layout(&config.proxy, None, family));
     let proxy_metrics = prometheus::Registry::new();
     let metrics = ProxyMetrics::new(&proxy_metrics).unwrap();
     let service_health = ServiceHealth::new();

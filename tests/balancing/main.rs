@@ -1,18 +1,17 @@
 //! How connections are spread, with real packets through real nf_tables.
 
 mod affinity;
+#[path = "../begin/mod.rs"]
+mod begin;
+#[path = "../examples/mod.rs"]
+mod examples;
 mod methods;
 mod world;
 
-use libtest_mimic::{Arguments, Trial};
-use waypost::lab;
+use libtest_mimic::Trial;
 
 fn main() {
-    let arguments = Arguments::from_args();
-    if let Err(error) = lab::enter() {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+    let arguments = begin::in_a_user_namespace();
     let trials = vec![
         Trial::test("affinity_one_endpoint_whichever_address_is_used", affinity::one_endpoint_whichever_address_is_used),
         Trial::test(

@@ -1,7 +1,9 @@
 //! The examples of `docs/balancing.md`, with real connections.
 
+use super::examples;
 use super::world::{World, address, slices};
 use libtest_mimic::Failed;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -12,15 +14,17 @@ use waypost::proxy::{Dest, DetectLocal, Fate, Packet, Walk};
 
 const ADDRESSES: [&str; 2] = ["10.96.0.1:80", "[fd00:96::1]:80"];
 
-/// The example that contains this, with the addresses that an API server would have given it, and these pods behind it.
+/// The example that contains this, and these pods behind it.
 fn example(needle: &str, pods: &[u8]) -> String {
-    let document = include_str!("../../docs/balancing.md");
-    let blocks = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let found: Vec<&str> = blocks.filter(|block| block.contains(needle)).collect();
-    assert_eq!(found.len(), 1, "one example has {needle:?}");
-    let given = found[0].replacen("spec:\n", "spec:\n  clusterIPs: [10.96.0.1, 'fd00:96::1']\n", 1);
-    let slices = if given.contains("EndpointSlice") { String::new() } else { slices(pods) };
-    format!("{given}{slices}")
+    varied(needle, pods, |_| {})
+}
+
+/// The same, with a Service as the test varies it.
+fn varied(needle: &str, pods: &[u8], vary: impl FnOnce(&mut Value)) -> String {
+    let mut objects = examples::example("balancing.md", needle);
+    vary(objects.iter_mut().find(|object| object["kind"] == "Service").expect("the example has a Service"));
+    let has_slices = objects.iter().any(|object| object["kind"] == "EndpointSlice");
+    format!("{}{}", examples::manifests(&objects), if has_slices { String::new() } else { slices(pods) })
 }
 
 /// Who answers so many connections in a row.
@@ -77,9 +81,9 @@ pub fn source_hash_sends_a_client_to_one_endpoint_and_moves_only_those_of_one_th
 
 /// The walk computes the kernel's hash.
 pub fn a_hash_sends_each_client_where_the_walk_says() -> Result<(), Failed> {
-    let world = World::new(
-        &example("balance: source-hash", &[1, 2, 3]).replace("{name: http, port: 80}", "{name: echo, port: 7, protocol: UDP}"),
-    );
+    let world = World::new(&varied("balance: source-hash", &[1, 2, 3], |service| {
+        service["spec"]["ports"] = json!([{ "name": "echo", "port": 7, "protocol": "UDP" }]);
+    }));
     for (family, to) in Family::BOTH.into_iter().zip(["10.96.0.1:7", "[fd00:96::1]:7"]) {
         let clients: BTreeSet<IpAddr> = (0..64).map(|_| some_address(family)).collect();
         let pod = world.node.pod("clients", &clients.iter().copied().collect::<Vec<_>>())?;
@@ -125,8 +129,9 @@ pub fn weights_split_between_two_slices() -> Result<(), Failed> {
     let slots = |pod: &str| endpoints.matches(&format!(" : {pod} . 8080")).count();
     assert_eq!((slots("10.244.0.11"), slots("10.244.0.12")), (9, 1), "{endpoints}");
     // One after the other, the shares are exact.
-    let turns = "{name: web, namespace: shop, annotations: {waypost.dev/balance: round-robin}}";
-    let world = World::new(&objects.replacen("{name: web, namespace: shop}", turns, 1));
+    let world = World::new(&varied("web-canary", &[], |service| {
+        service["metadata"]["annotations"] = json!({ "waypost.dev/balance": "round-robin" });
+    }));
     let seen = answers(&world, ADDRESSES[0], 20);
     assert_eq!(seen.iter().filter(|by| *by == "pod-2").count(), 2, "{seen:?}");
     Ok(())

@@ -13,7 +13,7 @@ use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchP
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -24,10 +24,8 @@ const AT_A_TIME: usize = 16;
 /// How many objects are written at a time.
 const WRITERS: usize = 8;
 const NAMESPACE: &str = "shop";
-/// These objects come after the others: what kube-proxy makes of all at once is a larger batch than a user namespace may send.
-const AFFINITY: &str = "affinity.yaml";
-/// Addresses of the last service with affinity, one a family.
-const LAST_WITH_AFFINITY: [&str; 2] = ["10.96.6.4", "fd00:96::604"];
+/// What is there before kube-proxy starts.
+const NODES: &str = "nodes.yaml";
 
 /// A world that kube-proxy serves.
 struct Served {
@@ -40,14 +38,13 @@ type Row<'a> = (&'a Settings, &'a Flow, &'a World);
 
 pub fn does_what_the_table_says(cluster: &Cluster) {
     cluster.kubectl(&["create", "namespace", NAMESPACE]);
-    cluster.runtime().block_on(load(cluster, |file| file != AFFINITY));
+    let (nodes, services): (Vec<PathBuf>, Vec<PathBuf>) = files().into_iter().partition(|file| file.ends_with(NODES));
+    nodes.iter().for_each(|file| load(cluster, file));
     let served = serve(cluster);
-    cluster.runtime().block_on(load(cluster, |file| file == AFFINITY));
-    for Served { world, .. } in served.values() {
-        eventually("kube-proxy follows the services with session affinity", || {
-            let known = world.output("nft", &["list", "ruleset"]);
-            if LAST_WITH_AFFINITY.iter().all(|address| known.contains(address)) { Ok(()) } else { Err("not yet".into()) }
-        });
+    // File by file: what kube-proxy makes of all at once is a larger batch than a user namespace may send.
+    for file in &services {
+        load(cluster, file);
+        await_addresses(file, &served);
     }
     let rows: Vec<Row> = flows::groups()
         .flat_map(|group| group.flows.iter().map(|flow| (group.settings, flow, &served[group.settings.name].world)))
@@ -145,16 +142,44 @@ fn configuration(settings: &Settings) -> String {
     text
 }
 
-/// Gives the objects of these files of the table's folder to the API server, with what is usually written to their status by others.
-async fn load(cluster: &Cluster, wanted: impl Fn(&str) -> bool) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flows/cluster");
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| wanted(&file.file_name().unwrap().to_string_lossy()));
-    let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    let documents = texts.iter().flat_map(|text| text.split("\n---\n"));
-    let objects = documents.map(|text| serde_saphyr::from_str::<Value>(text).unwrap());
-    let applied = stream::iter(objects).map(|object| apply(cluster, object)).buffer_unordered(WRITERS);
-    applied.try_collect::<Vec<()>>().await.unwrap_or_else(|error| panic!("{error}"));
+/// The files of the table's objects, in the order in which they come.
+fn files() -> Vec<PathBuf> {
+    let of = |folder: PathBuf| {
+        let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    };
+    let folders: BTreeSet<PathBuf> = ALL_SETTINGS.iter().flat_map(|settings| settings.folders()).collect();
+    folders.into_iter().flat_map(of).collect()
+}
+
+fn objects(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap();
+    text.split("\n---\n").map(|text| serde_saphyr::from_str(text).unwrap()).collect()
+}
+
+/// Gives a file's objects to the API server, with what is usually written to their status by others.
+fn load(cluster: &Cluster, file: &Path) {
+    let applied = stream::iter(objects(file)).map(|object| apply(cluster, object)).buffer_unordered(WRITERS);
+    cluster.runtime().block_on(applied.try_collect::<Vec<()>>()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
+
+/// Waits until kube-proxy knows the ClusterIPs of a file in every world. Its own label excepts a Service.
+fn await_addresses(file: &Path, served: &BTreeMap<&'static str, Served>) {
+    let objects = objects(file);
+    let proxied =
+        objects.iter().filter(|object| object["metadata"]["labels"]["service.kubernetes.io/service-proxy-name"].is_null());
+    let texts =
+        |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect::<Vec<_>>();
+    let addresses: Vec<String> =
+        proxied.flat_map(|object| texts(&object["spec"]["clusterIPs"])).filter(|one| one != "None").collect();
+    for (name, Served { world, .. }) in served {
+        eventually(&format!("kube-proxy of {name} follows {}", file.display()), || {
+            let known = world.output("nft", &["list", "ruleset"]);
+            let missing: Vec<&String> = addresses.iter().filter(|address| !known.contains(&format!("{address} "))).collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} are missing")) }
+        });
+    }
 }
 
 async fn apply(cluster: &Cluster, mut object: Value) -> Result<(), String> {

@@ -1,4 +1,5 @@
-//! The pods behind Services are replaced one by one while clients connect as fast as they can, and the agent or the API server goes away meanwhile.
+//! The pods behind Services are replaced one by one while clients connect, and ask over UDP, as fast as they can, and the agent or the API server goes
+//! away meanwhile.
 
 use super::agent::Agent;
 use super::cluster::Cluster;
@@ -35,7 +36,7 @@ spec:
   externalTrafficPolicy: Local
   ipFamilyPolicy: PreferDualStack
   selector: {app: rolling}
-  ports: [{name: http, port: 80, targetPort: http}]
+  ports: [{name: http, port: 80, targetPort: http}, {name: echo, port: 7, protocol: UDP, targetPort: datagrams}]
 ---
 apiVersion: v1
 kind: Service
@@ -45,7 +46,7 @@ spec:
   ipFamilyPolicy: PreferDualStack
   selector: {app: rolling}
   sessionAffinity: ClientIP
-  ports: [{name: http, port: 80, targetPort: http}]
+  ports: [{name: http, port: 80, targetPort: http}, {name: echo, port: 7, protocol: UDP, targetPort: datagrams}]
 ";
 
 pub fn while_the_agent_is_killed(cluster: &Cluster) {
@@ -125,6 +126,8 @@ struct Rollout<'a> {
 
 impl<'a> Rollout<'a> {
     fn begin(stage: &'a Stage<'a>) -> Rollout<'a> {
+        // Clients' ports come round again. What comes from the same port within the time-out belongs to the old flow, and stays on its pod.
+        stage.node.namespace().set_sysctl("netfilter/nf_conntrack_udp_timeout", "1").unwrap();
         stage.apply(OBJECTS);
         let mut rollout = Rollout { stage, ready: VecDeque::new(), leaving: Vec::new(), names: Vec::new() };
         for _ in 0..PODS_AT_A_TIME {
@@ -137,30 +140,43 @@ impl<'a> Rollout<'a> {
         rollout
     }
 
-    /// From a pod to the ClusterIPs, and from outside to the NodePorts.
+    /// From a pod to the ClusterIPs, and from outside to the NodePorts, over TCP and over UDP.
     fn load(&self) -> Load {
-        let stage = self.stage;
-        let inside = SERVICES.map(|service| service_addresses(stage, service));
-        let inside = inside.iter().flatten().map(|address| SocketAddr::new(*address, 80).to_string());
-        let port = |service| stage.service_field(service, ".spec.ports[0].nodePort").parse().expect("a port");
-        let of = |service| stage.node.addresses().iter().map(move |address| SocketAddr::new(*address, port(service)).to_string());
-        let targets: [Vec<String>; 2] = [inside.collect(), SERVICES.into_iter().flat_map(of).collect()];
-        let clients = [stage.client.namespace(), stage.outside.namespace()];
-        for (client, target) in clients.iter().zip(&targets).flat_map(|(client, all)| all.iter().map(move |one| (client, one))) {
-            eventually(&format!("{target} is answered"), || {
-                let outcome = waypost::lab::connect(client, Protocol::Tcp, target.parse().unwrap(), Duration::from_secs(2));
-                outcome.by().map(drop).ok_or(outcome.to_string())
-            });
+        let clients = [self.stage.client.namespace(), self.stage.outside.namespace()];
+        let mut all: Vec<(&Namespace, Vec<String>)> = Vec::new();
+        for (protocol, suffix) in [(Protocol::Tcp, ""), (Protocol::Udp, "/udp")] {
+            for (client, targets) in clients.iter().zip(self.targets(protocol)) {
+                for target in &targets {
+                    eventually(&format!("{target}/{protocol} is answered"), || {
+                        let outcome = waypost::lab::connect(client, protocol, *target, Duration::from_secs(2));
+                        outcome.by().map(drop).ok_or(outcome.to_string())
+                    });
+                }
+                all.push((client, targets.iter().map(|target| format!("{target}{suffix}")).collect()));
+            }
         }
-        let targets: Vec<Vec<&str>> = targets.iter().map(|all| all.iter().map(String::as_str).collect()).collect();
-        let all: Vec<(&Namespace, &[&str])> = clients.into_iter().zip(targets.iter().map(Vec::as_slice)).collect();
+        let texts: Vec<Vec<&str>> = all.iter().map(|(_, targets)| targets.iter().map(String::as_str).collect()).collect();
+        let all: Vec<(&Namespace, &[&str])> =
+            all.iter().zip(&texts).map(|((client, _), targets)| (*client, targets.as_slice())).collect();
         Load::start(&all)
+    }
+
+    /// The ClusterIPs of all Services, and their NodePorts on the node's addresses.
+    fn targets(&self, protocol: Protocol) -> [Vec<SocketAddr>; 2] {
+        let (port, index) = if protocol == Protocol::Udp { (7, 1) } else { (80, 0) };
+        let stage = self.stage;
+        let inside = SERVICES.iter().flat_map(|service| service_addresses(stage, service));
+        let field = format!(".spec.ports[{index}].nodePort");
+        let node_port = |service| stage.service_field(service, &field).parse().expect("a port");
+        let of = |service| stage.node.addresses().iter().map(move |address| SocketAddr::new(*address, node_port(service)));
+        [inside.map(|address| SocketAddr::new(address, port)).collect(), SERVICES.into_iter().flat_map(of).collect()]
     }
 
     fn add(&mut self) {
         let name = format!("rolling-{}", self.names.len());
         let pod = self.stage.node.pod(&name, &next_addresses()).unwrap();
         pod.serve(Serve::Tcp, 8080).unwrap();
+        pod.serve(Serve::Udp, 5353).unwrap();
         self.stage.announce(&pod, "rolling");
         self.ready.push_back(pod);
         self.names.push(name);
@@ -223,6 +239,7 @@ impl<'a> Rollout<'a> {
         let seen = load.end();
         let found: BTreeSet<&String> = seen.by.keys().collect();
         assert_eq!(found, self.names.iter().collect(), "every pod had connections");
+        assert!(seen.over_udp > 0, "nothing was asked over UDP");
         seen.assert_nothing_lost();
     }
 }

@@ -2,16 +2,18 @@
 
 use super::shared::world::World;
 use super::shared::{Flow, Pods, Settings};
-use super::walked::{SERVICE_CIDRS, folder};
+use super::tables;
+use super::walked::SERVICE_CIDRS;
 use libtest_mimic::Failed;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use waypost::nft::without_slots;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,6 +27,7 @@ pub struct Worlds {
 pub struct Served {
     pub world: World,
     agent: Child,
+    folder: PathBuf,
 }
 
 impl Worlds {
@@ -50,17 +53,31 @@ impl Worlds {
 impl Served {
     fn start(settings: &Settings) -> Served {
         let world = World::build().expect("a world");
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("flows-{}.log", settings.name));
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let log = target.join(format!("flows-{}.log", settings.name));
+        let folder = target.join(format!("flows-{}-{}", std::process::id(), settings.name));
+        std::fs::create_dir_all(&folder).expect("target/tmp can be written");
+        let mut stages = settings.folders().into_iter().enumerate();
+        let mut give = || stages.next().map(|(number, from)| copy(&from, &folder, number));
+        give();
         let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-        command.arg("run").args(flags(settings)).arg("--manifests").arg(folder()).env("NO_COLOR", "1").env("WAYPOST_SOCKET", "");
+        command.arg("run").args(flags(settings)).arg("--manifests").arg(&folder).env("NO_COLOR", "1").env("WAYPOST_SOCKET", "");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).expect("target/tmp can be written"));
         let agent = world.node.namespace().spawn(&mut command).expect("the agent starts");
-        let served = Served { world, agent };
+        let served = Served { world, agent, folder: folder.clone() };
         let began = Instant::now();
-        while !served.is_ready() {
-            let printed = || std::fs::read_to_string(&log).unwrap_or_default();
-            assert!(began.elapsed() < PATIENCE, "the agent is not ready within {PATIENCE:?}:\n{}", printed());
-            std::thread::sleep(Duration::from_millis(10));
+        let until = |holds: &dyn Fn() -> bool| {
+            while !holds() {
+                let printed = || std::fs::read_to_string(&log).unwrap_or_default();
+                assert!(began.elapsed() < PATIENCE, "the agent is not as far within {PATIENCE:?}:\n{}", printed());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        until(&|| served.is_ready());
+        if give().is_some() {
+            // Who had a slot before keeps it.
+            let planned = tables::planned(settings).map(without_slots);
+            until(&|| tables::held(settings, &served.world).map(without_slots) == planned);
         }
         served
     }
@@ -81,6 +98,17 @@ impl Drop for Served {
     fn drop(&mut self) {
         let _ = self.agent.kill();
         let _ = self.agent.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Puts the files of a folder into the agent's, each whole at once: half a file would be half a cluster.
+fn copy(from: &Path, into: &Path, number: usize) {
+    for file in std::fs::read_dir(from).expect("the folder is there").map(|entry| entry.expect("it can be read")) {
+        let name = format!("{number}-{}", file.file_name().display());
+        let hidden = into.join(format!(".{name}"));
+        std::fs::copy(file.path(), &hidden).expect("target/tmp can be written");
+        std::fs::rename(hidden, into.join(name)).expect("target/tmp can be written");
     }
 }
 

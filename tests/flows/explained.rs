@@ -65,10 +65,17 @@ fn agrees(account: &Account, flow: &Flow) -> bool {
             && (shares - 100.0).abs() < 1.0
             && account.endpoints.iter().all(as_wanted)
     };
+    let shared = |pods: &[&str]| {
+        let share = |pod| account.endpoints.iter().filter(|one| pod_of(one.address) == pod).map(|one| one.share).sum::<f64>();
+        let of = |pod| 100.0 * pods.iter().filter(|other| **other == pod).count() as f64 / pods.len() as f64;
+        pods.iter().all(|pod| (share(*pod) - of(*pod)).abs() < 0.1)
+    };
     match flow.expect {
-        Expect::Kept(pods) | Expect::Shares(pods) => sent(pods, Some(SourceSeen::Kept)),
+        Expect::Kept(pods) => sent(pods, Some(SourceSeen::Kept)),
+        Expect::Shares(pods) => sent(pods, Some(SourceSeen::Kept)) && shared(pods),
         Expect::Masqueraded(pods) => sent(pods, Some(SourceSeen::Masqueraded)),
-        Expect::Sticky(pods, _) => sent(pods, None),
+        Expect::Sticky(pods, _) | Expect::InTurn(pods, _) => sent(pods, None),
+        Expect::Hashed(pod, _) => sent(&[pod], None),
         Expect::Either(_) => false,
         Expect::Refused => account.verdict == Verdict::Refused && account.endpoints.is_empty(),
         Expect::Dropped => account.verdict == Verdict::Dropped && account.endpoints.is_empty(),

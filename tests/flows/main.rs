@@ -1,7 +1,9 @@
 //! The table of flows, walked and driven: first by the pure packet walk, then with real packets through the agent's tables, each group of rows
-//! in a world of its own. `tests/control_plane/oracle.rs` drives the same rows through the stock kube-proxy.
+//! in a world of its own. `tests/control_plane/proxy_oracle.rs` drives the same rows through the stock kube-proxy.
 
 mod agent;
+#[path = "../begin/mod.rs"]
+mod begin;
 mod coverage;
 mod explained;
 mod shared;
@@ -9,26 +11,22 @@ mod tables;
 mod walked;
 
 use agent::Worlds;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use shared::{Flow, Settings, differences};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use waypost::lab;
 use waypost::model::Protocol;
 
 /// Most rows wait for an answer that does not come, so that many can be driven at a time.
 const AT_A_TIME: usize = 16;
 
 fn main() {
-    let mut arguments = Arguments::from_args();
+    let mut arguments = begin::in_a_user_namespace();
     arguments.test_threads.get_or_insert(AT_A_TIME);
-    if let Err(error) = lab::enter() {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
     let worlds = Arc::new(Worlds::default());
     let mut trials = vec![
         Trial::test("every_rule_has_rows_in_both_families_and_over_both_protocols", coverage::is_complete),
+        Trial::test("the_documents_say_how_many_flows_and_settings_there_are", coverage::is_documented),
         Trial::test("rows_and_document_name_the_same_differences_from_kube_proxy", differences_are_documented),
         Trial::test("objects_in_any_order_make_the_same_plan", walked::any_order),
     ];

@@ -5,7 +5,6 @@ use super::shared::world::{World, output};
 use super::shared::{ALL_SETTINGS, Settings};
 use super::walked::{layouts, plan};
 use libtest_mimic::Failed;
-use std::collections::BTreeSet;
 use waypost::lab::Namespace;
 use waypost::model::Family;
 use waypost::nft::{Committer, Kernel, Memory, Netlink, Reading};
@@ -13,35 +12,48 @@ use waypost::proxy::Element;
 
 /// The agent has made what the plan says, and another one in its place finds nothing to do.
 pub fn restart_writes_nothing(worlds: &Worlds) -> Result<(), Failed> {
-    // On every address means on link-local ones too, of which only the kernel knows.
-    let known = ALL_SETTINGS.iter().filter(|settings| !settings.nodeport_networks().contains(&"::/0"));
+    // On every address means on link-local ones too, of which only the kernel knows. What starts slowly has gone on meanwhile.
+    let known = ALL_SETTINGS.iter().filter(|settings| !settings.nodeport_networks().contains(&"::/0") && !settings.later);
     known.for_each(|settings| worlds.with(settings, |world| compare(settings, world)));
     Ok(())
 }
 
 fn compare(settings: &Settings, world: &World) {
-    let compared = world.node.namespace().run(|| {
-        let mut committer = Committer::new(Netlink::open().expect("a socket"), layouts(settings));
-        let committed = committer.commit(plan(settings));
-        (committed, layouts(settings).map(|layout| committer.kernel().read(&layout).expect("a reading")))
-    });
-    let (committed, readings) = compared.expect("the node's namespace");
-    for family in committed.families {
+    let commit = || Committer::new(Netlink::open().expect("a socket"), layouts(settings)).commit(plan(settings));
+    for family in world.node.namespace().run(commit).expect("the node's namespace").families {
         assert_eq!((family.elements, family.batches, family.rebuilt), (0, 0, None), "{} {}", settings.name, family.family);
     }
+    assert_eq!(held(settings, world), planned(settings), "{}", settings.name);
+}
+
+/// What both tables hold.
+pub fn held(settings: &Settings, world: &World) -> [Vec<Element>; 2] {
+    let read = || {
+        let mut kernel = Netlink::open().expect("a socket");
+        layouts(settings).map(|layout| match kernel.read(&layout).expect("a reading") {
+            Reading::Ours(contents) => sorted(contents.elements),
+            _ => panic!("our table is not recognised"),
+        })
+    };
+    world.node.namespace().run(read).expect("the node's namespace")
+}
+
+/// What the plan says that they hold.
+pub fn planned(settings: &Settings) -> [Vec<Element>; 2] {
     let mut memory = Committer::new(Memory::default(), layouts(settings));
     memory.commit(plan(settings));
-    for (reading, family) in readings.into_iter().zip(Family::BOTH) {
-        let Reading::Ours(contents) = reading else { panic!("our table is not recognised") };
-        let held: BTreeSet<Element> = contents.elements.into_iter().collect();
-        assert_eq!(held, memory.kernel().elements(family).into_iter().collect(), "{}", settings.name);
-    }
+    Family::BOTH.map(|family| memory.kernel().elements(family))
+}
+
+fn sorted(mut elements: Vec<Element>) -> Vec<Element> {
+    elements.sort_unstable();
+    elements
 }
 
 /// What `nft list table` shows can be loaded, and shows the same then.
 pub fn listing_loads_again(worlds: &Worlds) -> Result<(), Failed> {
     // One world for each set of rules; to nft in a user namespace the largest tables are too long a message.
-    let different = ALL_SETTINGS.iter().filter(|settings| settings.nodeport_networks().is_empty());
+    let different = ALL_SETTINGS.iter().filter(|settings| settings.nodeport_networks().is_empty() && !settings.later);
     different.copied().try_for_each(|settings| worlds.with(settings, |world| load(settings, world)))
 }
 
@@ -55,11 +67,11 @@ fn load(settings: &Settings, world: &World) -> Result<(), Failed> {
     output(&elsewhere, "nft", &["-f", &file.display().to_string()]);
     std::fs::remove_file(&file)?;
     let again = output(&elsewhere, "nft", &stateless);
-    if sorted(&again) == sorted(&listing) { Ok(()) } else { Err(format!("{listing}\nbecame\n{again}").into()) }
+    if words(&again) == words(&listing) { Ok(()) } else { Err(format!("{listing}\nbecame\n{again}").into()) }
 }
 
 /// nft lists elements in the order of the kernel's hash tables, which differs from table to table.
-fn sorted(listing: &str) -> Vec<&str> {
+fn words(listing: &str) -> Vec<&str> {
     let mut words: Vec<&str> = listing.split([',', '{', '}', '\n']).map(str::trim).filter(|word| !word.is_empty()).collect();
     words.sort_unstable();
     words

@@ -7,11 +7,12 @@ use libtest_mimic::Failed;
 use std::collections::BTreeMap;
 use std::iter;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
-use waypost::model::{Family, Update};
+use std::time::{Duration, Instant};
+use waypost::model::{Balance, Family, Update};
 use waypost::nft::{Committer, Layout, Memory};
-use waypost::proxy::{Context, Delta, Dest, DetectLocal, Element, Fate, Packet, Planner, Target, Walk};
+use waypost::proxy::{Chain, Context, Delta, Dest, DetectLocal, Element, Fate, Packet, Planner, Says, SlowStart, Target, Walk};
 use waypost::source::{manifests, translate::Translator};
 use waypost::store::Store;
 
@@ -35,7 +36,8 @@ pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
         to: Dest { address: to.ip(), protocol: flow.protocol, port: to.port() },
         to_node: is_local(to.ip()),
     };
-    let fate = walk.fate(&packet);
+    let trace = walk.trace(&packet);
+    let fate = trace.fate;
     let balanced = |wanted: &[&str], sees_node: fn(&Packet, bool) -> bool| {
         let Fate::Balanced(targets) = &fate else { return false };
         let slots = |target: &Target| iter::repeat_n(pod_of(target.backend.address), target.slots as usize);
@@ -49,6 +51,14 @@ pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
     let right = match flow.expect {
         Expect::Kept(pods) | Expect::Shares(pods) => balanced(pods, |_, masqueraded| !masqueraded),
         Expect::Masqueraded(pods) => balanced(pods, |packet, masqueraded| masqueraded || packet.from_node),
+        Expect::InTurn(pods, _) => {
+            let in_turn = |says: Says| matches!(says, Says::Goto(Chain::Own(draw)) if draw.method == Balance::RoundRobin);
+            balanced(pods, |_, _| true) && trace.steps.iter().any(|step| in_turn(step.says))
+        }
+        Expect::Hashed(pod, _) => match walk.by_one_client().fate(&packet) {
+            Fate::Balanced(targets) => targets.iter().map(|target| pod_of(target.backend.address)).eq([pod]),
+            _ => false,
+        },
         // Nobody is remembered yet.
         Expect::Sticky(pods, _) => balanced(pods, |_, _| true),
         Expect::Either(_) => return Err("nothing is chance in our tables".into()),
@@ -75,14 +85,16 @@ fn elements(settings: &Settings, family: Family) -> Vec<Element> {
 /// However slices and services arrive, the kernel ends up with the same.
 pub fn any_order() -> Result<(), Failed> {
     for settings in ALL_SETTINGS {
-        let mut planned = updates(settings);
-        let wanted = planned_in_order(settings, planned.clone());
+        let mut stages = updates(settings);
+        let wanted = planned(settings, stages.clone()).delta;
         for step in 0..5 {
             // Another order at each step; the ends of the listings stay where they are, since they only say that it is complete.
-            let length = planned.len();
-            planned.rotate_left(7 + step);
-            planned[..length / 2].reverse();
-            assert_eq!(planned_in_order(settings, planned.clone()), wanted, "{}", settings.name);
+            for stage in &mut stages {
+                let length = stage.len();
+                stage.rotate_left((7 + step) % length);
+                stage[..length / 2].reverse();
+            }
+            assert_eq!(planned(settings, stages.clone()).delta, wanted, "{}", settings.name);
         }
     }
     Ok(())
@@ -105,19 +117,17 @@ pub fn layouts(settings: &Settings) -> [Layout; 2] {
 
 /// The plan of the whole cluster, as the agent makes it.
 pub fn plan(settings: &Settings) -> Delta {
-    planned_in_order(settings, updates(settings))
+    planned(settings, updates(settings)).delta
 }
 
-/// The folder of the cluster's objects.
-pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flows/cluster")
-}
-
-/// The cluster's objects as the agent gets them.
-pub fn updates(settings: &Settings) -> Vec<Update> {
-    let manifests = manifests::read(&folder()).expect("the manifests are right");
-    let updates = manifests.updates(Some(settings.node), &mut Translator::default());
-    updates.into_iter().filter(|update| !matches!(update, Update::ListBegin(_) | Update::ListEnd(_))).collect()
+/// The cluster's objects as the agent gets them, folder by folder.
+pub fn updates(settings: &Settings) -> Vec<Vec<Update>> {
+    let of = |folder: PathBuf| {
+        let manifests = manifests::read(&folder).expect("the manifests are right");
+        let updates = manifests.updates(Some(settings.node), &mut Translator::default());
+        updates.into_iter().filter(|update| !matches!(update, Update::ListBegin(_) | Update::ListEnd(_))).collect()
+    };
+    settings.folders().into_iter().map(of).collect()
 }
 
 /// What the agent knows and plans.
@@ -128,13 +138,10 @@ pub struct Planned {
     pub delta: Delta,
 }
 
-fn planned_in_order(settings: &Settings, updates: Vec<Update>) -> Delta {
-    planned(settings, updates).delta
-}
-
-/// The plan of these objects.
-pub fn planned(settings: &Settings, updates: Vec<Update>) -> Planned {
-    let store: Store = updates.into_iter().collect();
+/// The plan of these objects, which come folder by folder.
+pub fn planned(settings: &Settings, updates: Vec<Vec<Update>>) -> Planned {
+    let mut stages = updates.into_iter();
+    let mut store: Store = stages.next().into_iter().flatten().collect();
     let node = store.node().expect("the node is there");
     let nodeport_networks = networks(&settings.nodeport_networks());
     let in_networks =
@@ -159,9 +166,16 @@ pub fn planned(settings: &Settings, updates: Vec<Update>) -> Planned {
     };
     delta.elements.extend(pod_networks.into_iter().map(|network| (Element::PodCidr(network), true)));
     delta.elements.extend(networks(&SERVICE_CIDRS).into_iter().map(|network| (Element::ServiceCidr(network), true)));
-    let mut planner = Planner::default();
-    for key in store.service_keys() {
-        planner.update(key, store.service(key), &store.slices(key), &context, &mut delta);
+    let (mut planner, mut slow_start, mut now) = (Planner::default(), SlowStart::default(), Instant::now());
+    loop {
+        for key in store.service_keys() {
+            let (service, slices) = (store.service(key), store.slices(key));
+            planner.set_warming(key, slow_start.see(key, service, &slices, now));
+            planner.update(key, service, &slices, &context, &mut delta);
+        }
+        let Some(stage) = stages.next() else { break };
+        stage.into_iter().for_each(|update| store.apply(update));
+        now += Duration::from_secs(1);
     }
     Planned { store, planner, context, delta }
 }

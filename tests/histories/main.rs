@@ -1,11 +1,13 @@
 //! Random histories of objects through the whole agent, in a real kernel: whatever it went through, the tables end as those of a fresh start, and
 //! whoever looks at them meanwhile finds nothing that leads nowhere. `src/agent/histories.rs` has many more of them, in an in-memory kernel.
 
+#[path = "../begin/mod.rs"]
+mod begin;
 mod objects;
 mod refused;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use objects::{Objects, Step, any_history, targets};
+use objects::{Flags, Objects, SETTINGS, Step, any_history, targets};
 use proptest::test_runner::{Config as ProptestConfig, TestCaseError, TestRunner};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
@@ -17,7 +19,7 @@ use tokio::sync::mpsc;
 use waypost::admin::Registries;
 use waypost::agent::{self, Running, layouts::layout};
 use waypost::config::{Config, RunArgs, Surroundings, load};
-use waypost::lab::{self, Namespace, Node, Pod};
+use waypost::lab::{Namespace, Node, Pod};
 use waypost::model::{Family, Protocol, Update};
 use waypost::nft::{Batch, Kernel, Layout, Netlink, NftError, Reading, Usable, leads_somewhere, without_slots};
 use waypost::notices::Notices;
@@ -31,11 +33,7 @@ const DATA_PATH: &str = "data-path";
 static AGENTS: AtomicUsize = AtomicUsize::new(0);
 
 fn main() {
-    let arguments = Arguments::from_args();
-    if let Err(error) = lab::enter() {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+    let arguments = begin::in_a_user_namespace();
     let tests = vec![
         Trial::test("every_history_of_objects_ends_as_a_fresh_start_in_the_kernel_and_no_batch_leaves_it_broken", histories),
         Trial::test("what_the_kernel_refuses_of_one_service_is_told_and_disturbs_no_other", refused::one_service),
@@ -60,13 +58,14 @@ fn live(steps: Vec<Step>, looks: &Arc<AtomicUsize>) -> Result<(), TestCaseError>
     let place = Place::new();
     let broken = Arc::new(Mutex::new(None));
     let mut objects = Objects::default();
-    let start = |objects: &Objects, backwards: bool| {
+    let mut flags = SETTINGS[0];
+    let start = |objects: &Objects, backwards: bool, flags: Flags| {
         let (looks, broken) = (looks.clone(), broken.clone());
-        let agent = Agent::start(&place, Notices::logged(), |kernel| Checked { kernel, looks, broken });
+        let agent = Agent::start(&place, Notices::logged(), flags, |kernel| Checked { kernel, looks, broken });
         agent.send(objects.listings(backwards));
         agent
     };
-    let mut agent = start(&objects, false);
+    let mut agent = start(&objects, false, flags);
     for step in steps {
         match step {
             Step::Seen(change) => agent.send(vec![objects.change(change)]),
@@ -76,23 +75,25 @@ fn live(steps: Vec<Step>, looks: &Arc<AtomicUsize>) -> Result<(), TestCaseError>
             }
             Step::Connect(service, client) => targets(service).for_each(|target| place.connect(target, client)),
             Step::Pause => std::thread::sleep(Duration::from_millis(5)),
-            Step::Restart(flushed) => {
+            Step::Restart(flushed, settings) => {
                 agent.kill();
                 if let Some(v4) = flushed {
                     let family = if v4 { "ip" } else { "ip6" };
                     // There may be none yet.
                     place.node.namespace().output(Command::new("nft").args(["delete", "table", family, "waypost"])).unwrap();
                 }
-                agent = start(&objects, flushed.is_some());
+                flags = SETTINGS[settings];
+                agent = start(&objects, flushed.is_some(), flags);
             }
         }
     }
-    let fresh = fresh_start(&objects);
+    let fresh = fresh_start(&objects, flags);
+    proptest::prop_assert!(fresh.is_ok(), "{:?}", fresh);
     let began = Instant::now();
-    let mut held = held(place.node.namespace());
+    let mut held = held(place.node.namespace(), flags, &objects);
     while held != fresh && began.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(20));
-        held = self::held(place.node.namespace());
+        held = self::held(place.node.namespace(), flags, &objects);
     }
     agent.kill();
     proptest::prop_assert_eq!(held, fresh);
@@ -101,12 +102,12 @@ fn live(steps: Vec<Step>, looks: &Arc<AtomicUsize>) -> Result<(), TestCaseError>
 }
 
 /// What an agent that begins with these objects makes of an empty kernel.
-fn fresh_start(objects: &Objects) -> Result<Vec<Element>, String> {
+fn fresh_start(objects: &Objects, flags: Flags) -> Result<Vec<Element>, String> {
     let place = Place::new();
-    let beginner = Agent::start(&place, Notices::logged(), |kernel| kernel);
+    let beginner = Agent::start(&place, Notices::logged(), flags, |kernel| kernel);
     beginner.send(objects.listings(false));
     beginner.runtime.block_on(async { tokio::time::timeout(PATIENCE, beginner.running.ready()).await }).expect("it is ready");
-    let held = held(place.node.namespace());
+    let held = held(place.node.namespace(), flags, objects);
     beginner.kill();
     held
 }
@@ -154,13 +155,13 @@ impl Kernel for Checked {
     }
 }
 
-/// Both tables, without what is a matter of history.
-fn held(node: &Namespace) -> Result<Vec<Element>, String> {
+/// Both tables, without what is a matter of history; an error while one has not the layout that it should have.
+fn held(node: &Namespace, flags: Flags, objects: &Objects) -> Result<Vec<Element>, String> {
     let read = || {
         let mut kernel = Netlink::open().map_err(|error| error.to_string())?;
         let mut all = Vec::new();
         for family in Family::BOTH {
-            match kernel.read(&layout(&config().proxy, None, family)).map_err(|error| error.to_string())? {
+            match kernel.read(&layout(&config(flags).proxy, objects.node(), family)).map_err(|error| error.to_string())? {
                 Reading::Ours(contents) => all.extend(contents.elements),
                 other => return Err(format!("{other:?}")),
             }
@@ -170,9 +171,9 @@ fn held(node: &Namespace) -> Result<Vec<Element>, String> {
     node.run(read).unwrap()
 }
 
-fn config() -> Config {
+fn config(flags: Flags) -> Config {
     let surroundings = Surroundings { host_name: Some("node-1".into()), ..Surroundings::default() };
-    load(&RunArgs::of(&[("socket", "")]), &surroundings).expect("the default configuration is a good one").0
+    load(&RunArgs::of(&[flags, &[("socket", "")]].concat()), &surroundings).expect("the configuration is a good one").0
 }
 
 /// A node, a pod whose connections go through it, and a gateway that swallows them.
@@ -215,11 +216,16 @@ struct Agent {
 }
 
 impl Agent {
-    fn start<K: Kernel + Send + 'static>(place: &Place, notices: Notices, through: impl FnOnce(Netlink) -> K + Send) -> Agent {
+    fn start<K: Kernel + Send + 'static>(
+        place: &Place,
+        notices: Notices,
+        flags: Flags,
+        through: impl FnOnce(Netlink) -> K + Send,
+    ) -> Agent {
         let start = || {
             let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             let (updates, received) = mpsc::channel(64);
-            let config = config();
+            let config = config(flags);
             let registries = Registries::new(config.role).unwrap();
             let started = agent::start_through(config, registries, received, notices, None, through);
             let running = runtime.block_on(started).expect("it starts");

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use waypost::model::{
-    Balance, Endpoint, Family, Hints, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort,
-    Slice, SlicePort, Update,
+    Balance, Endpoint, Family, Hints, Kind, Labels, Node, ObjectKey, Policy, Protocol, Requirement, Selector, Service,
+    ServiceKind, ServiceOptions, ServicePort, Slice, SlicePort, Update,
 };
 use waypost::proxy::Dest;
 
@@ -41,9 +41,20 @@ pub enum Step {
     Connect(u8, u8),
     /// Nothing, for as long as the agent needs for what it knows; else it takes all in at once.
     Pause,
-    /// The agent is killed, and another one starts, perhaps after somebody has removed a family's table.
-    Restart(Option<bool>),
+    /// The agent is killed, and another one starts with these [`SETTINGS`], perhaps after somebody has removed a family's table.
+    Restart(Option<bool>, usize),
 }
+
+/// A setting and its value.
+pub type Flags = &'static [(&'static str, &'static str)];
+
+/// Settings that make tables of different layouts. With the first ones, those of the first agent, the networks of the Node object do so too.
+pub const SETTINGS: [Flags; 4] = [
+    &[("detect-local-mode", "NodeCIDR")],
+    &[("detect-local-mode", "NodeCIDR"), ("masquerade-bit", "15")],
+    &[("detect-local-mode", "BridgeInterface"), ("pod-bridge-interface", "cni0")],
+    &[("masquerade-all", "true")],
+];
 
 impl Objects {
     /// Makes the change, and tells how a watch shows it.
@@ -80,6 +91,11 @@ impl Objects {
                 })
             }
         }
+    }
+
+    /// The node as it is now.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
     }
 
     /// Full listings of all kinds.
@@ -189,25 +205,40 @@ fn any_spread(slow_start: bool) -> impl Strategy<Value = (Option<u32>, ServiceOp
         proptest::sample::subsequence(all, 0..3).prop_map(Vec::into_boxed_slice)
     };
     let sources = (proptest::option::weighted(0.2, networks()), prop_oneof![4 => Just(Box::default()), 1 => networks()]);
-    (affinity, balance, sources, any::<bool>()).prop_map(move |(affinity, balance, (allowed_sources, denied_sources), slow)| {
-        let slow_start = (slow_start && slow).then_some(1);
-        (affinity, ServiceOptions { balance, slow_start, allowed_sources, denied_sources, exposed_on: None })
-    })
+    let exposed = proptest::option::weighted(0.3, any_selector());
+    (affinity, balance, sources, exposed, any::<bool>()).prop_map(
+        move |(affinity, balance, (allowed_sources, denied_sources), exposed_on, slow)| {
+            let slow_start = (slow_start && slow).then_some(1);
+            (affinity, ServiceOptions { balance, slow_start, allowed_sources, denied_sources, exposed_on })
+        },
+    )
+}
+
+/// Which nodes expose a Service, by the labels that [`any_node`] has.
+fn any_selector() -> impl Strategy<Value = Selector> {
+    let disk = || ("disk".into(), Box::from(["ssd".into()]));
+    let one = prop_oneof![
+        3 => Just(Requirement::Exists("edge".into())),
+        1 => Just(Requirement::Absent("edge".into())),
+        2 => Just(disk()).prop_map(|(key, values)| Requirement::In(key, values)),
+        1 => Just(disk()).prop_map(|(key, values)| Requirement::NotIn(key, values)),
+        1 => Just(Requirement::Never),
+    ];
+    proptest::collection::vec(one, 1..3).prop_map(|all| Selector(all.into()))
 }
 
 fn any_slice() -> impl Strategy<Value = Change> {
-    let endpoint = (0u8..8, any::<(bool, bool, bool, bool)>(), 0u8..3);
+    let endpoint = (0u8..8, any::<(bool, bool, bool, bool)>(), any_hints());
     let ports = proptest::collection::btree_map(0usize..3, 0u16..2, 0..4);
     (0u8..8, 0u8..4, any::<bool>(), ports, proptest::collection::vec(endpoint, 0..6), 0u8..16).prop_map(
         |(number, service, v4, ports, endpoints, rare)| {
             let family = if v4 { Family::V4 } else { Family::V6 };
-            let endpoint = |(host, (ready, serving, terminating, local), hint)| Endpoint {
+            let endpoint = |(host, (ready, serving, terminating, local), hints)| Endpoint {
                 ready,
                 serving,
                 terminating,
                 node: Some(if local { "node-1" } else { "node-2" }.into()),
-                hints: (hint > 0)
-                    .then(|| Arc::new(Hints { zones: [["a", "b"][hint as usize - 1].into()].into(), ..Hints::default() })),
+                hints,
                 ..Endpoint::at(address(family, 244, host))
             };
             let port = |(index, offset): (usize, u16)| SlicePort {
@@ -230,11 +261,26 @@ fn any_slice() -> impl Strategy<Value = Change> {
     )
 }
 
+/// Mostly some, because one endpoint without any makes those of all the others void.
+fn any_hints() -> impl Strategy<Value = Option<Arc<Hints>>> {
+    let some = |names: [&'static str; 2]| proptest::sample::subsequence(names.to_vec(), 0..=2);
+    let hints = (some(["a", "b"]), some(["node-1", "node-2"])).prop_map(|(zones, nodes)| {
+        let names = |texts: Vec<&str>| texts.into_iter().map(Into::into).collect();
+        Arc::new(Hints { zones: names(zones), nodes: names(nodes) })
+    });
+    proptest::option::weighted(0.85, hints)
+}
+
+/// This node, in a zone or in none, with labels and networks of pods that come and go.
 fn any_node() -> impl Strategy<Value = Change> {
-    (proptest::collection::btree_set(1u8..4, 0..2), 0u8..3).prop_map(|(hosts, zone)| {
+    let labels = proptest::sample::subsequence(vec![("edge", "true"), ("disk", "ssd"), ("disk", "hdd")], 0..=3);
+    let networks: [IpNet; 3] = ["10.244.0.0/24", "10.244.1.0/24", "fd00:244::/64"].map(|network| network.parse().unwrap());
+    let pod_cidrs = proptest::sample::subsequence(networks.to_vec(), 0..=3);
+    (proptest::collection::btree_set(1u8..4, 0..2), 0u8..3, labels, pod_cidrs).prop_map(|(hosts, zone, labels, pod_cidrs)| {
         let addresses = hosts.iter().flat_map(|host| Family::BOTH.map(|family| address(family, 192, *host))).collect();
         let zone = (zone > 0).then(|| ["a", "b"][zone as usize - 1].into());
-        Change::Node(Some(Node { addresses, zone, eligible: true, ..Node::default() }))
+        let labels: Labels = labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Change::Node(Some(Node { addresses, eligible: true, zone, pod_cidrs: pod_cidrs.into(), labels }))
     })
 }
 
@@ -243,7 +289,7 @@ fn any_change(slow_start: bool) -> impl Strategy<Value = Change> {
     prop_oneof![
         8 => any_service(slow_start),
         8 => any_slice(),
-        2 => any_node(),
+        3 => any_node(),
         2 => (0u8..4).prop_map(|number| Change::Service(number, None)),
         2 => (0u8..8).prop_map(|number| Change::Slice(number, None)),
         1 => Just(Change::Node(None)),
@@ -265,7 +311,7 @@ fn any_step(slow_start: bool) -> impl Strategy<Value = Step> {
         8 => Just(Step::Pause),
         6 => (0u8..4, 1u8..5).prop_map(|(service, client)| Step::Connect(service, client)),
         2 => (proptest::collection::vec(any_change(slow_start), 0..6), any::<bool>()).prop_map(|(all, backwards)| Step::Missed(all, backwards)),
-        1 => proptest::option::of(any::<bool>()).prop_map(Step::Restart),
+        1 => (proptest::option::of(any::<bool>()), 0..SETTINGS.len()).prop_map(|(flushed, settings)| Step::Restart(flushed, settings)),
     ]
 }
 

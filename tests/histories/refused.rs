@@ -73,7 +73,7 @@ pub fn one_service() -> Result<(), Failed> {
     let (notices, mut told) = Notices::sent();
     let spoilt = on.clone();
     let bad: IpAddr = "10.96.0.2".parse()?;
-    let agent = Agent::start(&place, notices, |kernel| Spoilt { kernel, address: bad, on: spoilt });
+    let agent = Agent::start(&place, notices, &[], |kernel| Spoilt { kernel, address: bad, on: spoilt });
     let reached = |number: u8| {
         [format!("10.96.0.{number}:80"), format!("[fd00:96::{number}]:80")].map(|target| {
             let target: SocketAddr = target.parse().unwrap();
@@ -128,7 +128,7 @@ pub fn another_layout() -> Result<(), Failed> {
     let dest = |number: u8| Dest { address: [10, 96, 0, number].into(), protocol: Protocol::Tcp, port: 80 };
     let backend = Backend { address: [10, 244, 0, 3].into(), port: 8080 };
     let served = Destination { entry: Some(Entry::Cluster), cluster: Arc::new([backend]), ..Destination::default() };
-    let of = move |mark| Layout { masquerade_mark: mark, ..layout(&super::config().proxy, None, Family::V4) };
+    let of = move |mark| Layout { masquerade_mark: mark, ..layout(&super::config(&[]).proxy, None, Family::V4) };
     let look = move || -> Result<(), NftError> {
         let kernel = Spoilt { kernel: Netlink::open()?, address: bad, on: spoilt.clone() };
         let mut committer = Committer::new(kernel, [of(0x8000)]);

@@ -1,4 +1,4 @@
-//! Connections without a pause while something happens. Each is tried once, so that each one that is lost counts.
+//! Connections, and questions over UDP, without a pause while something happens. Each is tried once, so that each one that is lost counts.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use waypost::lab::{self, Namespace, Outcome};
 use waypost::model::Protocol;
 
-/// A connection that takes longer is lost.
+/// A connection, or the answer to a question, that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Whatever else goes wrong, the load ends after this.
-const LONGEST: Duration = Duration::from_secs(180);
+/// Whatever else goes wrong, the load ends after this. A test that takes longer fails: it has not seen what came after.
+const LONGEST: Duration = Duration::from_secs(420);
+/// What comes behind a target that is asked over UDP.
+const UDP: &str = "/udp";
 
-/// Clients that connect to one target after the other, as fast as they can.
+/// Clients that connect to one target after the other, as fast as they can. A target is an address and port, over TCP, or over UDP with
+/// `/udp` behind it: then each question comes from a socket of its own, as a new flow, and must be answered.
 pub struct Load {
     state: Arc<State>,
     clients: Vec<Namespace>,
@@ -33,6 +36,8 @@ struct State {
 pub struct Seen {
     /// How often each server answered.
     pub by: BTreeMap<String, usize>,
+    /// How many answers came over UDP.
+    pub over_udp: usize,
     /// What was lost: when, to where, and how.
     pub lost: Vec<String>,
     /// First packets of connections that had to be sent again.
@@ -51,7 +56,7 @@ impl Load {
         }
         let retransmitted = namespaces.iter().map(retransmitted).sum();
         let start = |(client, targets): &(&Namespace, &[&str])| {
-            let targets: Vec<SocketAddr> = targets.iter().map(|target| target.parse().expect("an address and a port")).collect();
+            let targets: Vec<Target> = targets.iter().map(|target| read(target)).collect();
             let (client, state) = ((*client).clone(), state.clone());
             std::thread::spawn(move || client.run(|| connect(&state, &targets)).expect("the namespace is there"))
         };
@@ -65,12 +70,18 @@ impl Load {
     }
 
     /// Ends it, and returns what was seen.
+    ///
+    /// # Panics
+    /// When it has ended by itself before.
     pub fn end(mut self) -> Seen {
+        let ended = self.threads.iter().filter(|thread| thread.is_finished()).count();
+        assert_eq!(ended, 0, "so many clients had ended after {LONGEST:?}, before the test did: nobody saw its end");
         self.state.ended.store(true, Ordering::Relaxed);
         let mut all = Seen::default();
         for thread in self.threads.drain(..) {
             let seen = thread.join().expect("a client's thread");
             seen.by.into_iter().for_each(|(server, count)| *all.by.entry(server).or_default() += count);
+            all.over_udp += seen.over_udp;
             all.lost.extend(seen.lost);
         }
         all.sent_again = self.clients.iter().map(retransmitted).sum::<u64>() - self.retransmitted;
@@ -92,20 +103,33 @@ impl Seen {
         let lost = self.lost.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
         assert!(self.lost.is_empty(), "{} lost, {total} not: {:?}\n{lost}", self.lost.len(), self.by);
         assert_eq!(self.sent_again, 0, "a first packet got lost, and only the second came through");
-        println!("    of {total} connections none was lost");
+        println!("    of {} connections and {} questions over UDP none was lost", total - self.over_udp, self.over_udp);
     }
 }
 
-fn connect(state: &State, targets: &[SocketAddr]) -> Seen {
+type Target = (Protocol, SocketAddr);
+
+fn read(target: &str) -> Target {
+    let (protocol, address) = match target.strip_suffix(UDP) {
+        Some(address) => (Protocol::Udp, address),
+        None => (Protocol::Tcp, target),
+    };
+    (protocol, address.parse().expect("an address and a port"))
+}
+
+fn connect(state: &State, targets: &[Target]) -> Seen {
     let (began, mut seen) = (Instant::now(), Seen::default());
-    for target in targets.iter().cycle() {
+    for (protocol, target) in targets.iter().cycle() {
         if state.ended.load(Ordering::Relaxed) || began.elapsed() > LONGEST {
             break;
         }
         state.attempts.fetch_add(1, Ordering::Relaxed);
-        match lab::connect_here(Protocol::Tcp, *target, PATIENCE) {
-            Outcome::Reached { by, .. } => *seen.by.entry(by).or_default() += 1,
-            other => seen.lost.push(format!("after {:?}, {target}: {other}", began.elapsed())),
+        match lab::connect_here(*protocol, *target, PATIENCE) {
+            Outcome::Reached { by, .. } => {
+                *seen.by.entry(by).or_default() += 1;
+                seen.over_udp += usize::from(*protocol == Protocol::Udp);
+            }
+            other => seen.lost.push(format!("after {:?}, {target}/{protocol}: {other}", began.elapsed())),
         }
     }
     seen

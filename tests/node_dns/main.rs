@@ -2,6 +2,8 @@
 
 mod after_commit;
 mod asked;
+#[path = "../begin/mod.rs"]
+mod begin;
 mod connections;
 mod corefile;
 mod handover;
@@ -12,15 +14,13 @@ mod resolvers;
 mod watchdog;
 mod world;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use std::process::Command;
-use waypost::lab;
 use world::{AGENT_TTL, Agent, FALLBACK_TTL, World};
 
 fn main() {
-    let arguments = Arguments::from_args();
-    let entered = lab::enter().map_err(|error| error.to_string());
-    if let Err(error) = entered.and_then(|_| resolvers::configure_this_host()) {
+    let arguments = begin::in_a_user_namespace();
+    if let Err(error) = resolvers::configure_this_host() {
         eprintln!("{error}");
         std::process::exit(1);
     }

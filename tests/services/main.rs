@@ -1,9 +1,14 @@
 //! What settings and annotations make of Services: the real program on a folder of manifests, with real packets.
 
 mod asked;
+#[path = "../begin/mod.rs"]
+mod begin;
 mod company;
 mod conntrack;
 mod counters;
+mod established;
+#[path = "../examples/mod.rs"]
+mod examples;
 mod external_ips;
 #[path = "../load/mod.rs"]
 mod load;
@@ -15,77 +20,13 @@ mod topology;
 #[path = "../world/mod.rs"]
 mod world;
 
-use libtest_mimic::{Arguments, Failed};
+use libtest_mimic::Failed;
 use std::net::{IpAddr, SocketAddr};
-use waypost::lab::{self, Namespace, Outcome};
-use world::World;
-
-/// A node, a Service in both families, and a load balancer with policy Local whose only endpoint is said to be elsewhere.
-const CLUSTER: &str = r#"
-apiVersion: v1
-kind: Node
-metadata: {name: node-1}
-status: {addresses: [{type: InternalIP, address: 192.0.2.10}, {type: InternalIP, address: "2001:db8::10"}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: web, namespace: shop}
-spec:
-  type: NodePort
-  clusterIP: 10.96.0.1
-  clusterIPs: [10.96.0.1, "fd00:96::1"]
-  externalIPs: [198.51.100.1, "2001:db8:1::1"]
-  ports: [{port: 80, nodePort: 30080}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-v4, namespace: shop, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{port: 8080, protocol: TCP}]
-endpoints: [{addresses: [10.244.0.3], nodeName: node-1}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-v6, namespace: shop, labels: {kubernetes.io/service-name: web}}
-addressType: IPv6
-ports: [{port: 8080, protocol: TCP}]
-endpoints: [{addresses: ["fd00:244::3"], nodeName: node-1}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: edge, namespace: shop}
-spec:
-  type: LoadBalancer
-  clusterIP: 10.96.0.2
-  clusterIPs: [10.96.0.2, "fd00:96::2"]
-  externalTrafficPolicy: Local
-  ports: [{port: 80}]
-status: {loadBalancer: {ingress: [{ip: 198.51.100.2}, {ip: "2001:db8:1::2"}]}}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: edge-v4, namespace: shop, labels: {kubernetes.io/service-name: edge}}
-addressType: IPv4
-ports: [{port: 8080, protocol: TCP}]
-endpoints: [{addresses: [10.244.0.3], nodeName: node-2}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: edge-v6, namespace: shop, labels: {kubernetes.io/service-name: edge}}
-addressType: IPv6
-ports: [{port: 8080, protocol: TCP}]
-endpoints: [{addresses: ["fd00:244::3"], nodeName: node-2}]
-"#;
-
-/// The networks of the pods.
-const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/48";
+use waypost::lab::{Namespace, Outcome};
+use world::{CLUSTER, PODS, World};
 
 fn main() {
-    let arguments = Arguments::from_args();
-    if let Err(error) = lab::enter() {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+    let arguments = begin::in_a_user_namespace();
     libtest_mimic::run(
         &arguments,
         [
@@ -99,6 +40,7 @@ fn main() {
             topology::tests(),
             rolling::tests(),
             company::tests(),
+            established::tests(),
         ]
         .into_iter()
         .flatten()
@@ -109,15 +51,6 @@ fn main() {
 
 fn world(name: &str, flags: &[&str]) -> World {
     World::prepared(name, CLUSTER).started(flags)
-}
-
-/// The example of `docs/services.md` that makes the Service of this name.
-fn documented(name: &str) -> String {
-    let document =
-        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/services.md")).expect("the document is there");
-    let examples = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let names = format!("\n  name: {name}\n");
-    examples.into_iter().find(|example| example.contains(&names)).unwrap_or_else(|| panic!("no example makes {name}")).into()
 }
 
 /// The address that the server sees, once it is reached.

@@ -65,18 +65,25 @@ fn node_networks() -> Result<(), Failed> {
 }
 
 fn bridge() -> Result<(), Failed> {
-    // The client's link is the first that the lab makes; it plays the bridge.
-    let bridge = "--pod-bridge-interface=cni0".replace("cni0", "veth1");
-    let world = world("bridge", &["--detect-local-mode=BridgeInterface", &bridge]);
+    // The client's own link plays the bridge.
+    let world =
+        with_link_named("bridge", "cni0").started(&["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"]);
     pods_are_known(&world);
     listing_loads_again(&world)
 }
 
 fn prefix() -> Result<(), Failed> {
-    let prefix = "--pod-interface-name-prefix=cali".replace("cali", "vet");
-    let world = world("prefix", &["--detect-local-mode=InterfaceNamePrefix", &prefix]);
+    let flags = ["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"];
+    let world = with_link_named("prefix", "cali7f3a").started(&flags);
     pods_are_known(&world);
     listing_loads_again(&world)
+}
+
+/// A world whose client has a link of this name, which is the first that the lab makes.
+fn with_link_named(name: &str, link: &str) -> World {
+    let world = World::prepared(name, CLUSTER);
+    world.run("ip", &["link", "set", "veth1", "name", link]);
+    world
 }
 
 fn everything() -> Result<(), Failed> {

@@ -1,4 +1,4 @@
-//! A Deployment's endpoints are replaced one by one while clients connect as fast as they can.
+//! A Deployment's endpoints are replaced one by one while clients connect, and ask over UDP, as fast as they can.
 
 use super::PODS;
 use crate::load::Load;
@@ -17,6 +17,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_secs(1);
 /// How many pods there are at a time.
 const PODS_AT_A_TIME: u8 = 4;
+
+const UDP_PORT: u16 = 7;
+/// NodePorts of UDP ports are so much higher.
+const UDP_NODE_PORTS: u16 = 50;
 
 const NODE: &str = r#"
 apiVersion: v1
@@ -106,7 +110,7 @@ impl Drop for OnDrop<'_> {
     }
 }
 
-/// From a pod and from outside, over both families.
+/// From a pod and from outside, over both families, a client for each over TCP and one over UDP.
 fn load(world: &World) -> Load {
     for (from, targets) in [(&world.client, INSIDE), (&world.outside, OUTSIDE)] {
         for target in targets.into_iter().flatten() {
@@ -116,10 +120,22 @@ fn load(world: &World) -> Load {
             });
         }
     }
-    let from = |namespace, targets: [&'static [&'static str]; 2]| targets.map(|targets| (namespace, targets));
-    let clients: [(&Namespace, &[&str]); 4] =
-        [from(world.client.namespace(), INSIDE), from(world.outside.namespace(), OUTSIDE)].concat().try_into().unwrap();
+    let datagrams = |targets: &[&str]| targets.iter().map(|target| over_udp(target)).collect::<Vec<String>>();
+    let (inside, outside) = (INSIDE.map(datagrams), OUTSIDE.map(datagrams));
+    let datagrams: Vec<Vec<&str>> = inside.iter().chain(&outside).map(|all| all.iter().map(String::as_str).collect()).collect();
+    let streams = INSIDE.into_iter().chain(OUTSIDE);
+    let (client, outside) = (world.client.namespace(), world.outside.namespace());
+    let from = || [client, client, outside, outside].into_iter();
+    let clients: Vec<(&Namespace, &[&str])> =
+        from().zip(streams).chain(from().zip(datagrams.iter().map(Vec::as_slice))).collect();
     Load::start(&clients)
+}
+
+/// The port for UDP beside one for TCP.
+fn over_udp(target: &str) -> String {
+    let (address, port) = target.rsplit_once(':').expect("an address and a port");
+    let port = if port == "80" { UDP_PORT } else { port.parse::<u16>().expect("a number") + UDP_NODE_PORTS };
+    format!("{address}:{port}/udp")
 }
 
 /// The pods of the Deployment.
@@ -132,6 +148,8 @@ struct Rollout {
 
 impl Rollout {
     fn begin(world: &World) -> Rollout {
+        // Clients' ports come round again. What comes from the same port within the time-out belongs to the old flow, and stays on its pod.
+        world.node.namespace().set_sysctl("netfilter/nf_conntrack_udp_timeout", "1").unwrap();
         let mut rollout = Rollout { next: 0, ready: VecDeque::new(), leaving: VecDeque::new() };
         for _ in 0..PODS_AT_A_TIME {
             rollout.add(world);
@@ -151,6 +169,7 @@ impl Rollout {
         }
         let seen = load.end();
         let found: BTreeSet<&str> = seen.by.keys().map(String::as_str).collect();
+        assert!(seen.over_udp > 0, "nothing was asked over UDP");
         seen.assert_nothing_lost();
         assert_eq!(found.len(), usize::from(self.next), "every pod had connections, and nobody else: {found:?}");
     }
@@ -160,6 +179,7 @@ impl Rollout {
         let addresses: [IpAddr; 2] = addresses(self.next).map(|address| address.parse().unwrap());
         let pod = world.node.pod(&format!("pod-{}", self.next), &addresses).unwrap();
         pod.serve(Serve::Tcp, 8080).unwrap();
+        pod.serve(Serve::Udp, 7007).unwrap();
         self.ready.push_back(pod);
     }
 
@@ -206,16 +226,17 @@ fn objects((name, number, annotations, more): (&str, u8, &str, &str), endpoints:
         format!(
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
              metadata: {{name: {name}-{v4}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}\n\
-             addressType: {family}\nports: [{{port: 8080, protocol: TCP}}]\nendpoints:\n{}",
+             addressType: {family}\nports: [{{name: http, port: 8080, protocol: TCP}}, {{name: echo, port: 7007, protocol: UDP}}]\nendpoints:\n{}",
             endpoints.iter().map(endpoint).collect::<String>()
         )
     };
+    let node_port = 30000 + u16::from(number);
     format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop, annotations: {{{annotations}}}}}\n\
          spec:\n  type: NodePort\n  clusterIP: 10.96.0.{number}\n  clusterIPs: [10.96.0.{number}, \"fd00:96::{number}\"]\n  \
          externalIPs: [198.51.100.{number}, \"2001:db8:1::{number}\"]\n  externalTrafficPolicy: Local\n  \
-         ports: [{{port: 80, nodePort: {}}}]\n  {more}\n{}{}",
-        30000 + u16::from(number),
+         ports: [{{name: http, port: 80, nodePort: {node_port}}}, {{name: echo, port: {UDP_PORT}, protocol: UDP, nodePort: {}}}]\n  {more}\n{}{}",
+        node_port + UDP_NODE_PORTS,
         slice("IPv4", true),
         slice("IPv6", false)
     )

@@ -1,8 +1,9 @@
 //! Who may connect, and on which nodes a Service is exposed: the examples of `docs/services.md`.
 
-use super::{PODS, documented};
+use super::{PODS, examples};
 use crate::world::World;
 use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
 use waypost::lab::{Outcome, Pod};
 
 const NODE: &str = r#"
@@ -10,7 +11,6 @@ apiVersion: v1
 kind: Node
 metadata: {name: node-1, labels: {zone: a}}
 status: {addresses: [{type: InternalIP, address: 192.0.2.10}, {type: InternalIP, address: "2001:db8::10"}]}
----
 "#;
 
 pub fn tests() -> Vec<Trial> {
@@ -22,9 +22,11 @@ pub fn tests() -> Vec<Trial> {
     ]
 }
 
-/// The node, a Service of the documentation with these addresses added to it, and its endpoints.
-fn manifests(name: &str, addresses: &str) -> String {
-    let service = documented(name).replace("spec:\n", &format!("spec:\n  {addresses}\n"));
+/// The node, the documentation's Service of this name as the test varies it, and its endpoints.
+fn manifests(name: &str, vary: impl Fn(&mut Value)) -> String {
+    let mut service = examples::example("services.md", &format!("\n  name: {name}\n"));
+    service.iter_mut().for_each(vary);
+    let service = examples::manifests(&service);
     let slice = |family: &str, address: &str| {
         format!(
             r#"---
@@ -44,11 +46,18 @@ fn denied(world: &World, from: &Pod, target: &str) {
     assert_eq!(world.connect(from, target), Outcome::TimedOut, "{target} from {}", from.name());
 }
 
-const CLUSTER_IPS: &str = r#"clusterIPs: [10.96.0.1, "fd00:96::1"]"#;
+fn as_documented(_: &mut Value) {}
+
+/// Sets an annotation of ours to what a change makes of its text.
+fn annotate(service: &mut Value, name: &str, change: impl Fn(&str) -> String) {
+    let annotation = &mut service["metadata"]["annotations"][format!("waypost.dev/{name}")];
+    *annotation = change(annotation.as_str().expect("the example has it")).into();
+}
 
 fn every_address() -> Result<(), Failed> {
-    let addresses = format!("{CLUSTER_IPS}\n  externalIPs: [198.51.100.1, \"2001:db8:1::1\"]");
-    let world = World::prepared("every-address", &manifests("admin", &addresses)).started(&[PODS]);
+    let world = World::prepared("every-address", &manifests("admin", as_documented)).started(&[PODS]);
+    world.reached(&world.outside, "192.0.2.10:30080");
+    world.write(&manifests("admin", |service| service["spec"]["externalIPs"] = json!(["198.51.100.1", "2001:db8:1::1"])));
     let rogue = world.node.host("rogue", &["203.0.113.66".parse()?])?;
     let stranger = world.node.host("stranger", &["203.0.114.9".parse()?])?;
     for target in ["10.96.0.1:80", "198.51.100.1:80", "192.0.2.10:30080"] {
@@ -64,10 +73,9 @@ fn every_address() -> Result<(), Failed> {
         denied(&world, &world.outside, target);
     }
     // A denied list alone.
-    let text = manifests("admin", CLUSTER_IPS);
-    let only_denied: String =
-        text.lines().filter(|line| !line.contains("allowed-sources")).map(|line| format!("{line}\n")).collect();
-    world.write(&only_denied);
+    world.write(&manifests("admin", |service| {
+        service["metadata"]["annotations"].as_object_mut().expect("it has some").remove("waypost.dev/allowed-sources");
+    }));
     world.reached(&stranger, "10.96.0.1:80");
     world.reached(&world.outside, "[fd00:96::1]:80");
     denied(&world, &rogue, "10.96.0.1:80");
@@ -75,11 +83,11 @@ fn every_address() -> Result<(), Failed> {
 }
 
 fn load_balancer() -> Result<(), Failed> {
-    let ranges = "loadBalancerSourceRanges: [203.0.113.0/28, 203.0.114.0/24]\n  clusterIPs: [10.96.0.1]";
-    let text = manifests("admin", ranges).replace("type: NodePort", "type: LoadBalancer").replace(
-        "---\napiVersion: discovery.k8s.io/v1",
-        "status: {loadBalancer: {ingress: [{ip: 198.51.100.2}]}}\n---\napiVersion: discovery.k8s.io/v1",
-    );
+    let text = manifests("admin", |service| {
+        service["spec"]["type"] = "LoadBalancer".into();
+        service["spec"]["loadBalancerSourceRanges"] = json!(["203.0.113.0/28", "203.0.114.0/24"]);
+        service["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "198.51.100.2" }] } });
+    });
     let world = World::prepared("load-balancer", &text).started(&[PODS]);
     let other = world.node.host("other", &["203.0.113.77".parse()?])?;
     let stranger = world.node.host("stranger", &["203.0.114.9".parse()?])?;
@@ -92,24 +100,27 @@ fn load_balancer() -> Result<(), Failed> {
 }
 
 fn unreadable() -> Result<(), Failed> {
-    let text = manifests("admin", CLUSTER_IPS);
-    let world = World::prepared("unreadable", &text.replace("203.0.113.0/24", "203.0.113.0/240")).started(&[PODS]);
+    let with = |name: &'static str, good: &'static str, bad: &'static str| {
+        manifests("admin", move |service| annotate(service, name, |text| text.replace(good, bad)))
+    };
+    let text = with("allowed-sources", "203.0.113.0/24", "203.0.113.0/240");
+    let world = World::prepared("unreadable", &text).started(&[PODS]);
     world.await_log(&["InvalidAnnotation", "shop/admin", "203.0.113.0/240", "allows nobody"]);
     world.reached(&world.client, "10.96.0.1:80");
     denied(&world, &world.outside, "10.96.0.1:80");
-    world.write(&text.replace("203.0.113.66", "203.0.113.666"));
+    world.write(&with("denied-sources", "203.0.113.66", "203.0.113.666"));
     world.await_log(&["InvalidAnnotation", "203.0.113.666", "nobody may connect"]);
     world.eventually("nobody may connect", || match world.connect(&world.client, "10.96.0.1:80") {
         Outcome::TimedOut => Ok(()),
         other => Err(other.to_string()),
     });
-    world.write(&text);
+    world.write(&manifests("admin", as_documented));
     world.reached(&world.outside, "10.96.0.1:80");
     Ok(())
 }
 
 fn exposed() -> Result<(), Failed> {
-    let text = manifests("ingress", CLUSTER_IPS);
+    let text = manifests("ingress", as_documented);
     let world = World::prepared("exposed", &text).started(&[PODS, "--nodeport-addresses=primary,localhost"]);
     // What is no service's is the node's own, and nobody listens there.
     world.node.add_address("198.51.100.7".parse()?)?;
@@ -120,11 +131,12 @@ fn exposed() -> Result<(), Failed> {
         world.reached(&world.client, "10.96.0.1:80");
     };
     is_closed();
-    let selected = text.replace("labels: {zone: a}", "labels: {zone: a, node-role.example.com/edge: \"true\"}");
-    world.write(&selected);
+    let select = |text: &str| text.replace("labels: {zone: a}", "labels: {zone: a, node-role.example.com/edge: \"true\"}");
+    world.write(&select(&text));
     outside.iter().for_each(|target| world.reached(&world.outside, target));
     world.reached(world.node.namespace(), "127.0.0.1:30080");
-    world.write(&selected.replace("zone in (a, b)", "zone in a"));
+    let unreadable = |service: &mut Value| annotate(service, "expose-on-nodes", |text| text.replace("(a, b)", "a"));
+    world.write(&select(&manifests("ingress", unreadable)));
     world.await_log(&["InvalidAnnotation", "shop/ingress", "no node exposes"]);
     world.eventually("it is exposed no more", || match world.connect(&world.outside, outside[1]) {
         Outcome::Refused => Ok(()),

@@ -11,6 +11,67 @@ use waypost::model::Protocol;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const TRY: Duration = Duration::from_secs(2);
+
+/// A node, a Service in both families, and a load balancer with policy Local whose only endpoint is said to be elsewhere.
+pub const CLUSTER: &str = r#"
+apiVersion: v1
+kind: Node
+metadata: {name: node-1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.10}, {type: InternalIP, address: "2001:db8::10"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.1
+  clusterIPs: [10.96.0.1, "fd00:96::1"]
+  externalIPs: [198.51.100.1, "2001:db8:1::1"]
+  ports: [{port: 80, nodePort: 30080}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-v4, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080, protocol: TCP}]
+endpoints: [{addresses: [10.244.0.3], nodeName: node-1}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-v6, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports: [{port: 8080, protocol: TCP}]
+endpoints: [{addresses: ["fd00:244::3"], nodeName: node-1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: edge, namespace: shop}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.2
+  clusterIPs: [10.96.0.2, "fd00:96::2"]
+  externalTrafficPolicy: Local
+  ports: [{port: 80}]
+status: {loadBalancer: {ingress: [{ip: 198.51.100.2}, {ip: "2001:db8:1::2"}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: edge-v4, namespace: shop, labels: {kubernetes.io/service-name: edge}}
+addressType: IPv4
+ports: [{port: 8080, protocol: TCP}]
+endpoints: [{addresses: [10.244.0.3], nodeName: node-2}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: edge-v6, namespace: shop, labels: {kubernetes.io/service-name: edge}}
+addressType: IPv6
+ports: [{port: 8080, protocol: TCP}]
+endpoints: [{addresses: ["fd00:244::3"], nodeName: node-2}]
+"#;
+
+/// The networks of the pods.
+pub const PODS: &str = "--cluster-cidr=10.244.0.0/16,fd00:244::/48";
+
 /// A node with the agent, a pod that serves, one that does not, and a host outside.
 pub struct World {
     pub node: Node,

@@ -1,7 +1,7 @@
 //! The one table of flows: who connects to what, in which world, and what must happen.
 //!
 //! Three oracles read it: the pure packet walk, the agent with real packets in namespaces (`tests/flows`), and the stock kube-proxy in the
-//! same namespaces (`tests/control_plane/oracle.rs`). The objects are those of the folder `tests/flows/cluster`.
+//! same namespaces (`tests/control_plane/proxy_oracle.rs`). The objects are those of the folders `tests/flows/cluster` and, for some settings, `later`.
 
 pub mod differences;
 mod rows;
@@ -42,6 +42,11 @@ pub enum Expect {
     Shares(&'static [&'static str]),
     /// One of these pods answers, and always the same, whichever of the flow's destination and these others the client uses.
     Sticky(&'static [&'static str], &'static [&'static str]),
+    /// These pods answer in turn, whichever of the flow's destination and these others the client uses: of so many connections in a row each
+    /// pod gets as many as it is named here.
+    InTurn(&'static [&'static str], &'static [&'static str]),
+    /// This pod answers, because of the client's address, whichever of the flow's destination and these others the client uses.
+    Hashed(&'static str, &'static [&'static str]),
     /// One of these pods answers; which one, and whom it sees, is chance.
     Either(&'static [&'static str]),
     /// Not by the kernel's tables, but by a listener of the agent on the node: one of these pods answers, and sees the node.

@@ -1,9 +1,9 @@
-//! The rules of kube-proxy that the table shows to hold.
+//! The rules that the table shows to hold: those of kube-proxy, and then those that it never had.
 
 /// Declares the rules and their descriptions.
 macro_rules! rules {
     ($($name:ident: $text:literal,)*) => {
-        /// A rule of service proxying, as kube-proxy has it.
+        /// A rule of service proxying.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Rule {
             $(#[doc = $text] $name,)*
@@ -17,7 +17,7 @@ macro_rules! rules {
 }
 
 rules! {
-    ProxyName: "a Service with the label service-proxy-name belongs to another proxy",
+    ProxyName: "a Service with the label service-proxy-name belongs to another proxy; on slices the label says nothing",
     NotProxied: "headless services and ExternalNames are not proxied, whatever addresses they name",
     HeadlessSlice: "slices with the label headless are for DNS only",
     FqdnSlice: "slices of type FQDN do not count",
@@ -82,4 +82,11 @@ rules! {
     Affinity: "with session affinity a client comes to the same endpoint, whichever address of the port it uses",
     AffinityLocal: "session affinity leads nobody past a policy Local",
     NoDetection: "where nobody knows who is a pod nothing to ClusterIPs is masqueraded, and no pod is short-circuited",
+    RoundRobin: "by annotation endpoints get connections one after the other, whichever address of the port is used",
+    SourceHash: "by annotation the client's address decides which endpoint it gets, whichever address of the port is used",
+    Weights: "by annotation of a slice its endpoints get a larger share",
+    SlowStart: "by annotation an endpoint that becomes ready while the agent runs gets its share gradually",
+    AllowedSources: "by annotation every address of a Service is closed to all but those on a list",
+    DeniedSources: "by annotation every address of a Service is closed to those on a list, whoever is allowed",
+    Exposure: "by annotation NodePorts, load balancer addresses and externalIPs are served on selected nodes only",
 }

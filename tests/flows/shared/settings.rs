@@ -1,5 +1,7 @@
 //! How the node's agent is set, and kube-proxy in its place.
 
+use std::path::{Path, PathBuf};
+
 /// Settings that both programs know. Each has a world of its own.
 #[derive(Debug)]
 pub struct Settings {
@@ -18,6 +20,8 @@ pub struct Settings {
     pub nodeport_addresses: &'static [&'static str],
     /// The bit of the packet mark.
     pub masquerade_bit: u8,
+    /// Whether the objects of the folder `later` come, once those of `cluster` are served.
+    pub later: bool,
 }
 
 /// By what pods are known: the modes of both programs.
@@ -42,6 +46,7 @@ pub const USUAL: Settings = Settings {
     masquerade_all: false,
     nodeport_addresses: &["primary"],
     masquerade_bit: 14,
+    later: false,
 };
 /// Everything to ClusterIPs is masqueraded, and another bit is used for it.
 pub const MASQUERADE_ALL: Settings = Settings { name: "masquerade-all", masquerade_all: true, masquerade_bit: 20, ..USUAL };
@@ -65,6 +70,9 @@ pub const INTERFACE_PREFIX: Settings = Settings { name: "interface-prefix", pods
 /// externalIPs are switched off.
 pub const NO_EXTERNAL_IPS: Settings = Settings { name: "no-external-ips", external_ips: false, ..USUAL };
 
+/// More objects come while the agent runs.
+pub const LATER: Settings = Settings { name: "later", later: true, ..USUAL };
+
 /// All of them.
 pub const ALL_SETTINGS: &[&Settings] = &[
     &USUAL,
@@ -78,9 +86,16 @@ pub const ALL_SETTINGS: &[&Settings] = &[
     &LOCALHOST,
     &IPV4_NODE,
     &NO_EXTERNAL_IPS,
+    &LATER,
 ];
 
 impl Settings {
+    /// The folder of the cluster's objects, and that of those that come later.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/flows");
+        [Some("cluster"), self.later.then_some("later")].into_iter().flatten().map(|name| all.join(name)).collect()
+    }
+
     /// The networks in which NodePorts answer; none where it is on the primary addresses.
     pub fn nodeport_networks(&self) -> Vec<&'static str> {
         self.nodeport_addresses.iter().copied().filter(|address| address.contains('/')).collect()

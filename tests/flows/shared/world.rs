@@ -18,6 +18,8 @@ const CONNECTIONS: usize = 60;
 const AT_LEAST: usize = 12;
 /// So many connections show whether an endpoint has half of them or a third.
 const MANY_CONNECTIONS: usize = 720;
+/// So often each endpoint has its turns.
+const ROUNDS: usize = 6;
 /// Without affinity two endpoints would not be told from one once in 8 million runs.
 const STICKY_CONNECTIONS: usize = 24;
 
@@ -99,7 +101,7 @@ impl World {
         for (name, addresses) in PODS {
             let pod = node.pod(name, &parse(addresses))?;
             [8080, 9090].into_iter().try_for_each(|port| pod.serve(Serve::Tcp, port))?;
-            pod.serve(Serve::Udp, 7007)?;
+            [7007, 7017].into_iter().try_for_each(|port| pod.serve(Serve::Udp, port))?;
             pods.push(pod);
         }
         let outside = node.host("outside", &parse(&OUTSIDE))?;
@@ -124,6 +126,8 @@ impl World {
             Expect::Kept(pods) => spread(client, flow.protocol, to, pods, is_kept),
             Expect::Either(pods) => answered(lab::connect(client, flow.protocol, to, PATIENCE), pods, &|_, _| true).map(drop),
             Expect::Sticky(pods, others) => sticky(client, flow.protocol, to, others, pods),
+            Expect::Hashed(pod, others) => sticky(client, flow.protocol, to, others, &[pod]),
+            Expect::InTurn(pods, others) => in_turn(client, flow.protocol, to, others, pods),
             Expect::Shares(pods) => shares(client, flow.protocol, to, pods, is_kept),
             Expect::Masqueraded(pods) | Expect::HandedOn(pods) => {
                 spread(client, flow.protocol, to, pods, |_, seen| is_node(seen))
@@ -203,13 +207,39 @@ fn shares(
     Ok(())
 }
 
-/// Connects to several destinations in turn: one and the same pod must answer.
-fn sticky(client: &Namespace, protocol: Protocol, to: SocketAddr, others: &[&str], pods: &[&str]) -> Result<(), String> {
+/// So many connections to several destinations, one after the other, and who answered, which must be one of these pods.
+fn rounds<'a>(
+    (client, protocol): (&'a Namespace, Protocol),
+    to: SocketAddr,
+    others: &[&str],
+    pods: &'a [&str],
+    count: usize,
+) -> impl Iterator<Item = (SocketAddr, Result<String, String>)> + 'a {
     let others = others.iter().map(|text| text.parse().expect("an address and port"));
     let targets: Vec<SocketAddr> = iter::once(to).chain(others).collect();
+    let connect = move |target| answered(lab::connect(client, protocol, target, PATIENCE), pods, &|_, _| true);
+    targets.into_iter().cycle().take(count).map(move |target| (target, connect(target)))
+}
+
+/// Of as many connections in a row as there are turns, whenever one begins to count, each pod has as many as it is named.
+fn in_turn(client: &Namespace, protocol: Protocol, to: SocketAddr, others: &[&str], pods: &[&str]) -> Result<(), String> {
+    let turns = rounds((client, protocol), to, others, pods, ROUNDS * pods.len()).map(|(_, by)| by);
+    let seen: Vec<String> = turns.collect::<Result<_, _>>()?;
+    let mut wanted = pods.to_vec();
+    wanted.sort_unstable();
+    let is_right = |turns: &[String]| {
+        let mut turns: Vec<&str> = turns.iter().map(String::as_str).collect();
+        turns.sort_unstable();
+        turns == wanted
+    };
+    if seen.windows(pods.len()).all(is_right) { Ok(()) } else { Err(format!("they are not taken in turn: {seen:?}")) }
+}
+
+/// Connects to several destinations in turn: one and the same pod must answer.
+fn sticky(client: &Namespace, protocol: Protocol, to: SocketAddr, others: &[&str], pods: &[&str]) -> Result<(), String> {
     let mut first: Option<String> = None;
-    for target in targets.iter().cycle().take(STICKY_CONNECTIONS) {
-        let by = answered(lab::connect(client, protocol, *target, PATIENCE), pods, &|_, _| true)?;
+    for (target, by) in rounds((client, protocol), to, others, pods, STICKY_CONNECTIONS) {
+        let by = by?;
         let first = first.get_or_insert_with(|| by.clone());
         if *first != by {
             return Err(format!("{first} answered before, and now at {target} {by}"));

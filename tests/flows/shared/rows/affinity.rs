@@ -33,6 +33,7 @@ const FLOWS: &[Flow] = &[
     flow(&[AffinityLocal], Outside, Udp, "192.0.2.10:30652", Sticky(HERE, &["198.51.106.2:7"])),
     flow(&[AffinityLocal], Pod, Tcp, "[fd00:96::602]:80", Sticky(HERE, &[])),
     flow(&[AffinityLocal], Outside, Tcp, "[2001:db8::10]:30602", Sticky(HERE, &["[2001:db8:51:6::2]:80"])),
+    flow(&[AffinityLocal], Outside, Udp, "[2001:db8::10]:30652", Sticky(HERE, &["[2001:db8:51:6::2]:7"])),
     // Nobody here, or nobody at all.
     flow(&[AffinityLocal, Drop], Outside, Tcp, "192.0.2.10:30603", Dropped),
     flow(&[AffinityLocal, Drop], Pod, Tcp, "[fd00:96::603]:80", Dropped),

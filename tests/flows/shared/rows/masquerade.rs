@@ -62,6 +62,7 @@ const BY_NODE_CIDRS: &[Flow] = &[
 
 const BY_BRIDGE: &[Flow] = &[
     flow(&[BridgeInterface], Pod, Tcp, "10.96.1.1:80", Kept(WEB)),
+    flow(&[BridgeInterface], Pod, Udp, "10.96.1.1:7", Kept(BOTH)),
     flow(&[BridgeInterface], FarPod, Tcp, "10.96.1.1:80", Masqueraded(WEB)),
     flow(&[BridgeInterface], Node, Tcp, "10.96.1.1:80", Masqueraded(WEB)),
     flow(&[BridgeInterface], Outside, Udp, "[fd00:96::101]:7", Masqueraded(BOTH)),
@@ -77,6 +78,7 @@ const BY_PREFIX: &[Flow] = &[
     flow(&[InterfacePrefix], Outside, Tcp, "10.96.1.1:80", Masqueraded(WEB)),
     flow(&[InterfacePrefix], Node, Udp, "10.96.1.1:7", Masqueraded(BOTH)),
     flow(&[InterfacePrefix], Pod, Tcp, "[fd00:96::101]:80", Kept(WEB)),
+    flow(&[InterfacePrefix], Pod, Udp, "[fd00:96::101]:7", Kept(BOTH)),
     flow(&[InterfacePrefix], Outside, Tcp, "[fd00:96::101]:80", Masqueraded(WEB)),
     flow(&[InterfacePrefix, ShortCircuitPod], FarPod, Tcp, "198.51.102.2:80", Kept(FAR)),
     flow(&[InterfacePrefix, Drop], Outside, Tcp, "198.51.102.2:80", Dropped),

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod affinity;
+mod beyond;
 mod choice;
 mod masquerade;
 mod policies;
@@ -21,6 +22,7 @@ pub const GROUPS: &[&[Group]] = &[
     ranges::GROUPS,
     affinity::GROUPS,
     masquerade::GROUPS,
+    beyond::GROUPS,
 ];
 
 /// Two endpoints on two nodes.

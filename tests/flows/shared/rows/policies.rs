@@ -47,6 +47,7 @@ const FLOWS: &[Flow] = &[
     flow(&[ExternalLocal, LoadBalancer], Outside, Tcp, "[2001:db8:51:2::1]:80", Kept(HERE)),
     flow(&[ShortCircuitPod, LoadBalancer], Pod, Tcp, "[2001:db8:51:2::1]:80", Kept(ALL)),
     flow(&[ShortCircuitNode, LoadBalancer], Node, Tcp, "[2001:db8:51:2::1]:80", Masqueraded(ALL)),
+    flow(&[ShortCircuitNode, LoadBalancer], Node, Udp, "[2001:db8:51:2::1]:7", Masqueraded(ALL)),
     flow(&[ExternalLocal, LoadBalancer], Outside, Udp, "[2001:db8:51:2::1]:7", Kept(HERE)),
     // The externalIP.
     flow(&[ExternalLocal, ExternalIp], Outside, Tcp, "198.51.102.101:80", Kept(HERE)),
@@ -56,6 +57,7 @@ const FLOWS: &[Flow] = &[
     flow(&[ShortCircuitPod, ExternalIp], Pod, Udp, "[2001:db8:51:2::101]:7", Kept(ALL)),
     // One policy alone.
     flow(&[InternalLocal, PolicyScope], Pod, Tcp, "10.96.2.3:80", Kept(NEAR)),
+    flow(&[InternalLocal, PolicyScope], Pod, Udp, "10.96.2.3:7", Kept(NEAR)),
     flow(&[InternalLocal, PolicyScope], Outside, Tcp, "192.0.2.10:30203", Masqueraded(BOTH)),
     flow(&[InternalLocal, PolicyScope], Pod, Tcp, "198.51.102.103:80", Masqueraded(BOTH)),
     flow(&[InternalLocal, PolicyScope], Pod, Udp, "[fd00:96::203]:7", Kept(NEAR)),
