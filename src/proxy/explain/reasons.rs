@@ -486,7 +486,8 @@ impl Subject<'_> {
         let networks: Vec<IpNet> = self.view.pod_networks(family).collect();
         let is_configured = networks.iter().all(|network| self.view.cluster_cidrs.iter().any(|one| network.contains(one)));
         let (flag, value) = match self.view.detects_local(family) {
-            DetectLocal::Nothing => ("--cluster-cidr", String::new()),
+            // In the mode NodeCIDR the Node object has none.
+            DetectLocal::Nothing => ("--cluster-cidr (with NodeCIDR: spec.podCIDRs of the Node)", String::new()),
             DetectLocal::Networks if !is_configured => {
                 return vec![Cause::new(format!("Node {}", self.node()), "spec.podCIDRs", joined(networks.iter()))];
             }
