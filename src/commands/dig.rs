@@ -49,13 +49,21 @@ pub fn run(args: &DigArgs) -> anyhow::Result<ExitCode> {
     let dug: Dug = socket::ask(agent_socket(&config)?, "/v1/dig", &request)?;
     match args.json {
         true => println!("{:#}", serde_json::to_value(&dug)?),
-        false => dug.attempts.iter().for_each(|attempt| print!("{}", text(attempt))),
+        false => print!("{}", whole_text(&dug)),
     }
     Ok(match dug.attempts.last() {
         Some(attempt) if attempt.is_found() => ExitCode::SUCCESS,
         Some(attempt) if ["NOERROR", "NXDOMAIN"].contains(&attempt.code.as_str()) => ExitCode::from(NO_SUCH_RECORD),
         _ => ExitCode::FAILURE,
     })
+}
+
+fn whole_text(dug: &Dug) -> String {
+    let mut whole: String = dug.attempts.iter().map(text).collect();
+    if !dug.unasked.is_empty() {
+        whole += &format!("not asked any more, because the servers above take too long: {}\n", dug.unasked.join(", "));
+    }
+    whole
 }
 
 fn text(attempt: &Attempt) -> String {
@@ -140,5 +148,8 @@ ext.shop.svc.cluster.local. A: NOERROR, in 12.35 ms
   from the cache: 12 s old, for another 18 s
 ";
         assert_eq!(text(&attempt), expected);
+        let dug = Dug { attempts: vec![attempt], unasked: vec!["a.example.".into(), "b.example.".into()] };
+        let end = "not asked any more, because the servers above take too long: a.example., b.example.\n";
+        assert_eq!(whole_text(&dug), format!("{expected}{end}"));
     }
 }

@@ -2,9 +2,7 @@
 
 use super::args::Origin;
 use super::settings::SETTINGS;
-use super::{
-    ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses, Origins, Policy, StubZone, Upstreams, ZonesSource,
-};
+use super::{ClusterSource, Config, DetectLocalMode, LogFormat, NodePortAddresses, Origins, Policy, StubZone, ZonesSource};
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -90,10 +88,7 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("dns-rate-limit-ipv4-prefix-length", _) => json!(dns.guard.rate.prefixes.0),
         ("dns-rate-limit-ipv6-prefix-length", _) => json!(dns.guard.rate.prefixes.1),
         ("dns-tcp-connections", _) => json!(dns.guard.connections),
-        ("dns-upstream", _) => match &dns.upstreams {
-            Upstreams::ResolvConf(path) => json!([path]),
-            Upstreams::Servers(servers) => list(servers),
-        },
+        ("dns-upstream", _) => list(&dns.upstreams.0),
         ("dns-stub-zone", _) => dns.stub_zones.iter().map(stub_zone).collect(),
         ("dns-forward-except", _) => json!(dns.forward.except),
         ("dns-forward-policy", _) => json!(match dns.forward.policy {

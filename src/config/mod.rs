@@ -21,7 +21,7 @@ use crate::dns::chain::Block;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A configuration that cannot be used.
@@ -390,7 +390,7 @@ impl fmt::Display for NameServer {
 }
 
 /// What servers over TLS are told by (CoreDNS: `tls` of the plugin forward).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TlsConfig {
     /// Who may have signed their certificates, a PEM file; `None`: whom this system trusts.
     pub ca: Option<PathBuf>,
@@ -403,8 +403,10 @@ pub struct TlsConfig {
 pub struct ForwardConfig {
     /// Which one is asked first.
     pub policy: Policy,
-    /// Ask over TCP only (`force_tcp`). Otherwise over UDP, and over TCP where an answer was cut (`prefer_udp`).
+    /// Ask over TCP only (`force_tcp`). Otherwise by the client's own transport, and over TCP where an answer was cut.
     pub only_tcp: bool,
+    /// Ask over UDP first for clients that come over TCP as well (`prefer_udp`).
+    pub prefer_udp: bool,
     /// After more failed checks in a row than these a server is down. 0: never, and none is checked.
     pub max_fails: u32,
     /// So many questions may be under way at a time; more are refused. 0: any number.
@@ -442,6 +444,7 @@ impl Default for ForwardConfig {
         ForwardConfig {
             policy: Policy::Random,
             only_tcp: false,
+            prefer_udp: false,
             max_fails: 2,
             max_concurrent: 1000,
             hedge: Duration::from_millis(200),
@@ -519,13 +522,56 @@ impl Default for CacheConfig {
     }
 }
 
-/// Where names outside the cluster domain are asked.
+/// Where names outside the cluster domain are asked, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Upstreams(pub Vec<Upstream>);
+
+/// One of them, or several.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Upstreams {
+pub enum Upstream {
     /// The name servers in this file, read again when it changes.
     ResolvConf(PathBuf),
-    /// These servers.
-    Servers(Vec<NameServer>),
+    /// This server.
+    Server(NameServer),
+}
+
+impl Upstreams {
+    /// The servers in this file.
+    pub fn resolv_conf(path: impl Into<PathBuf>) -> Upstreams {
+        Upstreams(vec![Upstream::ResolvConf(path.into())])
+    }
+
+    /// The servers that are named themselves.
+    pub fn servers(&self) -> impl Iterator<Item = &NameServer> {
+        self.0.iter().filter_map(|upstream| match upstream {
+            Upstream::Server(server) => Some(server),
+            Upstream::ResolvConf(_) => None,
+        })
+    }
+
+    /// The files that name others.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().filter_map(|upstream| match upstream {
+            Upstream::Server(_) => None,
+            Upstream::ResolvConf(path) => Some(path.as_path()),
+        })
+    }
+}
+
+impl<S: Into<NameServer>> FromIterator<S> for Upstreams {
+    fn from_iter<T: IntoIterator<Item = S>>(servers: T) -> Upstreams {
+        Upstreams(servers.into_iter().map(|server| Upstream::Server(server.into())).collect())
+    }
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Upstream::ResolvConf(path) => write!(f, "{}", path.display()),
+            Upstream::Server(server) => write!(f, "{server}"),
+        }
+    }
 }
 
 /// Health, readiness and metrics; equal addresses share one listener.

@@ -16,13 +16,17 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
 
 /// As the kubelet writes it into the pods' resolv.conf.
 const NDOTS: usize = 5;
 /// More search domains than the C library takes are no help.
 const MAX_SEARCH: usize = 32;
+/// Once so much time has passed no further name is asked,
+const TIME_FOR_NAMES: Duration = Duration::from_secs(10);
+/// and one is given up after so much: a forwarded question has ended by then. Both together are less than the socket has for an answer.
+const TIME_FOR_ONE: Duration = Duration::from_secs(8);
 /// Longer than this nobody may have questions counted.
 const MAX_SECONDS: u32 = 15;
 /// Nobody reads more.
@@ -50,6 +54,9 @@ pub struct DigRequest {
 pub struct Dug {
     /// What was asked.
     pub attempts: Vec<Attempt>,
+    /// The names that were not asked any more, because the others have taken too long: their upstream servers do not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unasked: Vec<String>,
 }
 
 /// One question and its answer.
@@ -180,13 +187,18 @@ impl Desk {
         let address = self.chain.plan().addresses().first().copied().ok_or(Unasked::NotServed)?;
         let responder = Responder::new(self.records.clone(), self.chain.clone(), self.metrics.clone(), address);
         let mut attempts: Vec<Attempt> = Vec::new();
-        for name in names {
+        let began = Instant::now();
+        let mut names = names.into_iter();
+        for name in names.by_ref() {
             attempts.push(self.ask(&responder, &name, rtype).await);
             if attempts.last().is_some_and(Attempt::is_found) {
+                return Ok(Dug { attempts, unasked: Vec::new() });
+            }
+            if began.elapsed() > TIME_FOR_NAMES {
                 break;
             }
         }
-        Ok(Dug { attempts })
+        Ok(Dug { attempts, unasked: names.map(|name| text(&name)).collect() })
     }
 
     /// The names that are tried, in the order of the C library.
@@ -225,7 +237,14 @@ impl Desk {
         let began = Instant::now();
         // A question that we have made ourselves can be written.
         let bytes = question.to_vec().unwrap_or_default();
-        let (answer, steps) = trace::watched(responder.explore(bytes, client)).await;
+        let (answer, steps) = trace::watched(async {
+            let answer = timeout(TIME_FOR_ONE, responder.explore(bytes, client)).await;
+            answer.unwrap_or_else(|_| {
+                trace::note(|| Step::Failed { why: format!("given up after {} s", TIME_FOR_ONE.as_secs()) });
+                None
+            })
+        })
+        .await;
         let millis = millis(began.elapsed());
         let answer = answer.and_then(|bytes| Message::from_vec(&bytes).ok());
         let code = answer.as_ref().map_or("no answer".into(), code_name);

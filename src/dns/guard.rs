@@ -54,6 +54,11 @@ impl Guard {
         self.metrics.dropped(DropReason::Size, count);
     }
 
+    /// Questions that came while too many others were being worked on.
+    pub fn too_many(&self, count: usize) {
+        self.metrics.dropped(DropReason::Busy, count);
+    }
+
     /// How many connections each address may have at a time.
     pub fn connections(&self) -> usize {
         self.config.connections

@@ -74,6 +74,8 @@ pub enum DropReason {
     Rate,
     /// It was longer than any question is.
     Size,
+    /// Too many others were being worked on.
+    Busy,
 }
 
 /// Where a question was answered. Cheap to clone.
@@ -180,7 +182,7 @@ impl Metrics {
             loops: IntGaugeVec::new(
                 Opts::new(
                     "waypost_dns_upstream_loop",
-                    "1 while an upstream server is left out because it leads back to this one.",
+                    "For how many zones an upstream server is left out because it leads back to this one.",
                 ),
                 &["to"],
             )?,
@@ -199,7 +201,7 @@ impl Metrics {
             )?,
             dropped: counters(
                 "waypost_dns_dropped_questions_total",
-                "Questions that were not answered on purpose, by reason: source, rate or size.",
+                "Questions that were not answered on purpose, by reason: source, rate, size, or busy (with SERVFAIL where possible).",
                 &["reason"],
             )?,
             slips: IntCounter::new(
@@ -225,7 +227,7 @@ impl Metrics {
             top: Top::default(),
         };
         registry.register(Box::new(build))?;
-        for reason in [DropReason::Source, DropReason::Rate, DropReason::Size] {
+        for reason in [DropReason::Source, DropReason::Rate, DropReason::Size, DropReason::Busy] {
             metrics.dropped(reason, 0);
         }
         metrics.register(registry)?;
@@ -329,9 +331,9 @@ impl Metrics {
         self.hedges.inc();
     }
 
-    /// An upstream server is left out because it leads back here, or is not any more.
+    /// An upstream server is left out for one more zone because it leads back here, or for one less. One that never did is not shown.
     pub fn upstream_leads_back(&self, upstream: SocketAddr, is_loop: bool) {
-        self.loops.with_label_values(&[&upstream.to_string()]).set(is_loop.into());
+        self.loops.with_label_values(&[&upstream.to_string()]).add(if is_loop { 1 } else { -1 });
     }
 
     /// Shows the cache of this server from now on, with so many positive and negative answers in it.
@@ -472,6 +474,7 @@ fn reason_label(reason: DropReason) -> &'static str {
         DropReason::Source => "source",
         DropReason::Rate => "rate",
         DropReason::Size => "size",
+        DropReason::Busy => "busy",
     }
 }
 

@@ -16,6 +16,7 @@
 //! | [`forward`] | everything outside the cluster domain: asked at the host's name servers |
 //! | [`resolv_conf`] | which servers those are |
 //! | [`guard`] | who is answered, and how often |
+//! | [`limits`] | how much may be under way at a time |
 //! | [`trace`] | where an answer comes from, noted on its way |
 //! | [`top`] | the busiest names and clients, counted while somebody looks; pure |
 //! | [`dig`] | what people ask a running server about itself |
@@ -29,6 +30,7 @@ pub mod dig;
 pub mod fast;
 pub mod forward;
 pub mod guard;
+pub mod limits;
 pub mod metrics;
 pub mod name;
 pub mod pulse;

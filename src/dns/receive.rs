@@ -8,6 +8,7 @@
 use super::chain::AtOnce;
 use super::fast::{Composed, Composer};
 use super::guard::Guard;
+use super::limits::LONGEST_QUESTION;
 use super::pulse::{self, Pulse, Pulses};
 use super::rate::Verdict;
 use super::records::View;
@@ -29,15 +30,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tracing::{debug, error, warn};
 
 /// Datagrams that are received with one system call.
 const BATCH: usize = 32;
-/// The longest question. Waypost says that it takes 1232 bytes (EDNS); who sends more than this has not listened.
-const LONGEST: usize = 4096;
 /// A cache line more than that, so that the beginnings of all places do not compete for the same lines.
-const PLACE: usize = LONGEST + 64;
+const PLACE: usize = LONGEST_QUESTION + 64;
 /// The place of an answer.
 const ANSWER: usize = UDP_PAYLOAD as usize;
 /// More threads than these are not needed for any load that a node sees.
@@ -206,7 +205,15 @@ impl Receiver {
             }
             let answer = view.as_ref().and_then(|view| guarded(&mut self.composer, port, view, datagram));
             let (Some(answer), Some(tally)) = (answer, counts.tally()) else {
-                self.slow.answer(port, datagram.to_vec(), client);
+                match port.responder.limits().udp() {
+                    Some(place) => self.slow.answer(port, datagram.to_vec(), client, place),
+                    None => {
+                        port.guard.too_many(1);
+                        if let Some(bytes) = self.composer.failure(datagram) {
+                            self.outbox.add(bytes, client);
+                        }
+                    }
+                }
                 continue;
             };
             port.responder.top().note_datagram(datagram, client.ip());
@@ -306,7 +313,7 @@ impl Inbox {
     fn receive(&mut self, socket: &UdpSocket, headers: &mut Headers) -> io::Result<usize> {
         let mut places = self.questions.chunks_exact_mut(PLACE);
         let mut places: [_; BATCH] =
-            array::from_fn(|_| [IoSliceMut::new(places.next().map_or(&mut [], |place| &mut place[..LONGEST]))]);
+            array::from_fn(|_| [IoSliceMut::new(places.next().map_or(&mut [], |place| &mut place[..LONGEST_QUESTION]))]);
         let datagrams = match recvmmsg(socket.as_raw_fd(), headers, places.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
             Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(0),
             received => received?,
@@ -402,12 +409,14 @@ struct Slow {
 }
 
 impl Slow {
-    fn answer(&self, port: &Port, datagram: Vec<u8>, client: SocketAddr) {
+    /// Answers by and by; the question has its place until then.
+    fn answer(&self, port: &Port, datagram: Vec<u8>, client: SocketAddr, place: OwnedSemaphorePermit) {
         let (socket, responder, work) = (port.socket.clone(), port.responder.clone(), self.work.clone());
         self.runtime.spawn(async move {
             if let Some(answer) = responder.answer_datagram(datagram, client).await {
                 send_later(&socket, &answer, client).await;
             }
+            drop(place);
             // In this order: who waits for the end of the work finds the socket closed.
             drop(socket);
             drop(work);

@@ -12,7 +12,7 @@ pub const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 const RESOLVED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
 const DNS_PORT: u16 = 53;
 /// CoreDNS's limit.
-const MAX_SERVERS: usize = 15;
+pub const MAX_SERVERS: usize = 15;
 
 /// Tells two versions of a file apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::cache::{Cache, Found, Key, Kind, Refresh};
 use super::forward::{ForwardError, Forwarder, PROBE_TYPE, is_helpful};
-use super::metrics::{Metrics, Place};
+use super::metrics::{Metrics, Place, Transport};
 use super::name::DomainName;
 use super::reply;
 use super::trace::{self, Step};
@@ -91,6 +91,12 @@ impl Resolver {
         self.0.forwarders.iter().flat_map(Forwarder::upstreams).collect()
     }
 
+    /// A question is refused because too many wait already.
+    pub fn crowded(&self) -> ForwardError {
+        self.0.metrics.rejected();
+        ForwardError::Crowded
+    }
+
     /// How many answers the cache has: positive ones, and negative ones with failures.
     pub fn cached(&self) -> [usize; 2] {
         self.0.cache.as_ref().map_or([0, 0], Cache::entries)
@@ -106,13 +112,13 @@ impl Resolver {
         self.0.forwarders.iter().any(|forwarder| forwarder.takes(name))
     }
 
-    /// Answers a question that came to this server (the label of the metrics).
+    /// Answers a question that came to this server (the label of the metrics), of a client that came so.
     ///
     /// # Errors
     /// Nobody answered, and nothing that was once answered may be served.
-    pub async fn resolve(&self, server: &Place, question: Message) -> Result<Resolved, ForwardError> {
+    pub async fn resolve(&self, server: &Place, question: Message, client: Transport) -> Result<Resolved, ForwardError> {
         let (Some(cache), Some(key)) = (&self.0.cache, self.0.key_of(&question)) else {
-            return self.0.ask(question).await.map(|message| Resolved { message, cached: false });
+            return self.0.ask(question, client).await.map(|message| Resolved { message, cached: false });
         };
         let metrics = &self.0.metrics;
         metrics.cache_asked(server);
@@ -120,13 +126,13 @@ impl Resolver {
             Found::Fresh { answer, kind, ttl, refresh } => {
                 if refresh {
                     metrics.cache_prefetched(server);
-                    drop(self.fetch(server, key, question));
+                    drop(self.fetch(server, key, question, client));
                 }
                 self.serve(server, &answer, kind, ttl, false)
             }
             Found::Stale { answer, kind, refresh } => {
                 if refresh == Refresh::First {
-                    let fetched = timeout(self.0.stale_after, self.fetch(server, key.clone(), question)).await;
+                    let fetched = timeout(self.0.stale_after, self.fetch(server, key.clone(), question, client)).await;
                     if let Ok(Ok(message)) = fetched
                         && is_helpful(&message)
                     {
@@ -135,14 +141,14 @@ impl Resolver {
                     }
                     cache.failed(&key, Instant::now());
                 } else if refresh == Refresh::Meanwhile {
-                    drop(self.fetch(server, key, question));
+                    drop(self.fetch(server, key, question, client));
                 }
                 metrics.cache_served_stale(server);
                 self.serve(server, &answer, kind, STALE_TTL, true)
             }
             Found::Nothing => {
                 metrics.cache_missed(server);
-                let message = self.fetch(server, key, question).await?;
+                let message = self.fetch(server, key, question, client).await?;
                 Ok(Resolved { message: (*message).clone(), cached: false })
             }
         }
@@ -168,14 +174,14 @@ impl Resolver {
     }
 
     /// Asks the upstream servers, or joins those who wait for the same. Goes on when nobody waits any more.
-    fn fetch(&self, server: &Place, key: Key, question: Message) -> Fetching {
+    fn fetch(&self, server: &Place, key: Key, question: Message, client: Transport) -> Fetching {
         let mut under_way = self.0.under_way();
         if let Some(fetching) = under_way.get(&key) {
             trace::note(|| Step::Joined);
             return fetching.clone();
         }
         let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), kept: false };
-        let task = tokio::spawn(trace::carried(asking.ask(question)));
+        let task = tokio::spawn(trace::carried(asking.ask(question, client)));
         let fetching = async move { task.await.unwrap_or(Err(ForwardError::NoAnswer)) }.boxed().shared();
         under_way.insert(key, fetching.clone());
         fetching
@@ -184,11 +190,11 @@ impl Resolver {
 
 impl Inner {
     /// Asks by the forwarder that takes the name.
-    async fn ask(&self, question: Message) -> Result<Message, ForwardError> {
+    async fn ask(&self, question: Message, client: Transport) -> Result<Message, ForwardError> {
         let name = question.queries.first().map(|query| query.name());
         let forwarder = self.forwarders.iter().find(|forwarder| name.is_some_and(|name| forwarder.takes(name)));
         match forwarder {
-            Some(forwarder) => forwarder.ask(question).await,
+            Some(forwarder) => forwarder.ask(question, client).await,
             None => Err(ForwardError::Excepted),
         }
     }
@@ -238,10 +244,10 @@ struct Asking {
 }
 
 impl Asking {
-    async fn ask(mut self, mut question: Message) -> Outcome {
+    async fn ask(mut self, mut question: Message, client: Transport) -> Outcome {
         // Whether the data are authentic is kept for those who want to know (RFC 6840, section 5.7).
         question.metadata.authentic_data = true;
-        let mut answer = match self.inner.ask(question.clone()).await {
+        let mut answer = match self.inner.ask(question.clone(), client).await {
             Ok(answer) => answer,
             Err(error) => {
                 if error == ForwardError::NoAnswer {

@@ -3,6 +3,7 @@
 use super::chain::log::{Line, Log};
 use super::chain::server_label;
 use super::chain::{Asked, AtOnce, Chain, Entry, Outcome, Plan, Server, Walk};
+use super::limits::Limits;
 use super::metrics::{Metrics, Place, Transport};
 use super::records::Records;
 use super::reply::{self, PLAIN_UDP_PAYLOAD, Reply, UDP_PAYLOAD};
@@ -19,12 +20,9 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::Semaphore;
 use tracing::{error, info};
 
 const HEADER_BYTES: usize = 12;
-/// How many questions over TCP are worked on at a time; more wait on their connections.
-const TCP_QUESTIONS: usize = 4096;
 
 /// Answers questions, whatever they came in by.
 #[derive(Clone)]
@@ -38,7 +36,6 @@ pub struct Responder {
     server: Arc<str>,
     /// The labels of what no block answers.
     dropped: Place,
-    tcp_questions: Arc<Semaphore>,
 }
 
 /// A reply, where there is one, and where it was made.
@@ -52,10 +49,9 @@ struct Answered {
 impl Responder {
     /// A responder for the sockets that listen on this address.
     pub fn new(records: Arc<Records>, chain: Chain, metrics: Arc<Metrics>, address: SocketAddr) -> Responder {
-        let tcp_questions = Arc::new(Semaphore::new(TCP_QUESTIONS));
         let server = server_label(address);
         let dropped = Place { server: server.clone(), zone: "dropped".into(), zones: "".into() };
-        Responder { records, chain, metrics, address, server, dropped, tcp_questions }
+        Responder { records, chain, metrics, address, server, dropped }
     }
 
     /// The names of the cluster.
@@ -83,6 +79,11 @@ impl Responder {
         &self.metrics.top
     }
 
+    /// What is under way.
+    pub(super) fn limits(&self) -> &Arc<Limits> {
+        self.chain.limits()
+    }
+
     /// Counts a panic of such a thread.
     pub(super) fn panicked(&self) {
         self.metrics.panicked();
@@ -96,7 +97,6 @@ impl Responder {
 
     /// The same for a message that came over TCP.
     pub async fn answer_message(&self, message: Vec<u8>, client: SocketAddr) -> Option<Vec<u8>> {
-        let _working = self.tcp_questions.acquire().await.ok()?;
         self.answer_bytes(message, client, Transport::Tcp).await
     }
 
@@ -188,7 +188,7 @@ impl Responder {
             return dropped(ResponseCode::Refused);
         };
         let place = entry.place(&self.server);
-        let walk = Walk { records: &self.records, plan: &plan, listener, place: &place, request };
+        let walk = Walk { records: &self.records, plan: &plan, listener, place: &place, request, limits: self.chain.limits() };
         let server = plan.server(entry);
         let is_known = asked.class == DNSClass::IN || asked.class == DNSClass::CH && server.answers_chaos();
         let outcome = if is_known { walk.answer(server, &asked).await } else { Outcome::Code(ResponseCode::Refused, "") };

@@ -4,6 +4,7 @@
 //! just that.
 
 use super::guard::Guard;
+use super::limits::LONGEST_QUESTION;
 use super::pulse::{self, Pulse};
 use super::respond::Responder;
 use super::server::{Stop, told};
@@ -11,6 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -54,7 +56,8 @@ pub(super) async fn serve(
                     if open.len() >= guard.connections() && let Some(oldest) = open.pop_front() {
                         oldest.abort();
                     }
-                    open.push_back(connections.spawn(converse(stream, client, responder.clone(), stop.clone())));
+                    let conversation = converse(stream, client, responder.clone(), guard.clone(), stop.clone());
+                    open.push_back(connections.spawn(conversation));
                 }
                 Err(error) => {
                     warn!(%error, "accepting a DNS connection failed");
@@ -71,7 +74,7 @@ pub(super) async fn serve(
                     && let Ok(Ok((stream, client))) = timeout(LAST_CONNECTION, listener.accept()).await
                 {
                     if guard.admits(client.ip()) {
-                        connections.spawn(converse(stream, client, responder.clone(), stop.clone()));
+                        connections.spawn(converse(stream, client, responder.clone(), guard.clone(), stop.clone()));
                     }
                 }
                 break;
@@ -82,17 +85,24 @@ pub(super) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse(stream: TcpStream, client: SocketAddr, responder: Responder, mut stop: watch::Receiver<Stop>) {
+async fn converse(
+    stream: TcpStream,
+    client: SocketAddr,
+    responder: Responder,
+    guard: Arc<Guard>,
+    mut stop: watch::Receiver<Stop>,
+) {
     // An answer is one write: there is nothing to wait for before it is sent.
     let _ = stream.set_nodelay(true);
     let (mut from, to) = stream.into_split();
     let to = Arc::new(Mutex::new(Some(to)));
     let broken = Arc::new(Notify::new());
     let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
+    let (limits, unsent) = (responder.limits().clone(), Arc::new(AtomicUsize::new(0)));
     let mut answers = JoinSet::new();
     loop {
         let message = tokio::select! {
-            message = next(&mut from, &mut stop, &mut answers) => match message {
+            message = next(&mut from, &mut stop, &mut answers, &guard) => match message {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
                 Err(error) => {
@@ -101,13 +111,24 @@ async fn converse(stream: TcpStream, client: SocketAddr, responder: Responder, m
                 }
             },
             // There is no way left for answers.
-            () = broken.notified() => break,
+            () = broken.notified() => {
+                answers.shutdown().await;
+                break;
+            }
         };
+        // One question waits here, and the others where the client has them.
         let Ok(place) = places.clone().acquire_owned().await else { break };
+        let Some(worked_on) = limits.tcp().await else { break };
         let (responder, to, broken) = (responder.clone(), to.clone(), broken.clone());
+        let (limits, unsent) = (limits.clone(), unsent.clone());
         answers.spawn(async move {
             let _place = place;
             let Some(answer) = responder.answer_message(message, client).await else { return };
+            drop(worked_on);
+            let Some(_waits) = limits.waits(&unsent, answer.len()) else {
+                debug!(%client, "a DNS connection ends: its client asks and does not take the answers");
+                return broken.notify_one();
+            };
             if let Err(error) = send(&to, &answer).await {
                 debug!(%client, %error, "the answer could not be sent");
                 broken.notify_one();
@@ -117,11 +138,12 @@ async fn converse(stream: TcpStream, client: SocketAddr, responder: Responder, m
     while answers.join_next().await.is_some() {}
 }
 
-/// The next message; `None` when the client has said its last word, or nothing for too long.
+/// The next message; `None` when the client has said its last word, or nothing for too long, or is about to say more than any question is.
 async fn next(
     from: &mut OwnedReadHalf,
     stop: &mut watch::Receiver<Stop>,
     answers: &mut JoinSet<()>,
+    guard: &Guard,
 ) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 2];
     let mut read = 0;
@@ -144,7 +166,12 @@ async fn next(
         }
         read += arrived;
     }
-    let mut message = vec![0; u16::from_be_bytes(length).into()];
+    let length = usize::from(u16::from_be_bytes(length));
+    if length > LONGEST_QUESTION {
+        guard.too_long(1);
+        return Ok(None);
+    }
+    let mut message = vec![0; length];
     match timeout(IDLE, from.read_exact(&mut message)).await {
         Ok(done) => done.map(|_| Some(message)),
         Err(_) => Ok(None),

@@ -30,7 +30,7 @@ impl Both {
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
         let resolver = {
             let _inside = runtime.enter();
-            Resolver::new(Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone()), &CacheConfig::default(), metrics.clone())
+            Resolver::new(Forwarder::to(&Upstreams::default(), metrics.clone()), &CacheConfig::default(), metrics.clone())
         };
         let shape = records.shape().clone();
         let chain = Chain::new(Plan::simple(shape.clone(), resolver.clone()));

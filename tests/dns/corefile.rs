@@ -223,3 +223,75 @@ async fn what_cannot_be_done_is_named_with_its_line() {
         assert!(error.starts_with(problem), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lookup_that_fails_becomes_no_empty_answer_by_dns64() {
+    let corefile = ". {
+        dns64 {
+            allow_ipv4
+        }
+        template IN AAAA fails.example none.example {
+            rcode NOERROR
+        }
+        template IN A fails.example {
+            rcode SERVFAIL
+        }
+        template IN A none.example {
+            rcode NXDOMAIN
+        }
+    }";
+    check(corefile, &[("fails.example", AAAA, &["ServFail"]), ("none.example", AAAA, &["NXDomain"])]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_alias_to_what_was_found_on_the_search_path_is_said_once() {
+    let path = std::env::temp_dir().join(format!("waypost-autopath-{}", std::process::id()));
+    std::fs::write(&path, "search first.example second.example\n").unwrap();
+    let corefile = r#". {
+        autopath PATH
+        template IN A first.example {
+            match ^www[.]
+            answer "{{ .Name }} 60 IN CNAME target.example."
+        }
+        template IN A first.example {
+            rcode NXDOMAIN
+        }
+        template IN A second.example {
+            answer "{{ .Name }} 60 IN A 192.0.2.2"
+        }
+        template IN A target.example {
+            answer "{{ .Name }} 60 IN A 192.0.2.1"
+        }
+    }"#
+    .replace("PATH", path.to_str().unwrap());
+    check(
+        &corefile,
+        &[
+            (
+                "www.first.example",
+                A,
+                &["NoError", "answer target.example. 60 A 192.0.2.1", "answer www.first.example. 60 CNAME target.example."],
+            ),
+            (
+                "other.first.example",
+                A,
+                &[
+                    "NoError",
+                    "answer other.first.example. 60 CNAME other.second.example.",
+                    "answer other.second.example. 60 A 192.0.2.2",
+                ],
+            ),
+        ],
+    )
+    .await;
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolv_conf_and_servers_stand_beside_each_other_in_forward() {
+    let path = std::env::temp_dir().join(format!("waypost-forward-{}.conf", std::process::id()));
+    std::fs::write(&path, "# nobody yet\n").unwrap();
+    let corefile = ". {\n    forward . PATH UPSTREAM\n}".replace("PATH", path.to_str().unwrap());
+    check(&corefile, &[("www.example.com", A, &["NoError", "answer www.example.com. 60 A 203.0.113.9"])]).await;
+    std::fs::remove_file(path).unwrap();
+}

@@ -268,7 +268,7 @@ async fn a_server_never_asks_itself() {
     let metrics = Arc::new(Metrics::new(&registry).unwrap());
     let sockets = waypost::dns::server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let own = sockets.local_addrs()[0];
-    let forwarder = Forwarder::to(&Upstreams::Servers(vec![own.into()]), metrics.clone());
+    let forwarder = Forwarder::to(&[own].into_iter().collect(), metrics.clone());
     let resolver = Resolver::new(forwarder, &CacheConfig::default(), metrics.clone());
     let serving = sockets
         .serve(Arc::new(cluster()), Chain::new(Plan::simple(cluster().shape().clone(), resolver.clone())), metrics)
@@ -283,7 +283,7 @@ async fn a_server_never_asks_itself() {
 async fn a_changed_resolv_conf_is_read_again_and_a_missing_one_awaited() {
     let file = std::env::temp_dir().join(format!("waypost-dns-test-{}.conf", std::process::id()));
     let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-    let forwarder = Forwarder::to(&Upstreams::ResolvConf(file.clone()), metrics);
+    let forwarder = Forwarder::to(&Upstreams::resolv_conf(&file), metrics);
     assert!(forwarder.upstreams().is_empty());
     std::fs::write(&file, "nameserver 192.0.2.1\n").unwrap();
     assert_eq!(forwarder.upstreams(), ["192.0.2.1:53".parse().unwrap()]);
@@ -419,5 +419,54 @@ async fn when_every_server_is_down_they_are_asked_all_the_same() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         assert!(number < 1000, "it is down after two failed checks");
     }
+    running.serving.shutdown().await;
+}
+
+/// An upstream that says over which transport it was asked: 1 is UDP, 2 is TCP.
+async fn of_both_transports() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = UdpSocket::bind(address).await.unwrap();
+    let say = |question: &Message, number| answer_to(question, Ipv4Addr::new(203, 0, 113, number)).to_vec().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (question, client) = client_question(&socket).await;
+            socket.send_to(&say(&question, 1), client).await.unwrap();
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                while let Ok(length) = stream.read_u16().await {
+                    let mut question = vec![0; usize::from(length)];
+                    stream.read_exact(&mut question).await.unwrap();
+                    let answer = say(&Message::from_vec(&question).unwrap(), 2);
+                    stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_go_on_by_the_transport_by_which_they_came_unless_said_otherwise() {
+    let upstream = of_both_transports().await;
+    for (options, by_udp, by_tcp) in [("", 1, 2), ("prefer_udp", 1, 1), ("force_tcp", 2, 2), ("prefer_udp\n force_tcp", 2, 2)] {
+        let corefile = format!(". {{\n forward . {upstream} {{\n {options}\n }}\n}}");
+        let running = Running::by_corefile(cluster(), &corefile);
+        let question = query("www.example.com", 1);
+        let asked = |number| vec![Ipv4Addr::new(203, 0, 113, number)];
+        assert_eq!(addresses(&udp(running.ipv4(), &question).await), asked(by_udp), "UDP with {options:?}");
+        assert_eq!(addresses(&tcp(running.ipv4(), &question).await), asked(by_tcp), "TCP with {options:?}");
+        running.serving.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_over_tcp_is_answered_where_the_upstream_takes_no_connections() {
+    let running = Running::start(cluster(), &[upstream().await]);
+    assert_eq!(addresses(&tcp(running.ipv4(), &query("www.example.com", 1)).await), [ELSEWHERE]);
     running.serving.shutdown().await;
 }

@@ -15,6 +15,9 @@
 //! | `over_tls.rs` | upstreams over TLS |
 //! | `corefile.rs` | Corefiles obeyed, plugin by plugin |
 //! | `fuzz/` | questions and files that nobody would write |
+//! | `reload.rs` | a new configuration, under load |
+//! | `limits.rs` | how much clients may have under way, and for how long they may say nothing |
+//! | `dug.rs` | what `waypost dig` asks, without its socket |
 //! | `caching.rs` | their answers, kept for a while |
 
 mod answers;
@@ -24,13 +27,16 @@ mod caching;
 mod corefile;
 #[path = "../corefiles/mod.rs"]
 mod corefiles;
+mod dug;
 mod faults;
 mod forwarding;
 mod fuzz;
 mod guard;
+mod limits;
 mod over_tls;
 mod paths;
 mod protocol;
+mod reload;
 mod wire;
 
 /// The folder of the repository.

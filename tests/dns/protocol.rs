@@ -163,7 +163,7 @@ proptest! {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let resolver = Resolver::new(Forwarder::to(&Upstreams::Servers(vec![]), metrics.clone()), &CacheConfig::default(), metrics.clone());
+        let resolver = Resolver::new(Forwarder::to(&Upstreams::default(), metrics.clone()), &CacheConfig::default(), metrics.clone());
         let responder = Responder::new(Arc::new(cluster()), Chain::new(Plan::simple(cluster().shape().clone(), resolver)), metrics, "127.0.0.1:53".parse().unwrap());
         let client: SocketAddr = "127.0.0.1:4000".parse().unwrap();
         if let Some(reply) = runtime.block_on(responder.answer_datagram(bytes.clone(), client)) {

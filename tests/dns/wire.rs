@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
-use waypost::config::{CacheConfig, GuardConfig, RunArgs, Surroundings, Upstreams, load};
+use waypost::config::{CacheConfig, GuardConfig, RunArgs, Surroundings, load};
 use waypost::dns::chain::{self, Chain, Plan};
 use waypost::dns::forward::Forwarder;
+use waypost::dns::limits::Limits;
 use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
 use waypost::dns::reply::from_hickory;
@@ -24,7 +25,7 @@ use waypost::import::read::text_of;
 
 /// What the upstream of these tests says about every name.
 pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
-const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// A server on loopback, both families, ports chosen by the kernel.
 pub struct Running {
@@ -42,7 +43,7 @@ impl Running {
     pub fn with_cache(records: Records, upstreams: &[SocketAddr], cache: &CacheConfig) -> Running {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
-        let forwarder = Forwarder::to(&Upstreams::Servers(upstreams.iter().copied().map(Into::into).collect()), metrics.clone());
+        let forwarder = Forwarder::to(&upstreams.iter().copied().collect(), metrics.clone());
         Running::with_forwarder(records, forwarder, cache, registry, metrics)
     }
 
@@ -71,6 +72,12 @@ impl Running {
     pub fn by_corefile(records: Records, corefile: &str) -> Running {
         let (plan, registry, metrics) = Running::planned(corefile).unwrap();
         Running::with_plan(records, plan, &GuardConfig::default(), registry, metrics)
+    }
+
+    /// The same, with other limits of what may be under way.
+    pub fn limited(records: Records, corefile: &str, limits: Limits) -> Running {
+        let (plan, registry, metrics) = Running::planned(corefile).unwrap();
+        Running::with_chain(records, Chain::limited(plan, limits), &GuardConfig::default(), registry, metrics)
     }
 
     /// What is wrong with a Corefile, if anything is.
@@ -102,8 +109,19 @@ impl Running {
         registry: prometheus::Registry,
         metrics: Arc<Metrics>,
     ) -> Running {
+        Running::with_chain(records, Chain::new(plan), guard, registry, metrics)
+    }
+
+    /// By a plan that may be replaced.
+    pub fn with_chain(
+        records: Records,
+        chain: Chain,
+        guard: &GuardConfig,
+        registry: prometheus::Registry,
+        metrics: Arc<Metrics>,
+    ) -> Running {
         let sockets = server::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
-        Running { serving: sockets.guarded(guard).serve(Arc::new(records), Chain::new(plan), metrics).unwrap(), registry }
+        Running { serving: sockets.guarded(guard).serve(Arc::new(records), chain, metrics).unwrap(), registry }
     }
 
     pub fn ipv4(&self) -> SocketAddr {
@@ -128,7 +146,7 @@ impl Running {
     pub fn shown(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
         let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
-        let chosen = metrics.filter(|metric| metric.get_label().iter().any(|pair| pair.value() == label));
+        let chosen = metrics.filter(|metric| label.is_empty() || metric.get_label().iter().any(|pair| pair.value() == label));
         chosen.map(|metric| metric.get_gauge().get_value()).fold(f64::NAN, f64::max)
     }
 }

@@ -145,7 +145,8 @@ fn taken(config: &Config) -> Vec<(&'static str, Protocol, std::net::SocketAddr, 
 }
 
 fn resolv_conf(upstreams: &Upstreams) -> Option<Result<Vec<IpAddr>, String>> {
-    let Upstreams::ResolvConf(path) = upstreams else { return None };
+    // With servers beside them nothing that a file has or lacks is a fault.
+    let path = upstreams.files().next().filter(|_| upstreams.servers().next().is_none())?;
     let text = fs::read_to_string(path).map_err(|error| format!("{} cannot be read ({error})", path.display()));
     Some(text.map(|text| name_servers(&text)))
 }

@@ -6,7 +6,7 @@ use super::plan::{self, NODE_NAME, Plan, PlannedPod};
 use super::screen::counted;
 use crate::config::{
     AdminConfig, CacheConfig, ClusterSource, Config, ConntrackConfig, DetectLocalMode, DnsConfig, ForwardConfig, GuardConfig,
-    LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, Upstreams, ZonesSource,
+    LogConfig, LogFormat, NodePortAddresses, ProxyConfig, Role, ZonesSource,
 };
 use crate::lab::{Node, Pod, Serve};
 use crate::model::{Family, ObjectKey, Protocol, Service, Update};
@@ -237,7 +237,7 @@ pub fn agent_config() -> Config {
             domain: DOMAIN.to_string(),
             addresses: dns_addresses().to_vec(),
             ttl: 5,
-            upstreams: Upstreams::Servers(vec![upstream().into()]),
+            upstreams: [upstream()].into_iter().collect(),
             zones: ZonesSource::Flags,
             stub_zones: Vec::new(),
             forward: ForwardConfig::default(),

@@ -6,7 +6,7 @@ use crate::config::args::Origin;
 use crate::config::settings;
 use crate::config::{
     CacheConfig, ConfigError, DnsConfig, ForwardConfig, GuardConfig, NameServer, Over, Policy, RateConfig, Role, StubZone,
-    TlsConfig, Upstreams, ZonesSource,
+    TlsConfig, Upstream, Upstreams, ZonesSource,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,9 +22,7 @@ impl Values<'_> {
     pub(super) fn dns(&self, role: Role) -> Result<DnsConfig, ConfigError> {
         let addresses = self.dns_addresses(role)?;
         let upstreams = self.upstreams()?;
-        if let Upstreams::Servers(servers) = &upstreams
-            && let Some(own) = servers.iter().find(|server| addresses.contains(&server.address))
-        {
+        if let Some(own) = upstreams.servers().find(|server| addresses.contains(&server.address)) {
             let allowed = "servers that are not this agent's own dns-address: it would ask itself for ever";
             return Err(self.bad(&settings::DNS_UPSTREAM, &own.to_string(), allowed));
         }
@@ -153,14 +151,16 @@ impl Values<'_> {
 
     fn upstreams(&self) -> Result<Upstreams, ConfigError> {
         let setting = &settings::DNS_UPSTREAM;
-        let allowed = "up to 15 servers such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, or the path of one resolv.conf";
-        match self.list(setting) {
-            None => Ok(Upstreams::ResolvConf(PathBuf::from("/etc/resolv.conf"))),
-            Some([path]) if path.starts_with('/') => Ok(Upstreams::ResolvConf(PathBuf::from(path))),
-            Some(servers) => {
-                let addresses = name_servers(servers.iter().map(String::as_str));
-                addresses.map(Upstreams::Servers).map_err(|bad| self.bad(setting, bad.unwrap_or(&servers.join(",")), allowed))
-            }
+        let allowed = "up to 15 servers such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, and paths such as /etc/resolv.conf";
+        let Some(given) = self.list(setting) else { return Ok(Upstreams::resolv_conf("/etc/resolv.conf")) };
+        let upstream = |text: &String| match text.starts_with('/') {
+            true => Ok(Upstream::ResolvConf(PathBuf::from(text))),
+            false => name_server(text).map(Upstream::Server).ok_or_else(|| self.bad(setting, text, allowed)),
+        };
+        let upstreams = unique(given.iter().map(upstream).collect::<Result<Vec<_>, _>>()?);
+        match (1..=MAX_UPSTREAMS).contains(&upstreams.len()) {
+            true => Ok(Upstreams(upstreams)),
+            false => Err(self.bad(setting, &given.join(","), allowed)),
         }
     }
 

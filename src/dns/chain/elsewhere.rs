@@ -3,23 +3,29 @@
 use super::model::{self, Block};
 use super::plan::{Wrong, part};
 use super::values;
-use crate::config::{CacheConfig, DnsConfig, ForwardConfig, NameServer, Over, Policy, TlsConfig, Upstreams, name_server};
-use crate::dns::forward::Forwarder;
+use crate::config::{
+    CacheConfig, DnsConfig, ForwardConfig, NameServer, Over, Policy, TlsConfig, Upstream, Upstreams, name_server,
+};
+use crate::dns::forward::{Forwarder, Roster};
 use crate::dns::metrics::Metrics;
 use crate::dns::name::DomainName;
 use crate::dns::reply::name_to_hickory;
 use crate::dns::resolve::{Resolver, Scope};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// CoreDNS's limit.
 const MAX_UPSTREAMS: usize = 15;
 
 /// What asks elsewhere for a block; `None` where it has no upstream servers.
-pub(super) fn resolver(block: &Block, defaults: &DnsConfig, metrics: &Arc<Metrics>) -> Result<Option<Resolver>, Wrong> {
+pub(super) fn resolver(
+    block: &Block,
+    defaults: &DnsConfig,
+    metrics: &Arc<Metrics>,
+    roster: &Roster,
+) -> Result<Option<Resolver>, Wrong> {
     let mut forwarders = Vec::new();
     for (number, spec) in block.forward.iter().enumerate() {
-        forwarders.push(forwarder(spec, &defaults.forward, metrics).map_err(part("forward", number))?);
+        forwarders.push(forwarder(spec, &defaults.forward, metrics, roster).map_err(part("forward", number))?);
     }
     if forwarders.is_empty() {
         return Ok(None);
@@ -29,7 +35,12 @@ pub(super) fn resolver(block: &Block, defaults: &DnsConfig, metrics: &Arc<Metric
     Ok(Some(Resolver::of(forwarders, cache.as_ref(), scope.unwrap_or_default(), metrics.clone())))
 }
 
-fn forwarder(spec: &model::Forward, defaults: &ForwardConfig, metrics: &Arc<Metrics>) -> Result<Forwarder, String> {
+fn forwarder(
+    spec: &model::Forward,
+    defaults: &ForwardConfig,
+    metrics: &Arc<Metrics>,
+    roster: &Roster,
+) -> Result<Forwarder, String> {
     let from = values::zones(spec.from.as_deref().unwrap_or("."))?;
     let Some(from) = from.first() else { return Err("the zone is missing".to_string()) };
     let upstreams = upstreams(&spec.to, spec.tls_servername.as_deref())?;
@@ -42,6 +53,7 @@ fn forwarder(spec: &model::Forward, defaults: &ForwardConfig, metrics: &Arc<Metr
             Some(model::ForwardPolicy::Sequential) => Policy::Sequential,
         },
         only_tcp: spec.force_tcp.unwrap_or(defaults.only_tcp),
+        prefer_udp: spec.prefer_udp || defaults.prefer_udp,
         max_fails: spec.max_fails.unwrap_or(defaults.max_fails),
         max_concurrent: spec.max_concurrent.unwrap_or(defaults.max_concurrent),
         hedge: spec.hedge.map_or(defaults.hedge, |time| time.0),
@@ -69,26 +81,27 @@ fn forwarder(spec: &model::Forward, defaults: &ForwardConfig, metrics: &Arc<Metr
     if config.check_every.is_zero() {
         return Err("servers that fail are checked; give health-check a time above zero, or set max-fails to 0".to_string());
     }
-    Ok(Forwarder::new(name_to_hickory(from), &upstreams, &config, metrics.clone()))
+    Ok(Forwarder::new(name_to_hickory(from), &upstreams, &config, metrics.clone(), roster))
 }
 
 fn upstreams(to: &[String], name: Option<&str>) -> Result<Upstreams, String> {
-    if let [file] = to
-        && file.starts_with('/')
-    {
-        return Ok(Upstreams::ResolvConf(PathBuf::from(file)));
-    }
-    let mut servers: Vec<NameServer> = Vec::new();
+    let mut upstreams = Vec::new();
     for text in to {
-        let server = server(text, name)?;
-        if !servers.contains(&server) {
-            servers.push(server);
+        let upstream = match text.starts_with('/') {
+            true => Upstream::ResolvConf(text.into()),
+            false => Upstream::Server(server(text, name)?),
+        };
+        if !upstreams.contains(&upstream) {
+            upstreams.push(upstream);
         }
     }
-    if servers.is_empty() || servers.len() > MAX_UPSTREAMS {
-        return Err(format!("{} servers are given; give 1 to {MAX_UPSTREAMS}, or the path of one resolv.conf", servers.len()));
+    if upstreams.is_empty() || upstreams.len() > MAX_UPSTREAMS {
+        let count = upstreams.len();
+        return Err(format!(
+            "{count} servers are given; give 1 to {MAX_UPSTREAMS}, or files such as /etc/resolv.conf that name some"
+        ));
     }
-    Ok(Upstreams::Servers(servers))
+    Ok(Upstreams(upstreams))
 }
 
 /// A server; CoreDNS writes the name in its certificate behind a percent sign, or once for all servers.
@@ -102,7 +115,7 @@ fn server(text: &str, name: Option<&str>) -> Result<NameServer, String> {
         Some((protocol, _)) if protocol != "tls" => {
             format!("servers are not asked over {protocol} ({text}); give addresses, or tls://ADDRESS#NAME for DNS over TLS")
         }
-        _ => format!("{text:?} is no server; give addresses such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, or one resolv.conf"),
+        _ => format!("{text:?} is no server; give addresses such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, or a file such as /etc/resolv.conf"),
     })?;
     if let (Over::Tls { name: own @ None }, Some(name)) = (&mut server.over, name) {
         *own = Some(name.trim_end_matches('.').to_ascii_lowercase());

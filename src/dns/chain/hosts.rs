@@ -6,12 +6,14 @@ use crate::dns::answer::rtype;
 use crate::dns::lookup::reverse_address;
 use crate::dns::name::DomainName;
 use crate::dns::resolv_conf::Stamp;
+use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tracing::warn;
 
 /// CoreDNS's TTL.
@@ -25,24 +27,23 @@ pub struct Hosts {
     zones: Vec<DomainName>,
     falls_through: Vec<DomainName>,
     ttl: u32,
-    reverse: bool,
     inline: Table,
-    file: Option<File>,
+    file: Option<Arc<File>>,
 }
 
+/// A file, which nobody who asks ever waits for.
 #[derive(Debug)]
 struct File {
     path: PathBuf,
     /// `None`: it is read once.
     every: Option<Duration>,
-    read: RwLock<Read>,
-}
-
-#[derive(Debug)]
-struct Read {
-    table: Arc<Table>,
-    stamp: Option<Stamp>,
-    looked: Instant,
+    zones: Vec<DomainName>,
+    reverse: bool,
+    table: ArcSwap<Table>,
+    /// When it was looked at last.
+    looked: Mutex<Instant>,
+    /// Held by who reads it.
+    stamp: Mutex<Option<Stamp>>,
 }
 
 /// Names in lower case, and what they have.
@@ -86,7 +87,7 @@ impl Hosts {
         if !(1..=65_535).contains(&ttl) {
             return Err(format!("the TTL {ttl} is not allowed; give 1 to 65535 seconds"));
         }
-        Ok(Hosts { zones, falls_through: values::all_zones(&spec.fallthrough)?, ttl, reverse, inline, file })
+        Ok(Hosts { zones, falls_through: values::all_zones(&spec.fallthrough)?, ttl, inline, file })
     }
 
     /// TTL of the records, seconds.
@@ -97,7 +98,7 @@ impl Hosts {
     /// Looks for a name (in lower case).
     pub fn find(&self, name: &DomainName, kind: u16) -> Found {
         let wire = name.as_wire();
-        let file = self.file.as_ref().map(|file| file.table(&self.zones, self.reverse));
+        let file = self.file.as_ref().map(File::table);
         let tables = || file.as_deref().into_iter().chain([&self.inline]);
         if kind == rtype::PTR {
             let names = |address: IpAddr| tables().filter_map(|table| table.names.get(&address)).flatten().cloned().collect();
@@ -157,41 +158,57 @@ impl Table {
 }
 
 impl File {
-    fn new(path: &Path, every: Option<Duration>, zones: &[DomainName], reverse: bool) -> File {
-        let read = Read { table: Arc::default(), stamp: None, looked: Instant::now() };
-        let file = File { path: path.to_path_buf(), every, read: RwLock::new(read) };
+    fn new(path: &Path, every: Option<Duration>, zones: &[DomainName], reverse: bool) -> Arc<File> {
+        let file = File {
+            path: path.to_path_buf(),
+            every,
+            zones: zones.to_vec(),
+            reverse,
+            table: ArcSwap::default(),
+            looked: Mutex::new(Instant::now()),
+            stamp: Mutex::new(None),
+        };
         if Stamp::of(path).is_none() {
             warn!(file = %path.display(), "there is no such hosts file yet; its names are served when it appears");
         }
-        file.read_again(zones, reverse);
-        file
+        file.read_again();
+        Arc::new(file)
     }
 
-    /// The names in the file, which is looked at now and then.
-    fn table(&self, zones: &[DomainName], reverse: bool) -> Arc<Table> {
-        let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
-        let is_due = self.every.is_some_and(|every| read.looked.elapsed() >= every);
-        let table = read.table.clone();
-        drop(read);
-        if !is_due {
-            return table;
+    /// The names as they were read last. Now and then somebody else looks at the file meanwhile.
+    fn table(self: &Arc<File>) -> Arc<Table> {
+        if self.is_due()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let file = self.clone();
+            runtime.spawn_blocking(move || file.read_again());
         }
-        self.read_again(zones, reverse);
-        self.read.read().unwrap_or_else(PoisonError::into_inner).table.clone()
+        self.table.load_full()
     }
 
-    fn read_again(&self, zones: &[DomainName], reverse: bool) {
-        let mut read = self.read.write().unwrap_or_else(PoisonError::into_inner);
-        read.looked = Instant::now();
+    /// Whether it is to be looked at now; says so to one.
+    fn is_due(&self) -> bool {
+        let Some(every) = self.every else { return false };
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = looked.elapsed() >= every;
+        if is_due {
+            *looked = Instant::now();
+        }
+        is_due
+    }
+
+    fn read_again(&self) {
+        // Whoever reads it already, perhaps from a disk that hangs, is enough.
+        let Ok(mut known) = self.stamp.try_lock() else { return };
         let stamp = Stamp::of(&self.path);
         // What was read stays when the file is gone.
-        if stamp.is_none() || stamp == read.stamp {
+        if stamp.is_none() || stamp == *known {
             return;
         }
         match fs::read_to_string(&self.path) {
             Ok(text) => {
-                read.table = Arc::new(Table::read(&text, zones, reverse));
-                read.stamp = stamp;
+                self.table.store(Arc::new(Table::read(&text, &self.zones, self.reverse)));
+                *known = stamp;
             }
             Err(error) => warn!(file = %self.path.display(), %error, "the hosts file cannot be read; what was read before stays"),
         }
@@ -252,8 +269,8 @@ mod tests {
         assert_eq!(find(&hosts, "x.a.example", 1), Found::Failed);
     }
 
-    #[test]
-    fn a_file_that_changes_is_read_again() {
+    #[tokio::test]
+    async fn a_file_that_changes_is_read_again_and_nobody_waits_for_it() {
         let path = std::env::temp_dir().join(format!("waypost-hosts-{}", std::process::id()));
         let spec = model::Hosts {
             file: Some(path.clone()),
@@ -263,13 +280,26 @@ mod tests {
         };
         let hosts = hosts(&spec);
         assert_eq!(find(&hosts, "a.example", 1), Found::Failed);
+        let until_it_is = async |expected: &str| {
+            while find(&hosts, "a.example", 1) != addresses(&[expected]) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
         for (text, expected) in [("192.0.2.1 a.example\n", "192.0.2.1"), ("192.0.2.22 a.example\n", "192.0.2.22")] {
             fs::write(&path, text).unwrap();
-            while find(&hosts, "a.example", 1) != addresses(&[expected]) {
-                std::thread::yield_now();
-            }
+            until_it_is(expected).await;
         }
         assert_eq!(find(&hosts, "1.2.0.192.in-addr.arpa", 12), Found::Next);
+        // Whoever opens this one waits for somebody who writes it.
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        for _ in 0..50 {
+            assert_eq!(find(&hosts, "a.example", 1), addresses(&["192.0.2.22"]));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let file = path.clone();
+        tokio::task::spawn_blocking(move || fs::write(file, "192.0.2.3 a.example\n").unwrap());
+        until_it_is("192.0.2.3").await;
         fs::remove_file(&path).unwrap();
     }
 }

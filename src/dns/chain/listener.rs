@@ -63,24 +63,23 @@ impl Listener {
         self.address
     }
 
-    /// The zone that a name (in wire form, lower case) is answered in: the longest. DS is about the zone above (RFC 4035, section 3.1.4.1).
+    /// The zone that a name (in wire form, lower case) is answered in: the longest. DS of a zone's own name is for the zone above it (RFC 4035, section
+    /// 3.1.4.1), if that is another one than the root, which is the last resort only.
     pub fn find(&self, name: &[u8], rtype: u16) -> Option<&Entry> {
         if self.only.is_some() {
             return self.only.as_ref();
         }
         let mut rest = name;
-        let mut above = None;
+        let mut own = None;
         loop {
-            if let Some(entry) = self.zones.get(rest) {
-                if rtype != DS {
-                    return Some(entry);
-                }
-                // The root is the last resort only.
-                above = if rest == [0] { above.or(Some(entry)) } else { Some(entry) };
+            match self.zones.get(rest) {
+                Some(entry) if rtype == DS && rest.len() == name.len() => own = Some(entry),
+                Some(entry) => return own.filter(|_| rest == [0]).or(Some(entry)),
+                None => {}
             }
             match Labels::of(rest).next() {
                 Some(label) => rest = &rest[label.len() + 1..],
-                None => return above,
+                None => return own,
             }
         }
     }

@@ -40,6 +40,7 @@ pub use plan::{ChainError, Plan};
 pub use server::Server;
 pub(in crate::dns) use walk::{Asked, Outcome, Walk};
 
+use super::limits::Limits;
 use super::metrics::{Metrics, Place};
 use crate::model::Demand;
 use arc_swap::ArcSwap;
@@ -57,13 +58,26 @@ struct Published {
     demand: watch::Sender<Demand>,
     /// Our own addresses, which no plan's forwarders may ask, and where it is shown what is answered there.
     own: Mutex<Vec<(SocketAddr, Arc<Metrics>)>>,
+    /// What is under way, whatever the plan.
+    limits: Arc<Limits>,
 }
 
 impl Chain {
     /// A plan.
     pub fn new(plan: Plan) -> Chain {
+        Chain::limited(plan, Limits::default())
+    }
+
+    /// A plan, and how much may be under way.
+    pub fn limited(plan: Plan, limits: Limits) -> Chain {
         let demand = watch::Sender::new(plan.demand());
-        Chain(Arc::new(Published { plan: ArcSwap::from_pointee(plan), demand, own: Mutex::default() }))
+        let (plan, limits) = (ArcSwap::from_pointee(plan), Arc::new(limits));
+        Chain(Arc::new(Published { plan, demand, own: Mutex::default(), limits }))
+    }
+
+    /// What is under way.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.0.limits
     }
 
     /// The plan that is in force. Cheap; whoever answers many questions may use [`arc_swap::Cache`] over [`Chain::published`] instead.
@@ -110,18 +124,16 @@ fn show(plan: &Plan, before: Option<&Plan>, own: &[(SocketAddr, Arc<Metrics>)]) 
         let label = server_label(address);
         plan.listener(address).entries().map(|entry| (entry.place(&label), entry.clone())).collect()
     };
-    own.iter().for_each(|(_, metrics)| metrics.no_plugins());
+    // First all that was, then all that is: addresses with one port have one label.
     for (address, metrics) in own {
-        let now = places(plan, *address);
-        for (place, _) in before.map(|before| places(before, *address)).unwrap_or_default() {
-            if !now.iter().any(|(other, entry)| *other == place && plan.server(entry).resolver.is_some()) {
-                metrics.no_cache_of(&place);
-            }
-        }
-        for (place, entry) in &now {
-            metrics.enabled(place, &plan.plugins(entry));
-            if let Some(resolver) = &plan.server(entry).resolver {
-                metrics.cache_of(place, resolver.cached());
+        metrics.no_plugins();
+        before.iter().flat_map(|before| places(before, *address)).for_each(|(place, _)| metrics.no_cache_of(&place));
+    }
+    for (address, metrics) in own {
+        for (place, entry) in places(plan, *address) {
+            metrics.enabled(&place, &plan.plugins(&entry));
+            if let Some(resolver) = &plan.server(&entry).resolver {
+                metrics.cache_of(&place, resolver.cached());
             }
         }
     }

@@ -461,7 +461,7 @@ pub struct Forward {
     /// Names in this zone; by default all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// Up to 15 servers, `IP`, `IP:PORT` or `tls://IP`, or one resolv.conf.
+    /// Up to 15 servers, `IP`, `IP:PORT` or `tls://IP`, and files such as `/etc/resolv.conf` that name some.
     pub to: Vec<String>,
     /// But not names in these zones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -478,6 +478,9 @@ pub struct Forward {
     /// Over TCP only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_tcp: Option<bool>,
+    /// Over UDP first, also for clients that come over TCP.
+    #[serde(skip_serializing_if = "is_false")]
+    pub prefer_udp: bool,
     /// How long connections are used again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expire: Option<Time>,

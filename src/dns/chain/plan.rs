@@ -3,7 +3,8 @@
 use super::listener::{Entry, Listener, Listeners};
 use super::model::{self, Block, Model};
 use super::server::Server;
-use crate::config::{DnsConfig, Upstreams};
+use crate::config::DnsConfig;
+use crate::dns::forward::Roster;
 use crate::dns::metrics::Metrics;
 use crate::dns::resolve::Resolver;
 use crate::dns::shape::{PodNames, Shape};
@@ -47,26 +48,29 @@ pub struct Plan {
     /// For those that blocks name, by address or by port.
     special: Vec<Listener>,
     addresses: Vec<SocketAddr>,
+    /// The upstream servers of all blocks.
+    roster: Roster,
 }
 
 impl Plan {
     /// Makes the plan. What blocks do not say is as the flags say. Resolvers of an earlier plan, with their caches, are kept where nothing that concerns
-    /// them has changed.
+    /// them has changed, and so are upstream servers, with their health and their connections.
     ///
     /// # Errors
     /// The first thing that cannot be done.
     pub fn new(model: Model, defaults: &DnsConfig, metrics: &Arc<Metrics>, earlier: Option<&Plan>) -> Result<Plan, ChainError> {
+        let roster = earlier.map_or_else(Roster::default, |earlier| earlier.roster.clone());
         let mut servers = Vec::new();
         for (number, block) in model.blocks.iter().enumerate() {
             let wrong =
                 |wrong: Wrong| ChainError { block: number, plugin: wrong.plugin, number: wrong.number, problem: wrong.problem };
-            servers.push(Server::new(block, defaults, metrics, earlier).map_err(wrong)?);
+            servers.push(Server::new(block, defaults, metrics, earlier, &roster).map_err(wrong)?);
         }
         let listeners = Listeners { blocks: &model.blocks, defaults: &defaults.addresses };
         let (mut ordinary, mut special) = listeners.all()?;
         [&mut ordinary].into_iter().chain(&mut special).for_each(|listener| listener.find_at_once(&servers));
         let addresses = listeners.addresses();
-        Ok(Plan { servers, ordinary, special, addresses, model })
+        Ok(Plan { servers, ordinary, special, addresses, model, roster })
     }
 
     /// A plan that answers nothing.
@@ -77,6 +81,7 @@ impl Plan {
             ordinary: Listener::default(),
             special: Vec::new(),
             addresses: Vec::new(),
+            roster: Roster::default(),
         }
     }
 
@@ -88,6 +93,7 @@ impl Plan {
             ordinary: Listener::of_first_block(),
             special: Vec::new(),
             addresses: Vec::new(),
+            roster: Roster::default(),
         };
         plan.ordinary.find_at_once(&plan.servers);
         plan
@@ -163,10 +169,7 @@ impl Plan {
 
 /// What the flags say: cluster names and all others in one block, and a block for each zone with servers of its own.
 pub fn from_flags(config: &DnsConfig) -> Model {
-    let to = match &config.upstreams {
-        Upstreams::ResolvConf(path) => vec![path.display().to_string()],
-        Upstreams::Servers(servers) => servers.iter().map(ToString::to_string).collect(),
-    };
+    let to = config.upstreams.0.iter().map(ToString::to_string).collect();
     let reverse = ["in-addr.arpa", "ip6.arpa"].map(str::to_string);
     let cache = Some(model::Cache::default());
     let everything = Block {
@@ -232,6 +235,10 @@ mod tests {
         assert_eq!(zone("."), ".");
         assert_eq!(zone_of(&plan, "192.0.2.1:53", "b.corp.example", DS), "corp.example.");
         assert_eq!(zone_of(&plan, "192.0.2.1:53", "example", DS), ".");
+        assert_eq!(zone_of(&plan, "192.0.2.1:53", "corp.example", DS), "corp.example.");
+        assert_eq!(zone_of(&plan, "192.0.2.1:53", ".", DS), ".");
+        // What lies below a zone is answered there, whichever zones are above: as the threads that receive do.
+        assert_eq!(zone_of(&plan, "192.0.2.1:53", "www.b.corp.example", DS), "b.corp.example.");
     }
 
     #[test]
@@ -291,6 +298,22 @@ mod tests {
             let error = plan(blocks).err().unwrap();
             assert!(error.plugin == part && error.problem.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn equal_blocks_on_different_ports_keep_a_resolver_each() {
+        let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        let defaults = defaults(&[]);
+        let forward = vec![model::Forward { to: vec!["192.0.2.53".into()], ..Default::default() }];
+        let on = |port| Block { port, forward: forward.clone(), ..block(&["."]) };
+        let model = Model { blocks: vec![on(None), on(Some(5353))], reload: None };
+        let first = Plan::new(model.clone(), &defaults, &metrics, None).unwrap();
+        let second = Plan::new(model, &defaults, &metrics, Some(&first)).unwrap();
+        let is_same = |before: usize, after: usize| {
+            let resolver = |plan: &Plan, number: usize| plan.servers[number].resolver.clone().unwrap();
+            resolver(&first, before).is_same(&resolver(&second, after))
+        };
+        assert!(is_same(0, 0) && is_same(1, 1) && !is_same(0, 1));
     }
 
     #[test]

@@ -7,10 +7,12 @@ use super::model::{self, Block, Pods};
 use super::plan::{Plan, Wrong, part};
 use super::values;
 use crate::config::DnsConfig;
+use crate::dns::forward::Roster;
 use crate::dns::metrics::Metrics;
 use crate::dns::resolve::Resolver;
 use crate::dns::shape::{PodNames, Shape};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One block, ready.
@@ -30,7 +32,17 @@ pub struct Server {
     /// Whether questions for cluster names may be answered from [`Server::shape`] alone, because no other part of the block would see them.
     pub plain: bool,
     /// What the resolver was made of, so that the next plan can keep it.
-    spec: (Vec<model::Forward>, Option<model::Cache>, Vec<String>),
+    spec: Spec,
+}
+
+/// What a resolver is made of: what a block asks elsewhere and keeps, for which zones, and where.
+#[derive(Default, PartialEq)]
+struct Spec {
+    forward: Vec<model::Forward>,
+    cache: Option<model::Cache>,
+    zones: Vec<String>,
+    port: Option<u16>,
+    bind: Vec<IpAddr>,
 }
 
 impl Server {
@@ -40,14 +52,21 @@ impl Server {
         defaults: &DnsConfig,
         metrics: &Arc<Metrics>,
         earlier: Option<&Plan>,
+        roster: &Roster,
     ) -> Result<Server, Wrong> {
         let shape =
             block.kubernetes.as_ref().map(|spec| shape(spec, block, defaults)).transpose().map_err(part("kubernetes", 0))?;
-        let spec = (block.forward.clone(), block.cache.clone(), block.zones.clone());
+        let spec = Spec {
+            forward: block.forward.clone(),
+            cache: block.cache.clone(),
+            zones: block.zones.clone(),
+            port: block.port,
+            bind: block.bind.clone(),
+        };
         let kept = earlier.and_then(|plan| plan.servers().iter().find(|server| server.spec == spec));
         let resolver = match kept {
             Some(server) => server.resolver.clone(),
-            None => resolver(block, defaults, metrics)?,
+            None => resolver(block, defaults, metrics, roster)?,
         };
         let extras = Extras::new(block)?.map(Box::new);
         let plain = shape.is_some() && block.loadbalance && extras.is_none();
@@ -69,7 +88,7 @@ impl Server {
             ttls: None,
             logs_errors: false,
             plain: true,
-            spec: Default::default(),
+            spec: Spec::default(),
         }
     }
 

@@ -11,7 +11,8 @@ use super::template;
 use super::text;
 use crate::dns::answer::{self, Answer, Code, Question, Verdict};
 use crate::dns::forward::{ForwardError, PROBE_TYPE};
-use crate::dns::metrics::Place;
+use crate::dns::limits::Limits;
+use crate::dns::metrics::{Place, Transport};
 use crate::dns::name::DomainName;
 use crate::dns::records::Records;
 use crate::dns::reply::{self, Reply, UDP_PAYLOAD};
@@ -54,6 +55,8 @@ pub(in crate::dns) struct Walk<'a> {
     pub place: &'a Place,
     /// The question as it came.
     pub request: &'a Request,
+    /// What is under way beside.
+    pub limits: &'a Limits,
 }
 
 /// What is asked, perhaps not what the client has asked.
@@ -136,7 +139,8 @@ impl<'a> Walk<'a> {
     fn translated(self, dns64: &super::extras::Dns64, empty: &Reply, found: Reply, asked: &Asked) -> Reply {
         let soa = empty.authorities.iter().find(|record| record.record_type() == RecordType::SOA);
         let longest = soa.map_or(DNS64_TTL, |soa| soa.ttl);
-        let mut reply = self.fresh(ResponseCode::NoError);
+        // That the other question failed says nothing about the name.
+        let mut reply = self.fresh(found.metadata.response_code);
         reply.origin = "dns64";
         reply.metadata.truncation = found.metadata.truncation;
         reply.authorities = found.authorities;
@@ -431,7 +435,7 @@ impl<'a> Walk<'a> {
                     debug!(name = %asked.name, r#type = %asked.rtype, %error, "a question was not answered");
                 }
                 let code = match error {
-                    ForwardError::Busy => ResponseCode::Refused,
+                    ForwardError::Busy | ForwardError::Crowded => ResponseCode::Refused,
                     ForwardError::NoUpstream | ForwardError::Loop | ForwardError::NoAnswer | ForwardError::Excepted => {
                         ResponseCode::ServFail
                     }
@@ -443,7 +447,9 @@ impl<'a> Walk<'a> {
 
     async fn resolve(self, resolver: &Resolver, asked: &Asked) -> Result<Resolved, ForwardError> {
         let query = Query::query(asked.name.clone(), asked.rtype);
-        let mut resolved = resolver.resolve(self.place, upstream_query(self.request, query, asked.recursion)).await?;
+        let client = if self.request.protocol() == Protocol::Tcp { Transport::Tcp } else { Transport::Udp };
+        let _place = self.limits.elsewhere(client == Transport::Tcp).ok_or_else(|| resolver.crowded())?;
+        let mut resolved = resolver.resolve(self.place, upstream_query(self.request, query, asked.recursion), client).await?;
         // Only for those who know what it means (RFC 6840, section 5.8).
         let edns = self.request.edns.as_ref();
         let wants_authentic = self.request.metadata.authentic_data || edns.is_some_and(|edns| edns.flags().dnssec_ok);
@@ -518,9 +524,12 @@ fn shuffled(server: &Server, mut outcome: Outcome) -> Outcome {
     outcome
 }
 
-/// Puts an alias from the name that was asked for before an answer about another one.
+/// Puts an alias from the name that was asked for before an answer about another one, which begins with the name that was found.
 fn lead_from(asked: &Name, reply: &mut Reply) {
-    let Some(other) = reply.answers.iter().find(|record| record.name != *asked) else { return };
+    if reply.answers.iter().any(|record| record.name == *asked) {
+        return;
+    }
+    let Some(other) = reply.answers.first() else { return };
     let alias = Record::from_rdata(asked.clone(), other.ttl, RData::CNAME(CNAME(other.name.clone())));
     reply.answers.insert(0, alias);
 }

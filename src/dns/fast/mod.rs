@@ -78,6 +78,14 @@ impl Composer {
         Some(self.reply.finish(&asked))
     }
 
+    /// An empty reply that says that something failed; `None` where the question is not plain.
+    pub fn failure(&mut self, datagram: &[u8]) -> Option<&[u8]> {
+        let asked = Asked::read(datagram)?;
+        self.reply.begin(&asked);
+        self.reply.code(SERV_FAIL);
+        Some(self.reply.finish(&asked))
+    }
+
     /// Writes everything but the end, and says the code.
     fn compose(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<u8> {
         self.reply.begin(asked);

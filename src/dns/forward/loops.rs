@@ -3,7 +3,7 @@
 //! They are found as CoreDNS's plugin loop finds them, by a question that nobody else asks: if it comes here, the server leads back to us. CoreDNS
 //! ends then, and is started again and again; here the server is left out until its question stays away.
 
-use super::server::Server;
+use super::server::{Server, Way};
 use crate::config::ForwardConfig;
 use crate::dns::metrics::Metrics;
 use crate::dns::name::DomainName;
@@ -83,7 +83,7 @@ impl Care {
         question.metadata.recursion_desired = true;
         question.add_query(Query::query(reply::name_to_hickory(&name), PROBE_TYPE));
         let probe = self.probes.sent(&name);
-        let _ = timeout(PATIENCE, server.exchange(&question, self.config.only_tcp, &self.metrics)).await;
+        let _ = timeout(PATIENCE, server.exchange(&question, Way::of_checks(&self.config), &self.metrics)).await;
         probe.is_back()
     }
 }

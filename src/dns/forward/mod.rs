@@ -8,6 +8,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | `pool` | the servers of one zone: which ones, in which order, and the race between them |
+//! | [`Roster`] | the servers of all zones, which outlive a configuration |
 //! | `server` | one server: its health, its connections |
 //! | `loops` | servers that lead back to us |
 //! | `tls` | servers over TLS |
@@ -16,14 +17,16 @@
 mod exchange;
 mod loops;
 mod pool;
+mod roster;
 mod server;
 mod tls;
 
 pub(super) use exchange::is_helpful;
 pub(super) use loops::PROBE_TYPE;
+pub use roster::Roster;
 pub use tls::TlsError;
 
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Transport};
 use super::resolv_conf;
 use crate::config::{ForwardConfig, Over, Upstreams};
 use hickory_proto::op::{Message, Query};
@@ -57,6 +60,9 @@ pub enum ForwardError {
         "as many questions are already being forwarded as --dns-forward-max-concurrent allows: the upstream servers are slow or down"
     )]
     Busy,
+    /// Too many questions wait for upstream servers.
+    #[error("too many questions wait for upstream servers already, which are slow or down")]
+    Crowded,
     /// There is nobody to ask.
     #[error("no upstream server is known: check the nameserver lines of the resolv.conf in use, or set --dns-upstream")]
     NoUpstream,
@@ -73,8 +79,8 @@ pub enum ForwardError {
 
 impl Forwarder {
     /// A forwarder for names in a zone. A resolv.conf that is missing or empty is no error: it is read when it appears.
-    pub fn new(from: Name, upstreams: &Upstreams, config: &ForwardConfig, metrics: Arc<Metrics>) -> Forwarder {
-        Forwarder::with_resolved(from, upstreams, config, Path::new(resolv_conf::BEHIND_RESOLVED), metrics)
+    pub fn new(from: Name, upstreams: &Upstreams, config: &ForwardConfig, metrics: Arc<Metrics>, roster: &Roster) -> Forwarder {
+        Forwarder::with_resolved(from, upstreams, config, Path::new(resolv_conf::BEHIND_RESOLVED), metrics, roster)
     }
 
     /// Whether the servers over TLS can be asked, if there are any.
@@ -82,17 +88,15 @@ impl Forwarder {
     /// # Errors
     /// The certificates to tell them by cannot be used.
     pub fn check_tls(upstreams: &Upstreams, config: &ForwardConfig) -> Result<(), TlsError> {
-        match upstreams {
-            Upstreams::Servers(servers) if servers.iter().any(|server| server.over != Over::Plain) => {
-                tls::Tls::new(&config.tls).map(drop)
-            }
-            Upstreams::Servers(_) | Upstreams::ResolvConf(_) => Ok(()),
+        match upstreams.servers().any(|server| server.over != Over::Plain) {
+            true => tls::Tls::new(&config.tls).map(drop),
+            false => Ok(()),
         }
     }
 
     /// A forwarder to these upstreams for everything, with the defaults.
     pub fn to(upstreams: &Upstreams, metrics: Arc<Metrics>) -> Forwarder {
-        Forwarder::new(Name::root(), upstreams, &ForwardConfig::default(), metrics)
+        Forwarder::new(Name::root(), upstreams, &ForwardConfig::default(), metrics, &Roster::default())
     }
 
     fn with_resolved(
@@ -101,12 +105,20 @@ impl Forwarder {
         config: &ForwardConfig,
         behind_resolved: &Path,
         metrics: Arc<Metrics>,
+        roster: &Roster,
     ) -> Forwarder {
         let room = (config.max_concurrent > 0).then(|| Semaphore::new(config.max_concurrent));
         let except = config.except.iter().map(|domain| name(domain)).collect();
-        let probes = Arc::new(Probes::default());
+        let probes = roster.probes().clone();
         let care = Care { zone: from.clone(), config: config.clone(), probes: probes.clone(), metrics: metrics.clone() };
-        Forwarder { from, pool: Pool::new(upstreams, config, behind_resolved, care), except, room, probes, metrics }
+        Forwarder {
+            from,
+            pool: Pool::new(upstreams, config, behind_resolved, care, roster.clone()),
+            except,
+            room,
+            probes,
+            metrics,
+        }
     }
 
     /// Addresses of our own, which are never asked: that would be a loop.
@@ -129,12 +141,12 @@ impl Forwarder {
         self.from.zone_of(name) && !self.except.iter().any(|domain| domain.zone_of(name))
     }
 
-    /// Asks `message` (its id is replaced) and returns the first good answer. An answer that says that a server could not or
-    /// would not help is returned only when no other server does better.
+    /// Asks `message` (its id is replaced) for a client that came so, and returns the first good answer. An answer that says that a server could not
+    /// or would not help is returned only when no other server does better.
     ///
     /// # Errors
     /// See [`ForwardError`].
-    pub async fn ask(&self, message: Message) -> Result<Message, ForwardError> {
+    pub async fn ask(&self, message: Message, client: Transport) -> Result<Message, ForwardError> {
         let _permit = match self.room.as_ref().map(Semaphore::try_acquire) {
             Some(Err(_)) => {
                 self.metrics.rejected();
@@ -142,7 +154,7 @@ impl Forwarder {
             }
             permit => permit,
         };
-        self.pool.ask(&message).await
+        self.pool.ask(&message, client).await
     }
 }
 
@@ -158,15 +170,15 @@ mod tests {
 
     fn forwarder(upstreams: &Upstreams, behind_resolved: &Path) -> Forwarder {
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
-        Forwarder::with_resolved(Name::root(), upstreams, &ForwardConfig::default(), behind_resolved, metrics)
+        Forwarder::with_resolved(Name::root(), upstreams, &ForwardConfig::default(), behind_resolved, metrics, &Roster::default())
     }
 
     #[tokio::test]
     async fn more_questions_than_the_limit_are_turned_away_at_once() {
         let forwarder =
-            forwarder(&Upstreams::Servers(vec!["192.0.2.1:53".parse::<SocketAddr>().unwrap().into()]), Path::new("/nonexistent"));
+            forwarder(&["192.0.2.1:53".parse::<SocketAddr>().unwrap()].into_iter().collect(), Path::new("/nonexistent"));
         let all = forwarder.room.as_ref().unwrap().try_acquire_many(1000).unwrap();
-        assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::Busy);
+        assert_eq!(forwarder.ask(Message::query(), Transport::Udp).await.unwrap_err(), ForwardError::Busy);
         assert_eq!(forwarder.metrics.rejects(), 1);
         drop(all);
     }
@@ -174,9 +186,9 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_listed_twice_is_asked_once() {
         let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let forwarder = forwarder(&Upstreams::Servers(vec![nobody.into(), nobody.into()]), Path::new("/nonexistent"));
+        let forwarder = forwarder(&[nobody, nobody].into_iter().collect(), Path::new("/nonexistent"));
         assert_eq!(forwarder.upstreams(), [nobody]);
-        assert_eq!(forwarder.ask(Message::query()).await.unwrap_err(), ForwardError::NoAnswer);
+        assert_eq!(forwarder.ask(Message::query(), Transport::Udp).await.unwrap_err(), ForwardError::NoAnswer);
     }
 
     #[test]
@@ -186,7 +198,7 @@ mod tests {
         let (stub, real) = (folder.join("stub"), folder.join("real"));
         fs::write(&stub, "nameserver 127.0.0.53\n").unwrap();
         fs::write(&real, "nameserver 192.0.2.1\n").unwrap();
-        let forwarder = forwarder(&Upstreams::ResolvConf(stub), &real);
+        let forwarder = forwarder(&Upstreams::resolv_conf(stub), &real);
         assert_eq!(forwarder.upstreams(), ["192.0.2.1:53".parse().unwrap()]);
         fs::write(&real, "nameserver 192.0.2.22\n").unwrap();
         assert_eq!(forwarder.upstreams(), ["192.0.2.22:53".parse().unwrap()]);

@@ -3,12 +3,13 @@
 use super::ForwardError;
 use super::exchange::is_helpful;
 use super::loops::Care;
-use super::server::Server;
+use super::roster::Roster;
+use super::server::{Server, Way};
 use super::tls::Tls;
-use crate::config::{ForwardConfig, NameServer, Over, Policy, Upstreams};
+use crate::config::{ForwardConfig, NameServer, Over, Policy, Upstream, Upstreams};
 use crate::dns::dig::millis;
-use crate::dns::metrics::code_label;
-use crate::dns::resolv_conf::{self, Stamp};
+use crate::dns::metrics::{Transport, code_label};
+use crate::dns::resolv_conf::{self, MAX_SERVERS, Stamp};
 use crate::dns::trace::{self, Step};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -33,48 +34,53 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The servers.
 #[derive(Debug)]
 pub(super) struct Pool {
-    source: Source,
+    upstreams: Upstreams,
+    behind_resolved: PathBuf,
     state: RwLock<State>,
     config: ForwardConfig,
     /// Where the next round begins, with the policy round_robin.
     next: AtomicUsize,
     care: Care,
-}
-
-#[derive(Debug)]
-enum Source {
-    Fixed,
-    File { path: PathBuf, behind_resolved: PathBuf },
+    roster: Roster,
+    tls: Option<Tls>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The versions of resolv.conf and of the file behind systemd-resolved that were read last.
-    read: Option<[Option<Stamp>; 2]>,
-    /// The file could not be read the last time; said once.
-    unreadable: bool,
-    configured: Vec<NameServer>,
-    tls: Option<Tls>,
+    /// What is known of the files among the upstreams, in their order.
+    files: Vec<FileState>,
     own: Vec<SocketAddr>,
     servers: Arc<[Arc<Server>]>,
 }
 
+#[derive(Debug, Default)]
+struct FileState {
+    /// The versions of the file and of that behind systemd-resolved that were read last.
+    read: Option<[Option<Stamp>; 2]>,
+    /// It could not be read the last time; said once.
+    unreadable: bool,
+    servers: Vec<SocketAddr>,
+}
+
 impl Pool {
-    pub fn new(upstreams: &Upstreams, config: &ForwardConfig, behind_resolved: &Path, care: Care) -> Pool {
-        let (source, configured) = match upstreams {
-            Upstreams::Servers(servers) => (Source::Fixed, servers.clone()),
-            Upstreams::ResolvConf(path) => {
-                (Source::File { path: path.clone(), behind_resolved: behind_resolved.to_path_buf() }, Vec::new())
-            }
-        };
-        let needs_tls = configured.iter().any(|server| server.over != Over::Plain);
+    pub fn new(upstreams: &Upstreams, config: &ForwardConfig, behind_resolved: &Path, care: Care, roster: Roster) -> Pool {
+        let needs_tls = upstreams.servers().any(|server| server.over != Over::Plain);
         let tls = needs_tls.then(|| Tls::new(&config.tls)).transpose().unwrap_or_else(|error| {
             warn!(%error, "upstream DNS servers over TLS cannot be asked");
             None
         });
-        let mut state = State { configured, tls, ..State::default() };
-        state.choose(config.expire);
-        let pool = Pool { source, state: RwLock::new(state), config: config.clone(), next: AtomicUsize::new(0), care };
+        let files = upstreams.files().map(|_| FileState::default()).collect();
+        let pool = Pool {
+            upstreams: upstreams.clone(),
+            behind_resolved: behind_resolved.to_path_buf(),
+            state: RwLock::new(State { files, ..State::default() }),
+            config: config.clone(),
+            next: AtomicUsize::new(0),
+            care,
+            roster,
+            tls,
+        };
+        pool.choose(&mut pool.state.write().unwrap_or_else(PoisonError::into_inner));
         pool.refresh();
         pool
     }
@@ -82,7 +88,7 @@ impl Pool {
     pub fn never_ask(&self, own: &[SocketAddr]) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.own.extend_from_slice(own);
-        state.choose(self.config.expire);
+        self.choose(&mut state);
         drop(state);
         self.look_for_loops(&self.servers());
     }
@@ -97,7 +103,7 @@ impl Pool {
         self.servers().iter().map(|server| server.address).collect()
     }
 
-    pub async fn ask(&self, message: &Message) -> Result<Message, ForwardError> {
+    pub async fn ask(&self, message: &Message, client: Transport) -> Result<Message, ForwardError> {
         self.refresh();
         let servers = self.servers();
         self.look_for_loops(&servers);
@@ -108,11 +114,11 @@ impl Pool {
         if order.iter().all(|server| server.is_down(self.config.max_fails)) {
             self.care.metrics.health_checks_broken();
         }
-        self.ask_in_order(message, &order).await
+        self.ask_in_order(message, Way::of(&self.config, client), &order).await
     }
 
     /// Asks one after the other, the second one early (a hedge), so that a single slow server costs little.
-    async fn ask_in_order(&self, message: &Message, order: &[Arc<Server>]) -> Result<Message, ForwardError> {
+    async fn ask_in_order(&self, message: &Message, way: Way, order: &[Arc<Server>]) -> Result<Message, ForwardError> {
         let deadline = Instant::now() + DEADLINE;
         let mut attempts = FuturesUnordered::new();
         let mut failed = HashSet::new();
@@ -125,7 +131,7 @@ impl Pool {
             if failed.contains(&server.address) {
                 continue;
             }
-            attempts.push(self.ask_one(message, server, deadline));
+            attempts.push(self.ask_one(message, way, server, deadline));
             let patience = if early { self.config.hedge } else { PATIENCE };
             tokio::select! {
                 Some((asked, outcome)) = attempts.next() => match outcome {
@@ -153,26 +159,24 @@ impl Pool {
     async fn ask_one<'a>(
         &self,
         message: &Message,
+        way: Way,
         server: &'a Arc<Server>,
         deadline: Instant,
     ) -> (&'a Arc<Server>, io::Result<Message>) {
-        let asked = Instant::now();
+        let mut asking = Asking { server, care: &self.care, since: Instant::now(), outcome: None };
         let outcome = tokio::select! {
-            outcome = timeout_at(deadline, server.exchange(message, self.config.only_tcp, &self.care.metrics)) => outcome,
+            outcome = timeout_at(deadline, server.exchange(message, way, &self.care.metrics)) => outcome,
             () = server.turns_out_a_loop() => Ok(Err(io::Error::other("it leads back here"))),
         };
         let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        trace::note(|| Step::Upstream {
-            server: server.configured().to_string(),
-            zone: self.care.zone.to_string(),
-            millis: millis(asked.elapsed()),
-            outcome: outcome
-                .as_ref()
-                .map_or_else(ToString::to_string, |answer| code_label(answer.metadata.response_code.into()).to_string()),
+        asking.outcome = Some(match &outcome {
+            Ok(answer) => code_label(answer.metadata.response_code.into()).to_string(),
+            Err(error) => error.to_string(),
         });
         if let Ok(answer) = &outcome {
-            self.care.metrics.upstream_answered(server.address, answer.metadata.response_code.into(), asked.elapsed());
+            self.care.metrics.upstream_answered(server.address, answer.metadata.response_code.into(), asking.since.elapsed());
         }
+        drop(asking);
         (server, outcome)
     }
 
@@ -201,35 +205,46 @@ impl Pool {
         self.state.read().unwrap_or_else(PoisonError::into_inner).servers.clone()
     }
 
-    /// Reads the file again if it changed. Looking at it costs a microsecond, which is nothing beside asking a server.
+    /// Reads files again that have changed. Looking at one costs a microsecond, which is nothing beside asking a server.
     fn refresh(&self) {
-        let Source::File { path, behind_resolved } = &self.source else { return };
-        let now = Some([Stamp::of(path), Stamp::of(behind_resolved)]);
-        if self.state.read().unwrap_or_else(PoisonError::into_inner).read == now {
-            return;
-        }
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        match resolv_conf::read(path, behind_resolved) {
-            Ok(servers) => {
-                state.configured = servers.into_iter().map(NameServer::from).collect();
-                state.choose(self.config.expire);
-                info!(file = %path.display(), servers = ?state.addresses(), "upstream DNS servers");
+        for (number, path) in self.upstreams.files().enumerate() {
+            let now = Some([Stamp::of(path), Stamp::of(&self.behind_resolved)]);
+            if self.state.read().unwrap_or_else(PoisonError::into_inner).files[number].read == now {
+                continue;
             }
-            Err(error) if !state.unreadable => {
-                let kept = state.addresses();
-                warn!(file = %path.display(), %error, ?kept, "the list of upstream DNS servers cannot be read");
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            match resolv_conf::read(path, &self.behind_resolved) {
+                Ok(servers) => {
+                    state.files[number].servers = servers;
+                    self.choose(&mut state);
+                    info!(file = %path.display(), servers = ?state.addresses(), "upstream DNS servers");
+                }
+                Err(error) if !state.files[number].unreadable => {
+                    let kept = state.addresses();
+                    warn!(file = %path.display(), %error, ?kept, "a list of upstream DNS servers cannot be read");
+                }
+                Err(_) => {}
             }
-            Err(_) => {}
+            let file = &mut state.files[number];
+            (file.unreadable, file.read) = (Stamp::of(path).is_none(), now);
         }
-        state.unreadable = Stamp::of(path).is_none();
-        state.read = now;
     }
-}
 
-impl State {
-    fn choose(&mut self, expire: Duration) {
-        let is_own = |server: &NameServer| self.own.iter().any(|own| reaches(server.address, *own));
-        let (own, mut usable): (Vec<NameServer>, Vec<NameServer>) = self.configured.iter().cloned().partition(is_own);
+    /// From now on the servers that are configured and that files name are asked, those that are known already with all that is known of them.
+    fn choose(&self, state: &mut State) {
+        let mut files = state.files.iter();
+        let mut configured = Vec::new();
+        for upstream in &self.upstreams.0 {
+            match upstream {
+                Upstream::Server(server) => configured.push(server.clone()),
+                Upstream::ResolvConf(_) => {
+                    configured
+                        .extend(files.next().into_iter().flat_map(|file| file.servers.iter().copied().map(NameServer::from)));
+                }
+            }
+        }
+        let is_own = |server: &NameServer| state.own.iter().any(|own| reaches(server.address, *own));
+        let (own, mut usable): (Vec<NameServer>, Vec<NameServer>) = configured.into_iter().partition(is_own);
         // DHCP clients often list a server twice: asked again it would fail again.
         let mut seen = HashSet::new();
         usable.retain(|server| seen.insert(server.address));
@@ -237,9 +252,32 @@ impl State {
             let own: Vec<SocketAddr> = own.iter().map(|server| server.address).collect();
             warn!(?own, "upstream DNS servers that are this agent's own addresses are left out");
         }
-        self.servers = usable.into_iter().map(|server| Arc::new(Server::new(server, self.tls.clone(), expire))).collect();
+        let usable = usable.into_iter().take(MAX_SERVERS);
+        state.servers = usable.map(|server| self.roster.server(server, &self.care, self.tls.as_ref())).collect();
     }
+}
 
+/// A question at one server, which is told of to those who want to know, also where it is given up.
+struct Asking<'a> {
+    server: &'a Server,
+    care: &'a Care,
+    since: Instant,
+    outcome: Option<String>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take();
+        trace::note(|| Step::Upstream {
+            server: self.server.configured().to_string(),
+            zone: self.care.zone.to_string(),
+            millis: millis(self.since.elapsed()),
+            outcome: outcome.unwrap_or_else(|| "no answer".to_string()),
+        });
+    }
+}
+
+impl State {
     fn addresses(&self) -> Vec<SocketAddr> {
         self.servers.iter().map(|server| server.address).collect()
     }
@@ -258,11 +296,48 @@ mod tests {
     use hickory_proto::rr::Name;
 
     fn pool(count: u8, policy: Policy) -> Pool {
-        let servers = (1..=count).map(|number| SocketAddr::from(([192, 0, 2, number], 53)).into()).collect();
+        let servers = (1..=count).map(|number| SocketAddr::from(([192, 0, 2, number], 53))).collect();
         let config = ForwardConfig { policy, ..ForwardConfig::default() };
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
         let care = Care { zone: Name::root(), config: config.clone(), probes: Arc::default(), metrics };
-        Pool::new(&Upstreams::Servers(servers), &config, Path::new("/nonexistent"), care)
+        Pool::new(&servers, &config, Path::new("/nonexistent"), care, Roster::default())
+    }
+
+    #[tokio::test]
+    async fn a_resolv_conf_and_servers_are_asked_in_their_order_and_those_that_stay_are_the_same() {
+        let file = std::env::temp_dir().join(format!("waypost-pool-{}", std::process::id()));
+        std::fs::write(&file, "nameserver 192.0.2.1\nnameserver 192.0.2.2\n").unwrap();
+        let [first, last] = ["192.0.2.9:53", "192.0.2.10:53"].map(|text| text.parse::<SocketAddr>().unwrap());
+        let upstreams =
+            Upstreams(vec![Upstream::Server(first.into()), Upstream::ResolvConf(file.clone()), Upstream::Server(last.into())]);
+        let (roster, metrics) = (Roster::default(), Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap()));
+        let made = |config: &ForwardConfig| {
+            let probes = roster.probes().clone();
+            let care = Care { zone: Name::root(), config: config.clone(), probes, metrics: metrics.clone() };
+            Pool::new(&upstreams, config, Path::new("/nonexistent"), care, roster.clone())
+        };
+        let last_octets = |pool: &Pool| -> Vec<u8> {
+            pool.upstreams()
+                .iter()
+                .map(|address| address.to_string().split(['.', ':']).nth(3).unwrap().parse().unwrap())
+                .collect()
+        };
+        let pool = made(&ForwardConfig::default());
+        assert_eq!(last_octets(&pool), [9, 1, 2, 10]);
+        // One that may be down stays so, whatever becomes of the others, and in another configuration as well.
+        pool.suspect(&pool.servers()[2]);
+        let suspected = |pool: &Pool| -> Vec<bool> { pool.servers().iter().map(|server| server.is_suspect()).collect() };
+        std::fs::write(&file, "nameserver 192.0.2.2\nnameserver 192.0.2.33\n").unwrap();
+        assert_eq!(last_octets(&pool), [9, 2, 33, 10]);
+        assert_eq!(suspected(&pool), [false, true, false, false]);
+        pool.never_ask(&["192.0.2.9:53".parse().unwrap()]);
+        assert_eq!(suspected(&pool), [true, false, false]);
+        let next = made(&ForwardConfig { policy: Policy::Sequential, max_concurrent: 7, ..ForwardConfig::default() });
+        assert_eq!(suspected(&next), [false, true, false, false]);
+        assert!(Arc::ptr_eq(&pool.servers()[0], &next.servers()[1]));
+        let other = made(&ForwardConfig { only_tcp: true, ..ForwardConfig::default() });
+        assert!(!Arc::ptr_eq(&pool.servers()[0], &other.servers()[1]), "that is asked otherwise");
+        std::fs::remove_file(&file).unwrap();
     }
 
     fn firsts(pool: &Pool, times: usize) -> Vec<u8> {

@@ -3,8 +3,8 @@
 use super::exchange::{over_stream, over_udp};
 use super::loops::Care;
 use super::tls::Tls;
-use crate::config::{NameServer, Over};
-use crate::dns::metrics::Metrics;
+use crate::config::{ForwardConfig, NameServer, Over};
+use crate::dns::metrics::{Metrics, Transport};
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::RecordType;
 use std::io;
@@ -24,12 +24,39 @@ const MAX_IDLE: usize = 16;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a server that leads back to us is asked whether it still does.
 const LOOK_FOR_LOOP_EVERY: Duration = Duration::from_secs(10);
-/// After this long without an answer over UDP the question is asked over TCP as well: some networks let nothing else through.
-const UDP_PATIENCE: Duration = Duration::from_secs(1);
+/// After this long without an answer over UDP the question is asked over TCP as well, and the other way round: some networks let nothing else through.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// So many of these may be under way, so that a dead server costs few sockets.
 const TCP_INSTEAD: usize = 16;
 /// A server that answers over TCP only is asked so at once for this long.
 const TCP_FIRST: Duration = Duration::from_secs(60);
+
+/// How a question goes to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Over UDP; over TCP where the answer was cut or there is none.
+    Udp,
+    /// Over TCP, as the client came; over UDP where nobody answers so.
+    Tcp,
+    /// Over TCP and nothing else.
+    TcpAlone,
+}
+
+impl Way {
+    /// CoreDNS's choice for a client that came so (`force_tcp`, `prefer_udp`, and otherwise the client's own transport).
+    pub fn of(config: &ForwardConfig, client: Transport) -> Way {
+        match (config.only_tcp, client) {
+            (true, _) => Way::TcpAlone,
+            (false, Transport::Tcp) if !config.prefer_udp => Way::Tcp,
+            (false, _) => Way::Udp,
+        }
+    }
+
+    /// That of questions that no client has asked.
+    pub fn of_checks(config: &ForwardConfig) -> Way {
+        Way::of(config, Transport::Udp)
+    }
+}
 
 /// A server.
 #[derive(Debug)]
@@ -54,10 +81,20 @@ pub(super) struct Server {
     tcp_instead: Semaphore,
     /// Since when it is known to answer over TCP only.
     tcp_first: Mutex<Option<Instant>>,
+    /// They show whether it leads back.
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.is_loop() {
+            self.metrics.upstream_leads_back(self.address, false);
+        }
+    }
 }
 
 impl Server {
-    pub fn new(server: NameServer, tls: Option<Tls>, expire: Duration) -> Server {
+    pub fn new(server: NameServer, tls: Option<Tls>, expire: Duration, metrics: Arc<Metrics>) -> Server {
         Server {
             address: server.address,
             over: server.over,
@@ -71,6 +108,7 @@ impl Server {
             idle: Mutex::default(),
             tcp_instead: Semaphore::new(TCP_INSTEAD),
             tcp_first: Mutex::default(),
+            metrics,
         }
     }
 
@@ -125,7 +163,7 @@ impl Server {
         tokio::spawn(async move {
             while let Some(server) = server.upgrade() {
                 let (is_loop, is_alive) = tokio::join!(care.leads_back(&server), server.is_alive(&care));
-                server.note_loop(is_loop, &care.metrics);
+                server.note_loop(is_loop);
                 if is_alive && !is_loop {
                     server.answered();
                     return;
@@ -140,7 +178,10 @@ impl Server {
         let mut question = Message::query();
         question.metadata.recursion_desired = care.config.check_recursion;
         question.add_query(Query::query(super::name(&care.config.check_name), RecordType::NS));
-        if matches!(timeout(CHECK_TIMEOUT, self.exchange(&question, false, &care.metrics)).await, Ok(Ok(_))) {
+        if matches!(
+            timeout(CHECK_TIMEOUT, self.exchange(&question, Way::of_checks(&care.config), &care.metrics)).await,
+            Ok(Ok(_))
+        ) {
             return true;
         }
         self.fails.fetch_add(1, Ordering::Relaxed);
@@ -148,7 +189,7 @@ impl Server {
         false
     }
 
-    fn note_loop(&self, is_loop: bool, metrics: &Metrics) {
+    fn note_loop(&self, is_loop: bool) {
         let changed = self.is_loop.send_if_modified(|before| std::mem::replace(before, is_loop) != is_loop);
         match is_loop {
             _ if !changed => return,
@@ -159,7 +200,7 @@ impl Server {
             ),
             false => info!(server = %self.address, "this upstream DNS server asks us no more: it is asked again"),
         }
-        metrics.upstream_leads_back(self.address, is_loop);
+        self.metrics.upstream_leads_back(self.address, is_loop);
     }
 
     /// It has answered, whatever.
@@ -168,14 +209,17 @@ impl Server {
         self.checking.store(false, Ordering::Relaxed);
     }
 
-    /// One question: by UDP, and by TCP where the answer was cut, where there is none, or where nothing else is wanted. If TCP fails the cut
-    /// answer is better than none.
-    pub async fn exchange(&self, message: &Message, only_tcp: bool, metrics: &Metrics) -> io::Result<Message> {
+    /// One question: by UDP, and by TCP where the answer was cut, where there is none, or where that is wanted. If TCP fails the cut answer is better
+    /// than none.
+    pub async fn exchange(&self, message: &Message, way: Way, metrics: &Metrics) -> io::Result<Message> {
         let mut message = message.clone();
         message.metadata.id = rand::random();
         let bytes = message.to_vec().map_err(io::Error::other)?;
-        if only_tcp || self.over != Over::Plain {
+        if way == Way::TcpAlone || self.over != Over::Plain {
             return self.by_connection(&message, &bytes, metrics).await;
+        }
+        if way == Way::Tcp {
+            return self.by_tcp_first(&message, &bytes, metrics).await;
         }
         if self.is_tcp_first()
             && let Ok(answer) = self.by_connection(&message, &bytes, metrics).await
@@ -190,7 +234,23 @@ impl Server {
                 Ok(cut) => Ok(self.by_connection(&message, &bytes, metrics).await.unwrap_or(cut)),
                 Err(error) => self.by_tcp_instead(&message, &bytes, metrics).await.ok_or(error),
             },
-            Some(answer) = async { sleep(UDP_PATIENCE).await; self.by_tcp_instead(&message, &bytes, metrics).await } => Ok(answer),
+            Some(answer) = async { sleep(PATIENCE).await; self.by_tcp_instead(&message, &bytes, metrics).await } => Ok(answer),
+        }
+    }
+
+    /// Over TCP, and over UDP where that fails or takes long: some networks let no TCP through.
+    async fn by_tcp_first(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> io::Result<Message> {
+        let by_tcp = self.by_connection(message, bytes, metrics);
+        tokio::pin!(by_tcp);
+        tokio::select! {
+            answer = &mut by_tcp => match answer {
+                Ok(answer) => Ok(answer),
+                Err(error) => over_udp(self.address, message, bytes).await.map_err(|_| error),
+            },
+            Some(answer) = async {
+                sleep(PATIENCE).await;
+                over_udp(self.address, message, bytes).await.ok().filter(|answer| !answer.metadata.truncation)
+            } => Ok(answer),
         }
     }
 

@@ -411,7 +411,7 @@ impl Translation {
                 "max_concurrent" => forward.max_concurrent = Some(number(place, option.one()?)?),
                 "except" => forward.except.extend(option.arguments.iter().cloned()),
                 "force_tcp" => forward.force_tcp = Some(true),
-                "prefer_udp" => self.remark(option, "forward", "UDP is used first in any case, and TCP where an answer was cut"),
+                "prefer_udp" => forward.prefer_udp = true,
                 "expire" => forward.expire = Some(parsed(place, option.one()?)?),
                 "health_check" => health_check(&mut forward, option)?,
                 "tls_servername" => forward.tls_servername = Some(option.one()?.to_string()),

@@ -1,0 +1,147 @@
+//! How much clients may have under way, and for how long they may say nothing.
+
+use crate::battery::cluster;
+use crate::wire::{ELSEWHERE, LIMIT, Running, answer_to, exchange, fake_upstream, query, tcp, udp, upstream};
+use hickory_proto::op::{Edns, Message, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use waypost::dns::limits::Limits;
+
+/// An upstream that says nothing, and tells which clients' questions have come.
+async fn silent() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let (heard, questions) = mpsc::unbounded_channel();
+    let address = fake_upstream(move |question, _| {
+        let name = question.queries[0].name().to_string();
+        if name.starts_with("wait-") {
+            heard.send(name).unwrap();
+        }
+        vec![]
+    })
+    .await;
+    (address, questions)
+}
+
+/// A server with this upstream, on which so many questions over UDP are worked on.
+fn serving(upstream: SocketAddr, udp: usize) -> Running {
+    let corefile = format!(". {{\n    kubernetes cluster.local\n    forward . {upstream}\n    loadbalance\n}}");
+    Running::limited(cluster(), &corefile, Limits::of(udp, 16, 1 << 20))
+}
+
+/// Has so many questions wait for the upstream server.
+async fn waiting(server: SocketAddr, count: usize, heard: &mut mpsc::UnboundedReceiver<String>) -> JoinSet<Message> {
+    let mut clients = JoinSet::new();
+    for number in 0..count {
+        clients.spawn(async move { udp(server, &query(&format!("wait-{number}.example.com"), 1)).await });
+        while heard.recv().await.unwrap() != format!("wait-{number}.example.com.") {}
+    }
+    clients
+}
+
+/// A question that the records answer, but not the threads that receive it.
+fn unusual() -> Message {
+    let mut question = query("web.default.svc.cluster.local", 1);
+    let mut edns = Edns::new();
+    edns.options_mut().insert(EdnsOption::Unknown(65_001, vec![7]));
+    question.set_edns(edns);
+    question
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_questions_over_udp_than_there_are_places_fail_at_once_and_the_cluster_is_served() {
+    let (address, mut heard) = silent().await;
+    let running = serving(address, 1);
+    let waiting = waiting(running.ipv4(), 1, &mut heard).await;
+    let reply = udp(running.ipv4(), &query("www.example.com", 1)).await;
+    assert!(reply.metadata.response_code == ResponseCode::ServFail && reply.queries.len() == 1, "{reply:?}");
+    assert_eq!(running.counted("waypost_dns_dropped_questions_total", "busy"), 1);
+    assert_eq!(udp(running.ipv4(), &query("web.default.svc.cluster.local", 1)).await.answers.len(), 1);
+    assert_eq!(tcp(running.ipv4(), &unusual()).await.answers.len(), 1);
+    drop(waiting);
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_wait_for_upstream_servers_leave_places_to_others() {
+    let (address, mut heard) = silent().await;
+    let running = serving(address, 4);
+    let waiting = waiting(running.ipv4(), 3, &mut heard).await;
+    assert_eq!(udp(running.ipv4(), &query("www.example.com", 1)).await.metadata.response_code, ResponseCode::Refused);
+    assert_eq!(running.counted("coredns_forward_max_concurrent_rejects_total", ""), 1);
+    assert_eq!(udp(running.ipv4(), &unusual()).await.answers.len(), 1);
+    assert_eq!(running.counted("waypost_dns_dropped_questions_total", "busy"), 0);
+    drop(waiting);
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_over_tcp_that_is_longer_than_any_question_ends_the_connection() {
+    let running = Running::start(cluster(), &[upstream().await]);
+    let mut stream = TcpStream::connect(running.ipv4()).await.unwrap();
+    stream.write_all(&5000_u16.to_be_bytes()).await.unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    assert_eq!(running.counted("waypost_dns_dropped_questions_total", "size"), 1);
+    running.serving.shutdown().await;
+}
+
+/// The times are CoreDNS's (10 seconds); what counts is that they end (RFC 7766, section 6.2.3), and for whom.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_are_closed_and_one_that_asks_goes_on() {
+    let running = Running::start(cluster(), &[upstream().await]);
+    let server = running.ipv4();
+    let question = query("web.default.svc.cluster.local", 1);
+    let bytes = question.to_vec().unwrap();
+    let mut idle = JoinSet::new();
+    // Nothing at all, half a length, and half a question.
+    for said in [vec![], vec![0], [&[0, bytes.len() as u8], &bytes[..9]].concat()] {
+        idle.spawn(async move {
+            let mut stream = TcpStream::connect(server).await.unwrap();
+            stream.write_all(&said).await.unwrap();
+            timeout(3 * LIMIT, stream.read(&mut [0; 16])).await.expect("the server ends it").unwrap_or(0)
+        });
+    }
+    let asked = question.clone();
+    idle.spawn(async move {
+        let mut stream = TcpStream::connect(server).await.unwrap();
+        exchange(&mut stream, &asked).await;
+        timeout(3 * LIMIT, stream.read(&mut [0; 16])).await.expect("the server ends it").unwrap_or(0)
+    });
+    let mut busy = TcpStream::connect(server).await.unwrap();
+    while !idle.is_empty() {
+        exchange(&mut busy, &question).await;
+        tokio::select! {
+            Some(ended) = idle.join_next() => assert_eq!(ended.unwrap(), 0),
+            () = sleep(Duration::from_secs(1)) => {}
+        }
+    }
+    assert_eq!(exchange(&mut busy, &question).await.answers.len(), 1);
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_late_finds_its_connection() {
+    let (tell, mut told) = mpsc::unbounded_channel::<()>();
+    let slow = fake_upstream(move |question, _| match told.try_recv() {
+        Ok(()) => vec![answer_to(question, ELSEWHERE)],
+        Err(_) => vec![],
+    })
+    .await;
+    let corefile = format!(". {{\n    forward . {slow} {{\n        prefer_udp\n    }}\n}}");
+    let running = Running::by_corefile(cluster(), &corefile);
+    let mut stream = TcpStream::connect(running.ipv4()).await.unwrap();
+    let question = query("www.example.com", 1);
+    let bytes = question.to_vec().unwrap();
+    stream.write_all(&[&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()).await.unwrap();
+    // Its client has said its last word, and waits.
+    stream.shutdown().await.unwrap();
+    tell.send(()).unwrap();
+    let mut answer = Vec::new();
+    timeout(LIMIT, stream.read_to_end(&mut answer)).await.expect("the server ends it").unwrap();
+    assert_eq!(Message::from_vec(&answer[2..]).unwrap().answers.len(), 1);
+    running.serving.shutdown().await;
+}
