@@ -77,7 +77,8 @@ pub fn run_for(stage: &Stage, document: &'static str, heading: &str, node: u8) {
             }
         }
     }
-    let output = finish(stage.cluster.command("timeout").args(["300", "bash", "-c", &script]));
+    // The README's make the image, which compiles the program.
+    let output = finish(stage.cluster.command("timeout").args(["900", "bash", "-c", &script]));
     output.unwrap_or_else(|error| panic!("{document}, {heading}: {error}"));
     stage.documents.0.lock().expect("nobody panics while it is held").insert(section);
 }
