@@ -5,6 +5,7 @@ in_lan() { ip netns exec "$lan" "$@"; }
 
 start_lan() {
     ip netns add "$lan"
+    touch "$state/lan"
     in_lan ip link set lo up
     in_lan ip link add lan type bridge
     in_lan ip address add "$host_address/24" dev lan

@@ -33,9 +33,12 @@ END
     setsid unshare --fork --kill-child --pid --mount --uts --net \
         scripts/cluster.d/node "$number" "$folder" "/waypost-cluster/$name-node$number" "$addresses" \
         </dev/null >>"$state/logs/node$number.log" 2>&1 &
-    local unshare=$! init=""
+    local unshare=$! init="" tries=0
     until init=$(pgrep --parent "$unshare"); do
-        kill -0 "$unshare" 2>/dev/null || die "node$number does not start: $(tail -1 "$state/logs/node$number.log")"
+        tries=$((tries + 1))
+        if [ $tries -gt 1000 ] || ! kill -0 "$unshare" 2>/dev/null; then
+            die "node$number does not start: $(tail -1 "$state/logs/node$number.log")"
+        fi
         sleep 0.01
     done
     remember "node$number" "$init"
@@ -116,7 +119,7 @@ cgroup_roots() {
 }
 
 make_cgroups() {
-    local root
+    local root group file controller controllers above
     for root in $(cgroup_roots); do
         mkdir -p "$root/waypost-cluster"
         # A new group of cpuset has no CPUs, and cannot be joined, until it has its parent's.
@@ -125,8 +128,14 @@ make_cgroups() {
             for file in cpuset.cpus cpuset.mems; do
                 [ -e "$root/$group/$file" ] && [ -e "$root/$file" ] && cat "$root/$file" >"$root/$group/$file"
             done
-            if [ -e "$root/cgroup.subtree_control" ] && [ -e "$root/cgroup.controllers" ]; then
-                sed 's/\</+/g' "$root/cgroup.controllers" >"$root/$group/cgroup.subtree_control" 2>/dev/null || true
+            # One at a time: what is not to be had would be the end of all of them.
+            if [ -e "$root/cgroup.controllers" ]; then
+                read -ra controllers <"$root/cgroup.controllers"
+                for controller in "${controllers[@]}"; do
+                    for above in "$root" "$root/waypost-cluster" "$root/$group"; do
+                        echo "+$controller" 2>/dev/null >"$above/cgroup.subtree_control" || true
+                    done
+                done
             fi
         done
     done
@@ -140,7 +149,7 @@ remove_cgroups() {
         # shellcheck disable=SC2038 # what is printed are process ids
         for tries in $(seq 200); do
             [ -d "$group" ] || break
-            find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -9 2>/dev/null || true
+            find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null | grep -vx 0 | xargs -r kill -9 2>/dev/null || true
             find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
             [ "$tries" = 1 ] || sleep 0.05
         done

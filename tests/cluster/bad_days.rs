@@ -189,7 +189,7 @@ pub fn wrong_value(stage: &Stage) {
         ("dns.replicas=many", "replicas"),
         ("clusterCIDRs={pods}", "clusterCIDRs"),
     ] {
-        let error = cluster.helm(&["upgrade", "waypost", "charts/waypost", "--reuse-values", "--set", setting]).unwrap_err();
+        let error = cluster.helm(&["upgrade", "waypost", "charts/waypost", "--reset-then-reuse-values", "--set", setting]).unwrap_err();
         assert!(error.contains(says) && error.contains("schema"), "{setting}: {error}");
     }
 }
@@ -326,7 +326,7 @@ fn serves(cluster: &Cluster, node: u8) {
 }
 
 pub fn upgrade(cluster: &Cluster, settings: &[&str]) {
-    let upgrade = ["upgrade", "waypost", "charts/waypost", "--reuse-values"];
+    let upgrade = ["upgrade", "waypost", "charts/waypost", "--reset-then-reuse-values"];
     cluster.helm(&[&upgrade, settings].concat()).unwrap_or_else(|error| panic!("{error}"));
 }
 

@@ -39,6 +39,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("ip link delete nodelocaldns", "there is no such link"),
     ("helm install", "the word for a command that is in a block"),
     ("helm uninstall", "the word for a command that is in a block"),
+    ("waypost check --corefile=FILE", "a node has no Corefile; src/commands/check has tests of it"),
     ("waypost check", "the word for a command that is in a block"),
     ("waypost cleanup", "the word for a command that is in a block: here it would be refused, because an agent runs"),
     ("waypost explain", "the word for commands that are in a block"),

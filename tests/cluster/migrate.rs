@@ -40,6 +40,9 @@ pub fn in_and_back(stage: &Stage) {
             assert!(!has_node_local_dns(cluster, node), "node{node}");
         }
         run(stage, GUIDE, "After the last node");
+        let agents = cluster.get(&["--namespace=kube-system", "daemonset", "waypost-agent"]);
+        let everywhere = serde_json::json!({ "kubernetes.io/os": "linux" });
+        assert_eq!(agents["spec"]["template"]["spec"]["nodeSelector"], everywhere, "new nodes get an agent without the label");
         assert_eq!(service(), before, "the Service is the one that was there");
         assert_lost_at_most(&load.end(), in_the_caches_hand);
         values.are_obeyed(cluster);

@@ -4,10 +4,36 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Folders of the machine in which programs of a cluster keep things, if they are not kept from it.
-const FOLDERS: &[&str] = &["/etc", "/opt", "/run", "/usr/libexec", "/var/lib", "/var/log"];
+/// Where programs of a cluster keep things on a machine of their own; here all of it must be the nodes'. (buildah and `ip netns` make folders as well,
+/// whoever uses them: /etc/cni, /var/lib/containers and /run/netns.)
+const FOLDERS: &[&str] = &[
+    "/etc/cni/net.d/10-pods.conflist",
+    "/etc/containerd",
+    "/etc/kubernetes",
+    "/opt/cni",
+    "/opt/containerd",
+    "/run/containerd",
+    "/run/waypost",
+    "/usr/libexec/kubernetes",
+    "/var/lib/cni",
+    "/var/lib/containerd",
+    "/var/lib/etcd",
+    "/var/lib/kubelet",
+    "/var/lib/waypost",
+    "/var/log/containers",
+    "/var/log/pods",
+];
+/// What kubelets set for the whole machine.
+const SETTINGS: &[&str] = &[
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+];
 
-/// What is there: processes, network namespaces, links, mounts, control groups, and what the machine's folders have in them.
+/// What is there: processes, network namespaces, links, mounts, control groups, folders, and the machine's settings.
 #[derive(Debug)]
 pub struct Traces(BTreeSet<String>);
 
@@ -16,10 +42,15 @@ impl Traces {
     pub fn now() -> Traces {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the kernel tells");
         let mounts = mounts.lines().filter_map(|line| Some(format!("the mount {}", line.split(' ').nth(4)?)));
-        let folders = FOLDERS.iter().flat_map(|folder| names(folder).into_iter().map(move |name| format!("{folder}/{name}")));
+        let mounts = mounts.filter(|mount| mount != "the mount /run/netns");
+        let folders = FOLDERS.iter().filter(|folder| Path::new(folder).exists()).map(ToString::to_string);
+        let settings = SETTINGS.iter().map(|setting| {
+            let value = fs::read_to_string(format!("/proc/sys/{setting}")).unwrap_or_default();
+            format!("{setting} = {}", value.trim())
+        });
         let links = names("/sys/class/net").into_iter().map(|name| format!("the link {name}"));
         let namespaces = names("/run/netns").into_iter().map(|name| format!("the network namespace {name}"));
-        Traces(processes().into_iter().chain(mounts).chain(folders).chain(links).chain(namespaces).chain(groups()).collect())
+        Traces(processes().into_iter().chain(mounts).chain(folders).chain(settings).chain(links).chain(namespaces).chain(groups()).collect())
     }
 
     /// What has come since.

@@ -78,6 +78,11 @@ dns-forward-tls-ca: /etc/waypost-upstream/ca.crt
 {{- include "waypost.port" (dict "config" .Values.agent.config "key" "metrics-bind-address" "default" 10249) }}
 {{- end }}
 
+{{/* The port of the DNS servers' metrics. */}}
+{{- define "waypost.dnsMetricsPort" -}}
+{{- include "waypost.port" (dict "config" .Values.dns.config "key" "dns-metrics-address" "default" 9153) }}
+{{- end }}
+
 {{/* The port that a setting puts a listener on: dict "config" CONFIG "key" SETTING "default" PORT. */}}
 {{- define "waypost.port" -}}
 {{- $address := get .config .key }}
