@@ -29,6 +29,23 @@ fn kind_reads_the_configuration_and_starts_no_kube_proxy() {
     assert!(script.contains(&format!("cluster={}", cluster["name"].as_str().expect("a name"))));
 }
 
+#[test]
+fn its_steps_are_those_of_the_cluster_that_is_tested() {
+    let read = |path| std::fs::read_to_string(in_tree(path)).expect("the script is there");
+    let (kind, cluster) = (read("scripts/kind"), read("scripts/cluster.d/install.sh"));
+    let install = cluster.split("install_waypost() {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("the function");
+    let expected = ["k8sServiceHost", "clusterCIDRs", "serviceCIDRs", "daemonset/waypost-agent", "deployment/waypost-dns"];
+    assert_eq!(steps(install), expected);
+    assert_eq!(steps(&kind), expected);
+}
+
+/// The values that helm is given, and what is waited for.
+fn steps(script: &str) -> Vec<String> {
+    let after = |word: &'static str| script.split(word).skip(1).map(|rest| rest.trim_start_matches(['\'', '"']).to_string());
+    let values = after("--set ").filter_map(|rest| Some(rest.split_once('=')?.0.to_string()));
+    values.chain(after("rollout status ").filter_map(|rest| Some(rest.split_whitespace().next()?.to_string()))).collect()
+}
+
 fn in_tree(path: &str) -> std::path::PathBuf {
     Path::new(ROOT).join(path)
 }
