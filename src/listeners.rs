@@ -54,16 +54,20 @@ impl<K: Ord + Clone> Listeners<K> {
                 self.complain(&key, address, "another Service of this node has the port".into(), &mut failed);
                 continue;
             }
-            let socket = match self.open.get(&address) {
+            let is_open = match self.open.get(&address) {
                 Some((owner, _)) if *owner == key => continue,
-                Some(_) => {
-                    self.end_work(address).await;
-                    self.sockets.another(address)
-                }
-                None => self.sockets.tcp(address),
+                other => other.is_some(),
             };
-            match socket.and_then(TcpListener::from_std) {
+            let socket = if is_open { self.sockets.another(address) } else { self.sockets.tcp(address) };
+            let socket = socket.and_then(TcpListener::from_std);
+            if socket.is_err() && !is_open {
+                // The copy that was kept would be in the way of the next try.
+                self.sockets.close("tcp", address);
+            }
+            match socket {
                 Ok(socket) => {
+                    // Not before there is a handle for the work to come: what is open would be lost.
+                    self.end_work(address).await;
                     let task = serve(socket, &key, address);
                     self.said.remove(&(key.clone(), address));
                     self.open.insert(address, (key, task));
@@ -93,5 +97,36 @@ impl<K: Ord + Clone> Listeners<K> {
             failed(key, address, &why);
             self.said.insert(listener, why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
+
+    fn greet(socket: TcpListener, _: &&str, _: SocketAddr) -> JoinSet<()> {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            while let Ok((client, _)) = socket.accept().await {
+                drop(client);
+            }
+        });
+        task
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_cannot_get_other_work_yet_keeps_its_own() {
+        let sockets = Sockets::new(true);
+        let mut open = Listeners::among(sockets.clone());
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert!(open.follow(vec![("one", address)], greet, |_, _, why| panic!("{why}")).await);
+        sockets.close_all();
+        let mut said = 0;
+        assert!(!open.follow(vec![("two", address)], greet, |_, _, _| said += 1).await);
+        assert_eq!(said, 1);
+        let mut client = TcpStream::connect(address).await.unwrap();
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "somebody has accepted and closed it");
     }
 }

@@ -1,6 +1,6 @@
 //! New connections of each destination as metrics, from the counters that the kernel keeps.
 //!
-//! They are read when somebody asks for the metrics, over a socket of their own: no commit waits for it. The kernel counts on over changes and
+//! They are read when somebody asks for the metrics, over a socket of their own and under a lock of its own: no commit and no plan waits for it. The kernel counts on over changes and
 //! restarts of the agent (see [`crate::nft::counters`]).
 
 use crate::model::{Family, ObjectKey};
@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Clone)]
 pub struct Connections {
     state: Arc<Mutex<State>>,
+    /// Where the kernel is asked, once it was. Who reads holds it until the counts are taken, so that an older reading never follows a newer one.
+    socket: Arc<Mutex<Option<NfSocket>>>,
     descriptions: Vec<Desc>,
 }
 
@@ -30,7 +32,6 @@ struct State {
     listed: usize,
     /// What unlisted destinations have counted, those that are gone included.
     others: u64,
-    socket: Option<NfSocket>,
 }
 
 struct Tally {
@@ -50,46 +51,61 @@ impl Connections {
     pub fn new(limit: usize) -> Result<Connections, prometheus::Error> {
         let (series, others) = (series()?, others()?);
         let descriptions = series.desc().into_iter().chain(others.desc()).cloned().collect();
-        let state = State { limit, destinations: HashMap::new(), listed: 0, others: 0, socket: None };
-        Ok(Connections { state: Arc::new(Mutex::new(state)), descriptions })
+        let state = State { limit, destinations: HashMap::new(), listed: 0, others: 0 };
+        Ok(Connections { state: Arc::new(Mutex::new(state)), socket: Arc::default(), descriptions })
     }
 
     /// A destination belongs to this service from now on, or is gone.
     pub fn set(&self, dest: Dest, service: Option<&ObjectKey>) {
         let mut state = self.state();
+        // The element stays in the kernel when a destination changes hands, and counts on.
+        let mut seen = 0;
         let known = state.destinations.get(&dest).map(|tally| &tally.service);
         if known == service {
             return;
         }
         if let Some(gone) = state.destinations.remove(&dest) {
             state.listed -= usize::from(gone.listed);
+            seen = gone.seen;
         }
         if let Some(service) = service {
             let listed = state.listed < state.limit;
             state.listed += usize::from(listed);
-            state.destinations.insert(dest, Tally { service: service.clone(), listed, seen: 0, total: 0 });
+            state.destinations.insert(dest, Tally { service: service.clone(), listed, seen, total: 0 });
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Asks the kernel. The agent's task sets destinations meanwhile.
+    fn read(&self) {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        match found(&mut socket) {
+            Ok(found) => self.state().take(&found),
+            Err(error) => {
+                tracing::warn!(%error, "the kernel's counters cannot be read; the metrics show the last ones");
+                *socket = None;
+            }
+        }
+    }
+}
+
+/// What the kernel has counted, over this socket or a new one.
+fn found(socket: &mut Option<NfSocket>) -> Result<Counters, NftError> {
+    let socket = match socket {
+        Some(socket) => socket,
+        none => none.insert(NfSocket::open()?),
+    };
+    let mut found = Counters::new();
+    for family in Family::BOTH {
+        found.extend(counters::all(socket, family)?);
+    }
+    Ok(found)
 }
 
 impl State {
-    fn read(&mut self) -> Result<(), NftError> {
-        let socket = match &mut self.socket {
-            Some(socket) => socket,
-            none => none.insert(NfSocket::open()?),
-        };
-        let mut found = Counters::new();
-        for family in Family::BOTH {
-            found.extend(counters::all(socket, family)?);
-        }
-        self.take(&found);
-        Ok(())
-    }
-
     fn take(&mut self, found: &Counters) {
         for (dest, tally) in &mut self.destinations {
             let Some(counter) = found.get(dest) else { continue };
@@ -120,11 +136,8 @@ impl Collector for Connections {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let mut state = self.state();
-        if let Err(error) = state.read() {
-            tracing::warn!(%error, "the kernel's counters cannot be read; the metrics show the last ones");
-            state.socket = None;
-        }
+        self.read();
+        let state = self.state();
         let (Ok(series), Ok(others)) = (series(), others()) else { return Vec::new() };
         for (dest, tally) in state.destinations.iter().filter(|(_, tally)| tally.listed) {
             let (address, port) = (dest.address.to_string(), dest.port.to_string());
@@ -173,6 +186,16 @@ mod tests {
         assert_eq!(shown(&connections, &[(80, 7)]).0, [(80, 7)]);
         assert_eq!(shown(&connections, &[]).0, [(80, 7)]);
         assert_eq!(shown(&connections, &[(80, 2)]).0, [(80, 9)]);
+    }
+
+    #[test]
+    fn a_new_owner_of_a_destination_begins_at_nothing() {
+        let connections = Connections::new(9).unwrap();
+        connections.set(dest(80), Some(&ObjectKey::new("shop", "old")));
+        assert_eq!(shown(&connections, &[(80, 1000)]).0, [(80, 1000)]);
+        connections.set(dest(80), Some(&ObjectKey::new("shop", "new")));
+        assert_eq!(shown(&connections, &[(80, 1000)]).0, [(80, 0)]);
+        assert_eq!(shown(&connections, &[(80, 1003)]).0, [(80, 3)]);
     }
 
     #[test]

@@ -92,6 +92,7 @@ impl Follow {
             let deadline = self.dns.as_ref().and_then(Dns::deadline);
             let retry = self.plan.as_ref().and_then(|plan| plan.retry);
             let warming = self.plan.as_ref().and_then(Plan::next_warming);
+            let look_at_addresses = self.plan.as_ref().filter(|plan| plan.started).and_then(|plan| plan.local_addresses.again);
             let look = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy()).and_then(|plan| plan.drift.due());
             let cidrs_awaited = self.plan.as_ref().filter(|plan| !plan.started).and_then(|plan| plan.cidrs_awaited);
             let demand_awaited = self.dns.as_ref().and_then(Dns::demand_awaited);
@@ -118,6 +119,7 @@ impl Follow {
                 () = at(warming) => self.plan.iter_mut().for_each(|plan| plan.warm_up(&self.store)),
                 () = at(retry_switch) => self.dns.iter_mut().for_each(|dns| dns.retry_switch = None),
                 _ = addresses.tick() => self.look_at_addresses(),
+                () = at(look_at_addresses) => self.look_at_addresses(),
                 Ok(()) = self.addresses.changed() => self.look_at_addresses(),
                 () = dns_serves(&mut self.dns) => {}
                 Some(inquiry) = self.inquiries.recv() => self.answer(inquiry),

@@ -1,13 +1,15 @@
 //! NodePorts on the loopback addresses, for processes of the node.
 //!
 //! The kernel does not route what comes from a loopback address to another host, so that no rule can lead there (and the sysctl that lifts this
-//! opens the node's own services to its neighbours). So these are listeners of the agent, which hand each connection on to the Service's
-//! ClusterIP as any process of the node would connect there. TCP only, as kube-proxy's (KEP-3178 and `pkg/proxy/nftables`, alpha in 1.37).
+//! opens the node's own services to its neighbours). So these are listeners of the agent, which hand each connection on to the NodePort at
+//! the node's own address, as any process of the node would connect there; where NodePorts do not answer at that address, to the Service's ClusterIP.
+//! TCP only, as kube-proxy's (KEP-6032, alpha in 1.37).
 
 use crate::handover::Sockets;
 use crate::listeners::Listeners;
-use crate::model::{Family, ObjectKey, Protocol, Service, ServiceKind};
+use crate::model::{Family, ObjectKey, Protocol, Service, ServiceKind, ServicePort};
 use crate::notices::{ADDRESS_CONFLICT, LOCALHOST_NODE_PORT_TAKEN, Notices, Subject};
+use crate::proxy::Context;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -49,9 +51,9 @@ type Owner = (ObjectKey, SocketAddr);
 type Conflict = (ObjectKey, SocketAddr, ObjectKey);
 
 impl LocalhostPorts {
-    /// What is to be served of a Service from now on.
-    pub fn set(&self, key: &ObjectKey, service: Option<&Service>) {
-        let of = |service: &Service| Wanted { created: service.created, ports: ports(service) };
+    /// What is to be served of a Service from now on, on the node that is described.
+    pub fn set(&self, key: &ObjectKey, service: Option<&Service>, node: &Context) {
+        let of = |service: &Service| Wanted { created: service.created, ports: ports(service, node) };
         let next = service.map(of).filter(|wanted| !wanted.ports.is_empty());
         let mut wanted = self.wanted();
         if wanted.get(key) == next.as_ref() {
@@ -116,17 +118,24 @@ impl LocalhostPorts {
     }
 }
 
-fn ports(service: &Service) -> Vec<(SocketAddr, SocketAddr)> {
+fn ports(service: &Service, node: &Context) -> Vec<(SocketAddr, SocketAddr)> {
     let is_served = service.proxied && service.kind == ServiceKind::ClusterIp;
     let ports = service.ports.iter().filter(|port| is_served && port.node_port != 0 && port.protocol == Protocol::Tcp);
-    let of = |address: &IpAddr, listen: u16, port: u16| {
-        let loopback: IpAddr = match Family::of(*address) {
+    let of = |cluster_ip: &IpAddr, port: &ServicePort| {
+        let family = Family::of(*cluster_ip);
+        let loopback: IpAddr = match family {
             Family::V4 => Ipv4Addr::LOCALHOST.into(),
             Family::V6 => Ipv6Addr::LOCALHOST.into(),
         };
-        (SocketAddr::new(loopback, listen), SocketAddr::new(*address, port))
+        // There `externalTrafficPolicy` decides, as for every NodePort; of a ClusterIP `internalTrafficPolicy` would.
+        let served = |address: &&IpAddr| Family::of(**address) == family && node.nodeport_addresses.contains(address);
+        let target = match node.node_addresses.iter().find(served) {
+            Some(address) => SocketAddr::new(*address, port.node_port),
+            None => SocketAddr::new(*cluster_ip, port.port),
+        };
+        (SocketAddr::new(loopback, port.node_port), target)
     };
-    ports.flat_map(|port| service.cluster_ips.iter().map(move |address| of(address, port.node_port, port.port))).collect()
+    ports.flat_map(|port| service.cluster_ips.iter().map(move |address| of(address, port))).collect()
 }
 
 /// Accepts connections for as long as the task lives. Those that are accepted live on without it, as they would in the kernel.
@@ -160,7 +169,7 @@ async fn join(mut client: TcpStream, target: SocketAddr) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Policy, ServiceOptions, ServicePort};
+    use crate::model::{Policy, ServiceOptions};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn service(name: &str, created: i64, node_port: u16, port: u16) -> Service {
@@ -226,6 +235,19 @@ mod tests {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()
     }
 
+    #[test]
+    fn connections_go_to_the_nodes_own_address_where_node_ports_answer_there() {
+        let mut web = service("web", 1, 30080, 80);
+        web.cluster_ips = vec![[10, 96, 0, 1].into(), "fd00:96::1".parse().unwrap()];
+        let [primary, other]: [IpAddr; 2] = [[192, 0, 2, 10].into(), [198, 18, 0, 10].into()];
+        let targets = |served: &[IpAddr]| {
+            let node = Context { node_addresses: vec![primary], nodeport_addresses: served.to_vec(), ..Context::default() };
+            ports(&web, &node).into_iter().map(|(_, target)| target.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(targets(&[other, primary]), ["192.0.2.10:30080", "[fd00:96::1]:80"]);
+        assert_eq!(targets(&[other]), ["10.96.0.1:80", "[fd00:96::1]:80"]);
+    }
+
     #[tokio::test]
     async fn another_port_of_the_service_is_handed_on_to_without_a_refusal() {
         let (ports, node_port) = (LocalhostPorts::default(), free_port().await);
@@ -233,10 +255,10 @@ mod tests {
         let (notices, mut told) = Notices::sent();
         let _task = tokio::spawn(ports.clone().serve(notices, Sockets::new(true)));
         let web = |port| service("web", 1, node_port, port);
-        ports.set(&web(one).key, Some(&web(one)));
+        ports.set(&web(one).key, Some(&web(one)), &Context::default());
         until_heard(node_port, "one").await;
         for (port, word) in [(two, "two"), (one, "one"), (two, "two")] {
-            ports.set(&web(port).key, Some(&web(port)));
+            ports.set(&web(port).key, Some(&web(port)), &Context::default());
             until_heard_without_a_refusal(node_port, word).await;
         }
         assert!(told.try_recv().is_err(), "nothing is in the way");
@@ -249,9 +271,9 @@ mod tests {
             (service("z-old", 1, node_port, server("old").await), service("a-young", 2, node_port, server("young").await));
         let (notices, mut told) = Notices::sent();
         let _task = tokio::spawn(ports.clone().serve(notices, Sockets::new(true)));
-        ports.set(&young.key, Some(&young));
+        ports.set(&young.key, Some(&young), &Context::default());
         until_heard(node_port, "young").await;
-        ports.set(&old.key, Some(&old));
+        ports.set(&old.key, Some(&old), &Context::default());
         until_heard_without_a_refusal(node_port, "old").await;
         let notice = told.recv().await.unwrap();
         assert_eq!((notice.reason, &notice.about), (&ADDRESS_CONFLICT, &Subject::Service(young.key.clone())));
@@ -260,7 +282,7 @@ mod tests {
             "{}",
             notice.note
         );
-        ports.set(&old.key, None);
+        ports.set(&old.key, None, &Context::default());
         until_heard_without_a_refusal(node_port, "young").await;
     }
 }

@@ -186,10 +186,12 @@ impl ProxyMetrics {
         self.elements.with_label_values(label).inc_by(outcome.elements as u64);
         self.rebuilds.with_label_values(label).inc_by(u64::from(outcome.rebuilt.is_some()));
         self.rejected.with_label_values(label).inc_by(outcome.rejected.len() as u64);
-        match outcome.error {
-            None => self.last.with_label_values(label).set(now()),
-            Some(_) => self.failures.with_label_values(label).inc(),
-        }
+        self.failures.with_label_values(label).inc_by(u64::from(outcome.error.is_some()));
+    }
+
+    /// A request is through, and this family's table is as it was wanted, whether or not there was anything to do in it.
+    pub fn in_step(&self, family: Family) {
+        self.last.with_label_values(&[&family.to_string()]).set(now());
     }
 }
 

@@ -7,7 +7,7 @@ use super::health_checks::HealthChecks;
 use super::latency::Latency;
 use super::layouts::{layout, pod_networks};
 use super::localhost_ports::LocalhostPorts;
-use super::node_addresses::nodeport_addresses;
+use super::node_addresses::{LocalAddresses, nodeport_addresses};
 use super::stale_flows::StaleFlows;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{ClusterSource, Config, DetectLocalMode, ProxyConfig};
@@ -35,6 +35,7 @@ pub struct Plan {
     planner: Planner,
     slow_start: SlowStart,
     context: Context,
+    pub local_addresses: LocalAddresses,
     pub config: ProxyConfig,
     service_networks: Networks,
     pod_networks: Networks,
@@ -81,6 +82,7 @@ impl Plan {
                 without_external_ips: !config.proxy.external_ips,
                 ..Context::default()
             },
+            local_addresses: LocalAddresses::default(),
             config: config.proxy.clone(),
             service_networks: Networks::new(Element::ServiceCidr),
             pod_networks: Networks::new(Element::PodCidr),
@@ -147,7 +149,7 @@ impl Plan {
     fn plan_service(&mut self, store: &Store, key: &ObjectKey) {
         self.health_checks.plan(key, store, &self.context);
         if let Some(ports) = &self.localhost_ports {
-            ports.set(key, store.service(key).filter(|service| service.is_exposed_on(&self.context.node_labels)));
+            ports.set(key, store.service(key).filter(|service| service.is_exposed_on(&self.context.node_labels)), &self.context);
         }
         let mut keys = vec![key.clone()];
         while let Some(key) = keys.pop() {
@@ -180,6 +182,9 @@ impl Plan {
     /// Plans every service again when the node's addresses changed.
     pub fn follow_node(&mut self, store: &Store) {
         let node = store.node();
+        if !self.config.nodeport_addresses.networks.is_empty() {
+            self.local_addresses.look(&self.context.dns_addresses);
+        }
         let context = Context {
             node_name: self.context.node_name.clone(),
             dns_addresses: self.context.dns_addresses.clone(),
@@ -187,7 +192,7 @@ impl Plan {
             node_labels: node.map(|node| node.labels.clone()).unwrap_or_default(),
             zone: node.and_then(|node| node.zone.clone()),
             node_addresses: node.map(|node| node.addresses.clone()).unwrap_or_default(),
-            nodeport_addresses: nodeport_addresses(&self.config.nodeport_addresses, node, &self.context.dns_addresses),
+            nodeport_addresses: nodeport_addresses(&self.config.nodeport_addresses, node, &self.local_addresses),
         };
         if context != self.context {
             if (&context.nodeport_addresses, &context.zone) != (&self.context.nodeport_addresses, &self.context.zone) {
@@ -350,6 +355,7 @@ impl Plan {
         };
         for family in Family::BOTH.into_iter().filter(|family| !failed.contains(family)) {
             status.committed(family);
+            self.data_path.metrics.in_step(family);
             // What gathered meanwhile has waited only since this commit began: a busy cluster is not a stuck kernel.
             if !self.gathered.is_empty() {
                 status.queued(family);

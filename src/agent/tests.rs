@@ -226,10 +226,14 @@ impl Agent {
 
     /// A counter of the service proxy.
     fn counted(&self, name: &str, family: Family) -> u64 {
+        self.metric(name, family).get_counter().get_value() as u64
+    }
+
+    fn metric(&self, name: &str, family: Family) -> prometheus::proto::Metric {
         let families = self.proxy_metrics.gather();
         let metric = families.iter().find(|metric| metric.name() == name).expect("there is such a metric");
         let of_family = |one: &&prometheus::proto::Metric| one.get_label()[0].value() == family.to_string();
-        metric.get_metric().iter().find(of_family).expect("it has the family").get_counter().get_value() as u64
+        metric.get_metric().iter().find(of_family).expect("it has the family").clone()
     }
 
     fn holds(&self, element: Element) -> bool {
@@ -400,6 +404,25 @@ async fn a_commit_counts_though_more_has_gathered_meanwhile() {
     let waits_for_commit = |agent: &Agent| agent.status.pending().iter().any(|pending| pending.contains("commit"));
     agent.until("the first commit counts", |agent| !waits_for_commit(agent)).await;
     assert!(!agent.holds(routed()), "the second commit is still under way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_family_in_which_nothing_changes_does_not_look_stuck() {
+    let agent = start(None);
+    for updates in [listing(Kind::Service, vec![]), listing(Kind::Slice, vec![]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    let time = |agent: &Agent, what: &str, family| {
+        agent.metric(&format!("kubeproxy_sync_proxy_rules_last_{what}"), family).get_gauge().get_value()
+    };
+    let first = time(&agent, "queued_timestamp_seconds", Family::V6);
+    agent.send([web(), slice()]).await;
+    agent.until("another commit is asked for", |agent| time(agent, "queued_timestamp_seconds", Family::V6) > first).await;
+    for family in Family::BOTH {
+        let is_done = |agent: &Agent| time(agent, "timestamp_seconds", family) >= time(agent, "queued_timestamp_seconds", family);
+        agent.until("the last commit is later than the last request for one", is_done).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -100,27 +100,36 @@ fn set_sysctls(wanted: Vec<Sysctl>, last: bool) -> Vec<Sysctl> {
     missing.into_iter().map(|unset| unset.sysctl).collect()
 }
 
-/// Looks whenever something was touched, and once more a little later. `look` says whether it succeeded.
+/// Looks whenever something was touched, and once more a little later, however much is touched meanwhile. `look` says whether it succeeded.
 fn keep_clean(received: &Receiver<Touched>, mut look: impl FnMut(&Touched) -> bool) {
-    let mut again = Touched::new();
-    let mut again_at = Instant::now();
+    // What is due for its second look at that time, and what was touched since this time was set: its turn comes after that.
+    let (mut again, mut later) = (Touched::new(), Touched::new());
+    let mut again_at: Option<Instant> = None;
     loop {
-        let first = match again.is_empty() {
-            true => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => received.recv_timeout(again_at.saturating_duration_since(Instant::now())),
+        let wait = again_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let first = match wait {
+            None => received.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            // Even when messages keep coming.
+            Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+            Some(wait) => received.recv_timeout(wait),
         };
         match first {
             Ok(mut touched) => {
                 touched.extend(received.try_iter().flatten());
-                let pause = if look(&touched) { SECOND_LOOK } else { RETRY };
-                again.extend(touched);
-                again_at = Instant::now() + pause;
+                look(&touched);
+                again.retain(|dest, _| !touched.contains_key(dest));
+                if again_at.is_none() { &mut again } else { &mut later }.extend(touched);
+                again_at.get_or_insert_with(|| Instant::now() + SECOND_LOOK);
             }
             Err(RecvTimeoutError::Timeout) => {
-                if look(&again) {
+                let mut pause = SECOND_LOOK;
+                if again.is_empty() || look(&again) {
                     again.clear();
+                } else {
+                    pause = RETRY;
                 }
-                again_at = Instant::now() + RETRY;
+                again.append(&mut later);
+                again_at = (!again.is_empty()).then(|| Instant::now() + pause);
             }
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -216,5 +225,21 @@ mod tests {
             true
         });
         assert_eq!(looks, [[1, 2], [1, 2]]);
+    }
+
+    #[test]
+    fn messages_that_keep_coming_do_not_put_off_the_second_look() {
+        let (sender, received) = channel();
+        sender.send(touched(1)).unwrap();
+        let (mut sender, mut looks, start) = (Some(sender), 0, Instant::now());
+        keep_clean(&received, |seen| {
+            looks += usize::from(seen.contains_key(touched(1).keys().next().unwrap()));
+            match &sender {
+                Some(still) if looks < 2 && start.elapsed() < RETRY => still.send(touched(2)).unwrap(),
+                _ => sender = None,
+            }
+            true
+        });
+        assert_eq!(looks, 2);
     }
 }

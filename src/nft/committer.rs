@@ -189,8 +189,8 @@ impl Table {
         }
         let mut outcome = FamilyOutcome { full: !self.in_step, ..FamilyOutcome::of(self.layout.family) };
         let start = Instant::now();
-        let mut result = if self.in_step { self.follow(kernel, &mut outcome) } else { self.catch_up(kernel, &mut outcome) };
-        if matches!(result, Err(NftError::Rejected(_))) {
+        let mut result = if outcome.full { self.catch_up(kernel, &mut outcome) } else { self.follow(kernel, &mut outcome) };
+        if matches!(result, Err(NftError::Rejected(_))) && !outcome.full {
             // Somebody may have changed the table. With what it really holds known, only true culprits are left to fail.
             outcome.full = true;
             result = self.catch_up(kernel, &mut outcome);

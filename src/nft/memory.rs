@@ -20,6 +20,8 @@ pub struct Memory {
     pub refuses_rebuild: bool,
     /// The batches that were committed, oldest first.
     pub commits: Vec<Batch>,
+    /// How often a table was read.
+    pub reads: usize,
     limit: usize,
 }
 
@@ -199,6 +201,7 @@ pub fn without_slots(elements: Vec<Element>) -> Vec<Element> {
 
 impl Kernel for Memory {
     fn read(&mut self, layout: &Layout) -> Result<Reading, NftError> {
+        self.reads += 1;
         Ok(match self.tables.get(&layout.family) {
             None => Reading::Absent,
             Some(table) if table.comment != layout.comment() => Reading::Other(format!("its comment is {:?}", table.comment)),

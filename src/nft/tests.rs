@@ -304,8 +304,10 @@ fn a_new_table_that_is_refused_whatever_it_holds_leaves_the_old_one() {
     let before = agent.holds();
     agent.committer.kernel().refuses_rebuild = true;
     layouts().into_iter().for_each(|layout| agent.committer.set_layout(Layout { masquerade_mark: 0x8000, ..layout }));
+    let reads = agent.committer.kernel().reads;
     let committed = agent.commit(Delta::default());
     assert!(committed.families.iter().all(|family| family.error.is_some() && family.rejected.is_empty()), "{committed:?}");
+    assert_eq!(agent.committer.kernel().reads - reads, 2, "what was just refused is not tried again at once");
     assert_eq!(agent.holds(), before);
 }
 

@@ -135,7 +135,7 @@ const ON_LOCALHOST: &[Flow] = &[
     flow(&[NodePortLocalhost], Node, Tcp, "[::1]:30101", HandedOn(WEB)).stock("proxy-nodeport-localhost", Untouched),
     flow(&[NodePortLocalhost], Node, Udp, "127.0.0.1:30102", Untouched),
     flow(&[NodePortLocalhost], Node, Udp, "[::1]:30102", Untouched),
-    flow(&[NodePortLocalhost, InternalLocal], Node, Tcp, "127.0.0.1:30203", HandedOn(NEAR))
+    flow(&[NodePortLocalhost, InternalLocal, PolicyScope], Node, Tcp, "127.0.0.1:30203", HandedOn(BOTH))
         .stock("proxy-nodeport-localhost", Untouched),
     flow(&[NodePortLocalhost, NodePortPrimary], Outside, Tcp, "192.0.2.10:30101", Masqueraded(WEB)),
 ];
