@@ -189,7 +189,8 @@ pub fn wrong_value(stage: &Stage) {
         ("dns.replicas=many", "replicas"),
         ("clusterCIDRs={pods}", "clusterCIDRs"),
     ] {
-        let error = cluster.helm(&["upgrade", "waypost", "charts/waypost", "--reset-then-reuse-values", "--set", setting]).unwrap_err();
+        let error =
+            cluster.helm(&["upgrade", "waypost", "charts/waypost", "--reset-then-reuse-values", "--set", setting]).unwrap_err();
         assert!(error.contains(says) && error.contains("schema"), "{setting}: {error}");
     }
 }

@@ -50,7 +50,17 @@ impl Traces {
         });
         let links = names("/sys/class/net").into_iter().map(|name| format!("the link {name}"));
         let namespaces = names("/run/netns").into_iter().map(|name| format!("the network namespace {name}"));
-        Traces(processes().into_iter().chain(mounts).chain(folders).chain(settings).chain(links).chain(namespaces).chain(groups()).collect())
+        Traces(
+            processes()
+                .into_iter()
+                .chain(mounts)
+                .chain(folders)
+                .chain(settings)
+                .chain(links)
+                .chain(namespaces)
+                .chain(groups())
+                .collect(),
+        )
     }
 
     /// What has come since.
