@@ -59,12 +59,15 @@ impl<K: Ord + Clone> Listeners<K> {
                 other => other.is_some(),
             };
             let socket = if is_open { self.sockets.another(address) } else { self.sockets.tcp(address) };
-            let socket = socket.and_then(TcpListener::from_std);
-            if socket.is_err() && !is_open {
-                // The copy that was kept would be in the way of the next try.
-                self.sockets.close("tcp", address);
-            }
-            match socket {
+            let listener = socket.and_then(|socket| {
+                let listener = TcpListener::from_std(socket);
+                if listener.is_err() && !is_open {
+                    // The copy that was kept would be in the way of the next try.
+                    self.sockets.close("tcp", address);
+                }
+                listener
+            });
+            match listener {
                 Ok(socket) => {
                     // Not before there is a handle for the work to come: what is open would be lost.
                     self.end_work(address).await;
