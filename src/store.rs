@@ -3,7 +3,7 @@
 //! One owner (the agent's loop) applies [`Update`]s and takes the dirty keys. Listings may be repeated at any time: what a new
 //! listing does not mention is gone, which is how deletions survive a lost watch.
 
-use crate::model::{Family, Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
+use crate::model::{Family, Import, ImportedSlice, Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
 use ipnet::IpNet;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,6 +23,9 @@ pub struct Store {
     node: Option<Listed<Node>>,
     service_cidrs: BTreeMap<Name, Listed<Box<[IpNet]>>>,
     pods: HashMap<PodDigest, Listed<Pod>>,
+    imports: HashMap<ObjectKey, Listed<Import>>,
+    imported_slices: BTreeMap<(ObjectKey, SliceKey), Listed<ImportedSlice>>,
+    imported_slice_owner: HashMap<SliceKey, ObjectKey>,
     listing: [Listing; Kind::COUNT],
     dirty: Dirty,
 }
@@ -65,6 +68,8 @@ pub struct Dirty {
     pub service_cidrs: bool,
     /// Addresses that pods have got or lost, in this order. Two pods of a namespace may have the same one, that of their node.
     pub pods: Vec<PodMove>,
+    /// ServiceImports that changed themselves, or whose slices did.
+    pub imports: BTreeSet<ObjectKey>,
     /// When the changes of slices were triggered, by service; of each slice that changed since.
     pub triggers: BTreeMap<ObjectKey, Vec<(Family, SystemTime)>>,
 }
@@ -83,11 +88,11 @@ pub struct PodMove {
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        !self.is_to_be_remembered() && self.pods.is_empty()
+        !self.is_to_be_remembered() && self.pods.is_empty() && self.imports.is_empty()
     }
 
     /// Whether something changed that is a part of the last known state. Pods are not: they come and go, and that there is one now is all that is
-    /// ever said of them.
+    /// ever said of them. Nor are services of other clusters, which are reached by what other programs know.
     pub fn is_to_be_remembered(&self) -> bool {
         !self.services.is_empty() || !self.namespaces.is_empty() || self.node || self.service_cidrs
     }
@@ -111,6 +116,10 @@ impl Store {
             Update::NodeGone => self.put_node(None),
             Update::Pod(key, addresses) => self.put_pod(&key, addresses),
             Update::PodGone(key) => self.drop_pod(PodDigest::of(&key)),
+            Update::Import(import) => self.put_import(*import),
+            Update::ImportGone(key) => self.drop_import(&key),
+            Update::ImportedSlice(slice) => self.put_imported_slice(*slice),
+            Update::ImportedSliceGone(key) => self.drop_imported_slice(&key),
             Update::Unreachable => {}
         }
     }
@@ -133,6 +142,18 @@ impl Store {
     /// Every slice.
     pub fn all_slices(&self) -> impl Iterator<Item = &Slice> {
         self.slices.values().flatten().map(|listed| &listed.value)
+    }
+
+    /// The ServiceImport with this key.
+    pub fn import(&self, key: &ObjectKey) -> Option<&Import> {
+        self.imports.get(key).map(|listed| &listed.value)
+    }
+
+    /// The slices of a ServiceImport, ordered by their keys; they may exist before it or without it.
+    pub fn imported_slices(&self, import: &ObjectKey) -> Vec<&ImportedSlice> {
+        let first = (import.clone(), ObjectKey::new("", ""));
+        let of_import = self.imported_slices.range(first..).take_while(|((owner, _), _)| owner == import);
+        of_import.map(|(_, listed)| &listed.value).collect()
     }
 
     /// Every namespace.
@@ -212,6 +233,15 @@ impl Store {
             Kind::ServiceCidr => {
                 let gone: Vec<_> = stale(self.service_cidrs.iter().map(|(name, listed)| (name, listed.listing)), current);
                 gone.iter().for_each(|name| self.drop_service_cidr(name));
+            }
+            Kind::Import => {
+                let gone: Vec<_> = stale(self.imports.iter().map(|(key, listed)| (key, listed.listing)), current);
+                gone.iter().for_each(|key| self.drop_import(key));
+            }
+            Kind::ImportedSlice => {
+                let all = self.imported_slices.iter().map(|((_, key), listed)| (key, listed.listing));
+                let gone: Vec<_> = stale(all, current);
+                gone.iter().for_each(|key| self.drop_imported_slice(key));
             }
             Kind::Pod => {
                 let gone: Vec<_> = stale(self.pods.iter().map(|(digest, listed)| (digest, listed.listing)), current);
@@ -306,6 +336,42 @@ impl Store {
 
     fn drop_service_cidr(&mut self, name: &Name) {
         self.dirty.service_cidrs |= self.service_cidrs.remove(name).is_some();
+    }
+
+    fn put_import(&mut self, import: Import) {
+        let listing = self.number(Kind::Import);
+        let key = import.key.clone();
+        if self.import(&key) != Some(&import) {
+            self.dirty.imports.insert(key.clone());
+        }
+        self.imports.insert(key, Listed { value: import, listing });
+    }
+
+    fn drop_import(&mut self, key: &ObjectKey) {
+        if self.imports.remove(key).is_some() {
+            self.dirty.imports.insert(key.clone());
+        }
+    }
+
+    fn put_imported_slice(&mut self, mut new: ImportedSlice) {
+        new.slice.triggered = None;
+        let listing = self.number(Kind::ImportedSlice);
+        let (key, import) = (new.slice.key.clone(), new.slice.service.clone());
+        if self.imported_slice_owner.get(&key).is_some_and(|owner| *owner != import) {
+            self.drop_imported_slice(&key);
+        }
+        self.imported_slice_owner.insert(key.clone(), import.clone());
+        let place = (import.clone(), key);
+        if self.imported_slices.get(&place).is_none_or(|listed| listed.value != new) {
+            self.dirty.imports.insert(import);
+        }
+        self.imported_slices.insert(place, Listed { value: new, listing });
+    }
+
+    fn drop_imported_slice(&mut self, key: &SliceKey) {
+        let Some(import) = self.imported_slice_owner.remove(key) else { return };
+        self.imported_slices.remove(&(import.clone(), key.clone()));
+        self.dirty.imports.insert(import);
     }
 
     fn put_pod(&mut self, key: &ObjectKey, addresses: Box<[IpAddr]>) {

@@ -87,6 +87,12 @@ impl Dns {
         if store.is_listed(Kind::Pod) {
             self.records.set_pods_listed();
         }
+        for key in &dirty.imports {
+            self.records.publish_import(key, store.import(key), &store.imported_slices(key));
+        }
+        if store.is_listed(Kind::Import) && store.is_listed(Kind::ImportedSlice) {
+            self.records.set_imports_listed();
+        }
         for (key, triggers) in dirty.triggers {
             let new = triggers.into_iter().map(|(_, time)| time).filter(|time| *time > self.started);
             self.triggers.entry(key).or_default().extend(new);

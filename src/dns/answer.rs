@@ -274,8 +274,9 @@ fn put_services(view: &View<'_>, node: &Node<'_>, owner: Owner, answer: &mut Ans
     let weight = (100 / targets.len().max(1)).max(1) as u16;
     let (mut services, mut glue) = (HashSet::new(), HashSet::new());
     for target in targets {
-        let label = target.endpoint.map(EndpointRecord::label).unwrap_or_default();
-        let Some(name) = in_zone(view, &[&label, &service.labels, b"\x03svc"]) else { continue };
+        let mut labels = Vec::with_capacity(16);
+        target.push_labels(&mut labels);
+        let Some(name) = in_zone(view, &[&labels, &service.labels, b"\x03svc"]) else { continue };
         if glue.insert((name.clone(), target.address)) {
             answer.additional.push(address_record(view, &name, target.address));
         }

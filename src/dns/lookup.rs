@@ -2,10 +2,11 @@
 //!
 //! Pure, and without allocation: what is found is borrowed from the records and the question.
 
-use super::name::{DomainName, Labels};
+use super::name::{DomainName, Labels, push_label};
 use super::records::View;
 use super::service_record::{EndpointRecord, Group, Port, RecordKind, ServiceRecord, pod_address, undashed};
 use super::shape::{PodNames, Shape};
+use crate::model::Name;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The most labels that a name of the cluster has before the zone: `_port._proto.service.namespace.svc`.
@@ -31,6 +32,8 @@ pub enum Node<'a> {
         service: &'a ServiceRecord,
         label: &'a [u8],
         address: Option<IpAddr>,
+        /// The other cluster that it is in, of an imported service.
+        cluster: Option<&'a [u8]>,
     },
     Pod(IpAddr),
 }
@@ -67,7 +70,9 @@ pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
             let key_length = service.len() + namespace.len() + 2;
             let key_end = front.len() - b"\x03svc".len();
             match view.service(&front[key_end - key_length..key_end]) {
+                Some(service) if view.is_multicluster() => find_in_import(view.shape(), service, below),
                 Some(service) => find_in_service(view.shape(), service, below),
+                None if !view.knows_all_services() => Node::Unheard,
                 None => Node::Missing,
             }
         }
@@ -102,7 +107,7 @@ fn find_in_service<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [
         [label] => {
             let address = undashed(label);
             if shape.endpoints && service.endpoints().any(|endpoint| endpoint.is_named(label, address)) {
-                Node::Endpoint { service, label, address }
+                Node::Endpoint { service, label, address, cluster: None }
             } else if service.has_protocol(label) {
                 Node::Bare
             } else {
@@ -121,11 +126,34 @@ fn find_in_service<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [
     }
 }
 
+/// Names of services of other clusters: an endpoint is `endpoint.cluster`, so that two labels are a port only where one of them says so with an
+/// underscore (CoreDNS's `parse.go`).
+fn find_in_import<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'a> {
+    let is_there = |group: &Group, cluster: &[u8]| group.cluster.as_deref().is_some_and(|name| name.as_bytes() == cluster);
+    match *below {
+        [cluster] if service.groups.iter().any(|group| shape.endpoints && is_there(group, cluster)) => Node::Bare,
+        [label] if service.has_protocol(label) => Node::Bare,
+        [_] => Node::Missing,
+        [label, cluster] if !label.starts_with(b"_") && !cluster.starts_with(b"_") => {
+            let address = undashed(label);
+            let mut endpoints = service.groups.iter().filter(|group| is_there(group, cluster)).flat_map(|group| &group.endpoints);
+            if shape.endpoints && endpoints.any(|endpoint| endpoint.is_named(label, address)) {
+                Node::Endpoint { service, label, address, cluster: Some(cluster) }
+            } else {
+                Node::Missing
+            }
+        }
+        _ => find_in_service(shape, service, below),
+    }
+}
+
 /// The target of an SRV record.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     /// The endpoint; `None` stands for the Service itself.
     pub endpoint: Option<&'a EndpointRecord>,
+    /// The other cluster that the endpoint is in.
+    pub cluster: Option<&'a Name>,
     pub address: IpAddr,
     pub port: u16,
 }
@@ -144,9 +172,10 @@ impl<'a> Node<'a> {
                 let endpoints = service.groups.iter().filter(has_port).flat_map(|group| &group.endpoints);
                 endpoints.for_each(|endpoint| tell(endpoint.address));
             }
-            Node::Endpoint { service, label, address } => {
-                let named = service.endpoints().filter(|endpoint| endpoint.is_named(label, address));
-                named.for_each(|endpoint| tell(endpoint.address));
+            Node::Endpoint { service, label, address, cluster } => {
+                let groups = service.groups.iter().filter(|group| is_in(group.cluster.as_ref(), cluster));
+                let endpoints = groups.flat_map(|group| &group.endpoints);
+                endpoints.filter(|endpoint| endpoint.is_named(label, address)).for_each(|endpoint| tell(endpoint.address));
             }
             Node::Missing | Node::Unheard | Node::Bare | Node::Apex | Node::Version | Node::NameServer => {}
         }
@@ -157,11 +186,12 @@ impl<'a> Node<'a> {
         match *self {
             Node::Service(service) => each_target_of(service, |_| true, tell),
             Node::Port { service, port, protocol } => each_target_of(service, |candidate| candidate.is(port, protocol), tell),
-            Node::Endpoint { service, label, address } => each_endpoint_of(
+            Node::Endpoint { service, label, address, cluster } => each_endpoint_of(
                 service,
                 |_| true,
                 |target| {
-                    if target.endpoint.is_some_and(|endpoint| endpoint.is_named(label, address)) {
+                    let is_named = target.endpoint.is_some_and(|endpoint| endpoint.is_named(label, address));
+                    if is_named && is_in(target.cluster, cluster) {
                         tell(target);
                     }
                 },
@@ -179,13 +209,31 @@ impl<'a> Node<'a> {
     }
 }
 
+/// Whether endpoints of this cluster are meant.
+fn is_in(own: Option<&Name>, asked: Option<&[u8]>) -> bool {
+    asked.is_none_or(|asked| own.is_some_and(|own| own.as_bytes() == asked))
+}
+
+impl Target<'_> {
+    /// Appends the labels in front of the service's: the endpoint, and the cluster that it is in.
+    pub fn push_labels(&self, wire: &mut Vec<u8>) {
+        if let Some(endpoint) = self.endpoint {
+            endpoint.push_label(wire);
+            if let Some(cluster) = self.cluster {
+                // One that is no label makes the whole name none, which is then left out.
+                let _ = push_label(wire, cluster.as_bytes());
+            }
+        }
+    }
+}
+
 fn each_target_of<'a>(service: &'a ServiceRecord, matches: impl Fn(&Port) -> bool, mut tell: impl FnMut(Target<'a>)) {
     if service.kind != RecordKind::ClusterIp {
         return each_endpoint_of(service, matches, tell);
     }
     for address in &service.cluster_ips {
         let ports = service.ports.iter().filter(|port| matches(port));
-        ports.for_each(|port| tell(Target { endpoint: None, address: *address, port: port.number }));
+        ports.for_each(|port| tell(Target { endpoint: None, cluster: None, address: *address, port: port.number }));
     }
 }
 
@@ -193,7 +241,10 @@ fn each_endpoint_of<'a>(service: &'a ServiceRecord, matches: impl Fn(&Port) -> b
     for group in &service.groups {
         for endpoint in &group.endpoints {
             let ports = group.ports.iter().filter(|port| matches(port));
-            ports.for_each(|port| tell(Target { endpoint: Some(endpoint), address: endpoint.address, port: port.number }));
+            let cluster = group.cluster.as_ref();
+            ports.for_each(|port| {
+                tell(Target { endpoint: Some(endpoint), cluster, address: endpoint.address, port: port.number })
+            });
         }
     }
 }

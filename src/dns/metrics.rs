@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 const VIEW: &str = "";
+/// The code of a name that does not exist.
+const NX_DOMAIN: u16 = 3;
 /// Sizes of messages, bytes.
 pub(super) const SIZES: [u64; 14] = [0, 100, 200, 300, 400, 511, 1023, 2047, 4095, 8291, 16_000, 32_000, 48_000, 64_000];
 /// Times, nanoseconds: from a quarter of a millisecond on, each twice the one before.
@@ -33,6 +35,7 @@ pub struct Metrics {
     response_sizes: HistogramVec,
     dnssec_requests: IntCounterVec,
     responses: IntCounterVec,
+    saved: IntCounterVec,
     /// What the threads of the fast path count of these.
     tallies: Tallies,
     panics: IntCounter,
@@ -144,6 +147,12 @@ impl Metrics {
                 "DNS answers, by response code and origin.",
                 &["server", "zone", "view", "rcode", "plugin"],
             )?,
+            saved: counters(
+                "waypost_dns_saved_questions_total",
+                "Questions that were saved: names that the cluster's zones do not have, nearly all of them misses of search paths, answered from memory \
+                 and not asked upstream (memory); and names of search paths that were tried here in the place of the client (autopath).",
+                &["server", "zone", "view", "how"],
+            )?,
             tallies: Tallies::default(),
             panics: IntCounter::new("coredns_panics_total", "DNS questions that made the server panic.")?,
             upstream_durations: histograms(
@@ -247,9 +256,17 @@ impl Metrics {
         self.durations.with_label_values(&[server, zone, VIEW]).observe(what.started.elapsed().as_secs_f64());
         self.request_sizes.with_label_values(&[server, zone, VIEW, transport]).observe(what.request_bytes as f64);
         self.response_sizes.with_label_values(&[server, zone, VIEW, transport]).observe(what.response_bytes as f64);
+        if what.code == NX_DOMAIN && what.origin == "kubernetes" {
+            self.saved.with_label_values(&[server, zone, VIEW, "memory"]).inc();
+        }
         if what.dnssec_ok {
             self.dnssec_requests.with_label_values(&[server, zone, VIEW]).inc();
         }
+    }
+
+    /// So many names of a search path were tried in the place of the client.
+    pub fn searched(&self, place: &Place, names: usize) {
+        self.saved.with_label_values(&[&place.server, &place.zone, VIEW, "autopath"]).inc_by(names as u64);
     }
 
     /// The counts of one thread that answers from the records, on one port and for clients of one family.
@@ -413,6 +430,7 @@ impl Metrics {
         registry.register(self.tallies.beside(&self.response_sizes))?;
         registry.register(self.tallies.beside(&self.dnssec_requests))?;
         registry.register(self.tallies.beside(&self.responses))?;
+        registry.register(self.tallies.beside(&self.saved))?;
         registry.register(Box::new(self.panics.clone()))?;
         registry.register(Box::new(self.programming.clone()))?;
         registry.register(Box::new(self.plugins.clone()))?;

@@ -7,7 +7,7 @@
 use super::name::DomainName;
 use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, service_labels};
 use super::shape::Shape;
-use crate::model::{Name, ObjectKey, Service, Slice};
+use crate::model::{Import, ImportedSlice, Name, ObjectKey, Service, Slice};
 use crate::store::PodMove;
 use papaya::{HashMapRef, LocalGuard};
 use std::collections::BTreeSet;
@@ -22,6 +22,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Records {
     shape: Shape,
     services: papaya::HashMap<ServiceLabels, ServiceRecord>,
+    /// Services of other clusters: names of zones of their own.
+    imports: papaya::HashMap<ServiceLabels, ServiceRecord>,
+    imports_listed: AtomicBool,
     reverse: papaya::HashMap<IpAddr, Claims>,
     namespaces: papaya::HashMap<Box<[u8]>, ()>,
     /// How many pods each namespace has at an address: nearly always one of one.
@@ -41,6 +44,7 @@ pub struct View<'a> {
     records: &'a Records,
     shape: &'a Shape,
     zone: &'a DomainName,
+    is_multicluster: bool,
     services: Pinned<'a, ServiceLabels, ServiceRecord>,
     reverse: Pinned<'a, IpAddr, Claims>,
     namespaces: Pinned<'a, Box<[u8]>, ()>,
@@ -58,6 +62,8 @@ impl Records {
                 ttl,
             ),
             services: papaya::HashMap::new(),
+            imports: papaya::HashMap::new(),
+            imports_listed: AtomicBool::new(false),
             reverse: papaya::HashMap::new(),
             namespaces: papaya::HashMap::new(),
             pods: papaya::HashMap::new(),
@@ -75,8 +81,10 @@ impl Records {
 
     /// Begins to read in this shape, and in one of its zones.
     pub fn view_as<'a>(&'a self, shape: &'a Shape, zone: &'a DomainName) -> View<'a> {
-        let (services, reverse, namespaces) = (self.services.pin(), self.reverse.pin(), self.namespaces.pin());
-        View { records: self, shape, zone, services, reverse, namespaces }
+        let is_multicluster = shape.multicluster.contains(zone);
+        let services = if is_multicluster { self.imports.pin() } else { self.services.pin() };
+        let (reverse, namespaces) = (self.reverse.pin(), self.namespaces.pin());
+        View { records: self, shape, zone, is_multicluster, services, reverse, namespaces }
     }
 
     /// The shape that they were made with: one zone.
@@ -113,6 +121,22 @@ impl Records {
         if changed {
             self.touch();
         }
+    }
+
+    /// Replaces everything known of a service of other clusters.
+    pub fn publish_import(&self, key: &ObjectKey, import: Option<&Import>, slices: &[&ImportedSlice]) {
+        let Some(labels) = service_labels(key) else { return };
+        let imports = self.imports.pin();
+        match ServiceRecord::of_import(key, import, slices) {
+            Some(record) => drop(imports.insert(labels, record)),
+            None => drop(imports.remove(labels.as_ref())),
+        }
+        self.touch();
+    }
+
+    /// Notes that all services of other clusters have been listed once, with their slices: from now on one that is unknown does not exist.
+    pub fn set_imports_listed(&self) {
+        self.imports_listed.store(true, Ordering::Release);
     }
 
     /// Notes that a pod has got or lost an address.
@@ -210,6 +234,16 @@ impl View<'_> {
     /// The TTL of records, seconds.
     pub(super) fn ttl(&self) -> u32 {
         self.shape.ttl
+    }
+
+    /// Whether the zone is one of services of other clusters.
+    pub(super) fn is_multicluster(&self) -> bool {
+        self.is_multicluster
+    }
+
+    /// Whether a service that is not known does not exist.
+    pub(super) fn knows_all_services(&self) -> bool {
+        !self.is_multicluster || self.records.imports_listed.load(Ordering::Acquire)
     }
 
     pub(super) fn service(&self, labels: &[u8]) -> Option<&ServiceRecord> {

@@ -1,7 +1,7 @@
 //! What DNS keeps of one Service: addresses, ports and ready endpoints, and nothing else.
 
 use super::name::{DomainName, Labels, MAX_LABEL, push_label};
-use crate::model::{Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
+use crate::model::{Import, ImportedSlice, Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
@@ -42,6 +42,8 @@ pub struct Port {
 /// Endpoints that share their ports.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Group {
+    /// The other cluster that they are in, lower case, of an imported service.
+    pub cluster: Option<Name>,
     pub ports: Box<[Port]>,
     pub endpoints: Box<[EndpointRecord]>,
 }
@@ -70,6 +72,21 @@ impl ServiceRecord {
             ports: service.map(service_ports).unwrap_or_default(),
             groups: slices.iter().map(|slice| group(slice)).filter(|group| !group.endpoints.is_empty()).collect(),
             kind,
+        })
+    }
+
+    /// The record of a ServiceImport and its slices; `None` when there is no ServiceImport, or when the names cannot be labels.
+    pub fn of_import(key: &ObjectKey, import: Option<&Import>, slices: &[&ImportedSlice]) -> Option<ServiceRecord> {
+        let import = import?;
+        let port =
+            |(name, protocol, number): &(Name, Protocol, u16)| Port { name: name.clone(), protocol: *protocol, number: *number };
+        let imported = |of: &&ImportedSlice| Group { cluster: Some(of.cluster.to_ascii_lowercase().into()), ..group(&of.slice) };
+        Some(ServiceRecord {
+            labels: service_labels(key)?,
+            kind: if import.headless { RecordKind::Headless } else { RecordKind::ClusterIp },
+            cluster_ips: import.addresses.clone(),
+            ports: import.ports.iter().map(port).collect(),
+            groups: slices.iter().map(imported).filter(|group| !group.endpoints.is_empty()).collect(),
         })
     }
 
@@ -210,7 +227,7 @@ fn group(slice: &Slice) -> Group {
     let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
     let endpoints =
         ready.map(|endpoint| EndpointRecord { address: endpoint.address, hostname: endpoint.hostname.clone() }).collect();
-    Group { ports, endpoints }
+    Group { cluster: None, ports, endpoints }
 }
 
 fn is_protocol(label: &[u8], protocol: Protocol) -> bool {

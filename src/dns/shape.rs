@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 pub struct Shape {
     /// The zones of services and pods, lower case. The first one is that of the names at addresses.
     pub zones: Vec<DomainName>,
+    /// Those of the zones that have the services of other clusters instead (KEP-1645), lower case.
+    pub multicluster: Vec<DomainName>,
     /// The reverse zones, lower case.
     pub reverse: Vec<DomainName>,
     /// A name below one of these that the cluster does not have is asked elsewhere (`fallthrough`), lower case.
@@ -44,6 +46,7 @@ impl Shape {
         let reverse: Vec<DomainName> = ["in-addr.arpa", "ip6.arpa"].into_iter().filter_map(DomainName::parse).collect();
         Shape {
             zones: vec![zone],
+            multicluster: Vec::new(),
             falls_through: reverse.clone(),
             reverse,
             ttl,

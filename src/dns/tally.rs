@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// The codes that the records lead to, by their numbers.
 const CODES: [&str; 4] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN"];
+/// The place of the last one among them.
+const NX_DOMAIN: usize = 3;
 const ORIGIN: &str = "kubernetes";
 
 /// The tallies of all threads. Clones are one.
@@ -161,6 +163,7 @@ impl Tally {
                     add(metrics, &[labels, &[("rcode", code), ("plugin", ORIGIN)]].concat(), count);
                 }
             }
+            "waypost_dns_saved_questions_total" => add(metrics, &[labels, &[("how", "memory")]].concat(), &self.codes[NX_DOMAIN]),
             "coredns_dns_do_requests_total" => add(metrics, labels, &self.dnssec),
             "coredns_dns_request_duration_seconds" => self.durations.add_to(metrics, labels, &TIMES, 1e9),
             "coredns_dns_request_size_bytes" => self.request_sizes.add_to(metrics, &udp, &SIZES, 1.0),
@@ -220,7 +223,7 @@ mod tests {
         String::from_utf8(text)
             .unwrap()
             .lines()
-            .filter(|line| line.starts_with("coredns_dns"))
+            .filter(|line| line.starts_with("coredns_dns") || line.starts_with("waypost_dns_saved"))
             .map(|line| format!("{line}\n"))
             .collect()
     }

@@ -3,11 +3,13 @@
 //! Nothing here does I/O or knows a Kubernetes type: [`crate::source`] makes these values, everything behind it reads them.
 
 mod endpoints;
+mod import;
 mod intern;
 mod selector;
 mod service;
 
 pub use endpoints::{Endpoint, Hints, Slice, SliceKey, SlicePort};
+pub use import::{Import, ImportedSlice};
 pub use intern::Interner;
 pub use selector::{Labels, Requirement, Selector};
 pub use service::{AddressKind, Balance, Policy, Service, ServiceKind, ServiceOptions, ServicePort};
@@ -166,6 +168,14 @@ pub enum Update {
     Pod(ObjectKey, Box<[IpAddr]>),
     /// A pod is gone, is about to end, or has no address.
     PodGone(ObjectKey),
+    /// A ServiceImport was added or changed.
+    Import(Box<Import>),
+    /// A ServiceImport is gone, or malformed.
+    ImportGone(ObjectKey),
+    /// An EndpointSlice of a ServiceImport was added or changed.
+    ImportedSlice(Box<ImportedSlice>),
+    /// An EndpointSlice is gone, malformed, or no longer belongs to a ServiceImport.
+    ImportedSliceGone(SliceKey),
     /// Nothing was listed so far, and the source has not been reached twice in a row: what is known from elsewhere may be used.
     Unreachable,
 }
@@ -175,20 +185,27 @@ pub enum Update {
 pub struct Demand {
     /// The addresses of all pods.
     pub pods: bool,
+    /// Services of other clusters.
+    pub imports: bool,
 }
 
 impl Demand {
     /// Everything.
-    pub const ALL: Demand = Demand { pods: true };
+    pub const ALL: Demand = Demand { pods: true, imports: true };
 
     /// The kinds that are watched for it.
     pub fn kinds(self) -> &'static [Kind] {
-        if self.pods { &[Kind::Pod] } else { &[] }
+        match (self.pods, self.imports) {
+            (false, false) => &[],
+            (true, false) => &[Kind::Pod],
+            (false, true) => &[Kind::Import, Kind::ImportedSlice],
+            (true, true) => &[Kind::Pod, Kind::Import, Kind::ImportedSlice],
+        }
     }
 
     /// This one and the other one.
     pub fn and(self, other: Demand) -> Demand {
-        Demand { pods: self.pods || other.pods }
+        Demand { pods: self.pods || other.pods, imports: self.imports || other.imports }
     }
 }
 
@@ -207,11 +224,15 @@ pub enum Kind {
     ServiceCidr,
     /// Pods, where [`Demand`] asks for them.
     Pod,
+    /// ServiceImports, where [`Demand`] asks for them.
+    Import,
+    /// The EndpointSlices of ServiceImports; with them.
+    ImportedSlice,
 }
 
 impl Kind {
     /// How many kinds there are, for tables with an entry for each.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 8;
 }
 
 impl fmt::Display for Kind {
@@ -224,6 +245,8 @@ impl fmt::Display for Kind {
             Kind::Node => "nodes",
             Kind::ServiceCidr => "servicecidrs",
             Kind::Pod => "pods",
+            Kind::Import => "serviceimports",
+            Kind::ImportedSlice => "endpointslices of serviceimports",
         })
     }
 }

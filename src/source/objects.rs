@@ -135,8 +135,8 @@ pub struct EndpointSlice {
     pub endpoints: Option<Vec<Endpoint>>,
 }
 
-/// A port of an EndpointSlice.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// A port of an EndpointSlice, or of a ServiceImport.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EndpointPort {
     /// `name`.
@@ -289,6 +289,35 @@ pub struct PodIp {
     pub ip: Option<String>,
 }
 
+/// A ServiceImport (KEP-1645), `multicluster.x-k8s.io/v1alpha1`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct ServiceImport {
+    /// Name, namespace, version, labels and times; nothing else is kept.
+    #[serde(deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// The specification.
+    #[serde(default)]
+    pub spec: Option<ServiceImportSpec>,
+}
+
+/// `spec` of a ServiceImport.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ServiceImportSpec {
+    /// `type`: `ClusterSetIP` or `Headless`.
+    #[serde(rename = "type")]
+    pub type_: Option<String>,
+    /// `ips`.
+    pub ips: Option<Vec<String>>,
+    /// `ports`.
+    pub ports: Option<Vec<EndpointPort>>,
+}
+
+/// An EndpointSlice as one of a ServiceImport.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(transparent)]
+pub struct ImportedSlice(pub EndpointSlice);
+
 /// A ServiceCIDR (KEP-1880).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct ServiceCidr {
@@ -350,6 +379,54 @@ served_as!(EndpointSlice, discovery::EndpointSlice);
 served_as!(Node, core::Node);
 served_as!(ServiceCidr, networking::ServiceCIDR);
 served_as!(Pod, core::Pod);
+
+impl kube::Resource for ServiceImport {
+    type DynamicType = ();
+    type Scope = k8s_openapi::NamespaceResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        "ServiceImport".into()
+    }
+    fn group(_: &()) -> Cow<'_, str> {
+        "multicluster.x-k8s.io".into()
+    }
+    fn version(_: &()) -> Cow<'_, str> {
+        "v1alpha1".into()
+    }
+    fn plural(_: &()) -> Cow<'_, str> {
+        "serviceimports".into()
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl kube::Resource for ImportedSlice {
+    type DynamicType = ();
+    type Scope = <EndpointSlice as kube::Resource>::Scope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        EndpointSlice::kind(&())
+    }
+    fn group(_: &()) -> Cow<'_, str> {
+        EndpointSlice::group(&())
+    }
+    fn version(_: &()) -> Cow<'_, str> {
+        EndpointSlice::version(&())
+    }
+    fn plural(_: &()) -> Cow<'_, str> {
+        EndpointSlice::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        self.0.meta()
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.0.meta_mut()
+    }
+}
 
 impl kube::Resource for Namespace {
     type DynamicType = ();

@@ -193,6 +193,33 @@ impl Translate for objects::Pod {
     }
 }
 
+impl Translate for objects::ServiceImport {
+    const KIND: Kind = Kind::Import;
+
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
+        convert::import(self, names).map(|import| Update::Import(Box::new(import)))
+    }
+
+    fn gone(&self, names: &mut Interner) -> Option<Update> {
+        convert::import_key(self, names).ok().map(Update::ImportGone)
+    }
+}
+
+impl Translate for objects::ImportedSlice {
+    const KIND: Kind = Kind::ImportedSlice;
+
+    fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
+        match convert::imported_slice(&self.0, names)? {
+            Some(slice) => Ok(Update::ImportedSlice(Box::new(slice))),
+            None => convert::slice_key(&self.0, names).map(Update::ImportedSliceGone),
+        }
+    }
+
+    fn gone(&self, names: &mut Interner) -> Option<Update> {
+        convert::slice_key(&self.0, names).ok().map(Update::ImportedSliceGone)
+    }
+}
+
 /// What a complaint is about; `None` for objects that Events are not made for.
 fn subject(kind: &str, object: &str) -> Option<Subject> {
     let key = || object.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));

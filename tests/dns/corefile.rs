@@ -2,11 +2,12 @@
 
 use crate::battery::cluster;
 use crate::corefiles::Lab;
-use crate::wire::{Running, query, tcp, udp, upstream};
+use crate::wire::{ELSEWHERE, Running, answer_to, fake_upstream, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption, NSIDPayload};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
 use std::net::SocketAddr;
+use waypost::store::PodMove;
 
 const A: u16 = 1;
 const PTR: u16 = 12;
@@ -294,4 +295,47 @@ async fn a_resolv_conf_and_servers_stand_beside_each_other_in_forward() {
     let corefile = ". {\n    forward . PATH UPSTREAM\n}".replace("PATH", path.to_str().unwrap());
     check(&corefile, &[("www.example.com", A, &["NoError", "answer www.example.com. 60 A 203.0.113.9"])]).await;
     std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_paths_of_pods_that_are_known_are_walked_here_and_what_that_saves_is_counted() {
+    let records = cluster();
+    records.move_pod(&PodMove { namespace: "default".into(), address: "127.0.0.1".parse().unwrap(), is_there: true });
+    records.set_pods_listed();
+    let corefile = ". {
+        autopath @kubernetes
+        kubernetes cluster.local {
+            pods verified
+        }
+        forward . UPSTREAM
+    }";
+    // It has this one name, so that it does not matter what this host searches.
+    let upstream = fake_upstream(|question, _| {
+        let mut answer = answer_to(question, ELSEWHERE);
+        if question.queries[0].name().to_string() != "www.example.com." {
+            answer.answers.clear();
+            answer.metadata.response_code = ResponseCode::NXDomain;
+        }
+        vec![answer]
+    });
+    let running = Running::by_corefile(records, &corefile.replace("UPSTREAM", &upstream.await.to_string()));
+    let saved = |how: &str| running.counted("waypost_dns_saved_questions_total", how);
+    let question = query("www.example.com.default.svc.cluster.local", A);
+    let reply = udp(running.ipv4(), &question).await;
+    assert_eq!(
+        said(&reply)[..3],
+        [
+            "NoError",
+            "answer www.example.com. 60 A 203.0.113.9",
+            "answer www.example.com.default.svc.cluster.local. 60 CNAME www.example.com."
+        ]
+    );
+    assert!(saved("autopath") >= 3, "the pod's three domains were tried here, and perhaps those of this host");
+    // Without a pod's address, or in the second domain of the path, a miss is a miss, answered from memory.
+    assert_eq!(saved("memory"), 0);
+    let missed = udp(running.ipv4(), &query("www.example.com.svc.cluster.local", A)).await;
+    let stranger = udp(running.ipv6(), &question).await;
+    assert_eq!([missed.metadata.response_code, stranger.metadata.response_code], [ResponseCode::NXDomain; 2]);
+    assert_eq!(saved("memory"), 2);
+    running.serving.shutdown().await;
 }

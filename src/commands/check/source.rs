@@ -45,7 +45,7 @@ async fn ask(client: &Client, config: &Config) -> SourceFact {
             Kind::Node | Kind::ServiceCidr if config.role == Role::Dns => continue,
             Kind::ServiceCidr => Api::<ServiceCIDR>::all(client.clone()).list_metadata(&one).await.map(drop),
             // Watched only where the zones need it.
-            Kind::Pod => continue,
+            Kind::Pod | Kind::Import | Kind::ImportedSlice => continue,
             Kind::Node => Api::<Node>::all(client.clone()).list_metadata(&own).await.map(drop),
         };
         match answer {

@@ -136,7 +136,11 @@ fn of_kubernetes(kubernetes: &Kubernetes, block: &Block) -> String {
         Some(Pods::Verified) => ", with names of pods that exist",
         Some(Pods::Insecure) | None => "",
     };
-    format!("the cluster's names in {}, {ttl}{pods}; {}", zones(names), rest(&kubernetes.fallthrough, "NXDOMAIN"))
+    let other = match kubernetes.multicluster.as_slice() {
+        [] => String::new(),
+        of_others => format!(", of other clusters in {}", zones(of_others)),
+    };
+    format!("the cluster's names in {}{other}, {ttl}{pods}; {}", zones(names), rest(&kubernetes.fallthrough, "NXDOMAIN"))
 }
 
 fn of_forward(forward: &Forward) -> String {

@@ -91,7 +91,10 @@ impl Listener {
 
     pub(super) fn find_at_once(&mut self, servers: &[Server]) {
         let found = servers.iter().enumerate().find_map(|(number, server)| {
-            let shape = server.shape.as_ref().filter(|shape| server.plain && shape.zones.len() == 1)?;
+            let (first, others) = server.shape.as_ref().filter(|_| server.plain)?.zones.split_first()?;
+            // Names of the others are left to the walk.
+            let is_alone = !others.iter().any(|zone| first.is_above(zone.as_wire()));
+            let shape = server.shape.as_ref().filter(|shape| is_alone && !shape.multicluster.contains(first))?;
             let all_here = |zone: &DomainName| {
                 let is_here = self.find(zone.as_wire(), 0).is_some_and(|entry| entry.server == number);
                 let mut others = self.zones.iter().filter(|(_, entry)| entry.server != number);
@@ -100,7 +103,7 @@ impl Listener {
             let entry = self.find(shape.zones[0].as_wire(), 0).filter(|_| all_here(&shape.zones[0]))?.clone();
             // Reverse names that another block may have are left to the walk.
             let reverse = if shape.reverse.iter().all(all_here) { shape.reverse.clone() } else { Vec::new() };
-            let shape = Shape { reverse, ..Shape::clone(shape) };
+            let shape = Shape { zones: vec![first.clone()], reverse, ..Shape::clone(shape) };
             Some(AtOnce { shape: Arc::new(shape), entry })
         });
         self.at_once = found;

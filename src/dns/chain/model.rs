@@ -428,6 +428,9 @@ pub struct Kubernetes {
     /// Names of pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<Pods>,
+    /// Those of the zones that have the services of other clusters (KEP-1645), such as `clusterset.local`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub multicluster: Vec<String>,
     /// Only these namespaces; none: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,

@@ -111,8 +111,8 @@ impl Plan {
 
     /// What it needs to know of the cluster beyond services and namespaces.
     pub fn demand(&self) -> Demand {
-        let mut shapes = self.servers.iter().filter_map(|server| server.shape.as_ref());
-        Demand { pods: shapes.any(|shape| shape.pods == PodNames::Verified) }
+        let any = |needs: fn(&Shape) -> bool| self.servers.iter().filter_map(|server| server.shape.as_deref()).any(needs);
+        Demand { pods: any(|shape| shape.pods == PodNames::Verified), imports: any(|shape| !shape.multicluster.is_empty()) }
     }
 
     /// What is answered on an address of ours.

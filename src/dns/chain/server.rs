@@ -119,6 +119,10 @@ fn shape(spec: &model::Kubernetes, block: &Block, defaults: &DnsConfig) -> Resul
     if zones.is_empty() {
         return Err("the cluster domain is missing, such as cluster.local".to_string());
     }
+    let multicluster = values::all_zones(&spec.multicluster)?;
+    if let Some(zone) = multicluster.iter().find(|zone| !zones.contains(zone)) {
+        return Err(format!("{zone} is no zone of the cluster's names here; name it among the zones too, for multicluster"));
+    }
     let ttl = spec.ttl.unwrap_or(defaults.ttl);
     if ttl > 3600 {
         return Err(format!("the TTL {ttl} is not allowed; give 0 to 3600 seconds"));
@@ -126,6 +130,7 @@ fn shape(spec: &model::Kubernetes, block: &Block, defaults: &DnsConfig) -> Resul
     let label = |namespace: &String| namespace.to_ascii_lowercase().into_bytes().into_boxed_slice();
     Ok(Shape {
         zones,
+        multicluster,
         reverse,
         falls_through: values::all_zones(&spec.fallthrough)?,
         ttl,

@@ -12,7 +12,7 @@ use super::text;
 use crate::dns::answer::{self, Answer, Code, Question, Verdict};
 use crate::dns::forward::{ForwardError, PROBE_TYPE};
 use crate::dns::limits::Limits;
-use crate::dns::metrics::{Place, Transport};
+use crate::dns::metrics::{Metrics, Place, Transport};
 use crate::dns::name::DomainName;
 use crate::dns::records::Records;
 use crate::dns::reply::{self, Reply, UDP_PAYLOAD};
@@ -51,6 +51,8 @@ pub(in crate::dns) struct Walk<'a> {
     pub plan: &'a Plan,
     /// What is answered on the address on which the question came.
     pub listener: &'a Listener,
+    /// What is counted.
+    pub metrics: &'a Metrics,
     /// The labels of the metrics.
     pub place: &'a Place,
     /// The question as it came.
@@ -231,7 +233,7 @@ impl<'a> Walk<'a> {
         let path = autopath.path(&asked.lower, zone, || self.namespace_of_client(server));
         let base = path.first().and_then(|first| asked.lower.below(first));
         let Some(base) = base else { return self.permitted(server, extras, asked, depth).await };
-        let mut first = None;
+        let (mut first, mut tried) = (None, 0);
         // At the end the name alone.
         for domain in path.iter().map(Some).chain([None]) {
             let labels = base.labels().chain(domain.into_iter().flat_map(DomainName::labels));
@@ -241,10 +243,12 @@ impl<'a> Walk<'a> {
             match outcome {
                 Outcome::Reply(mut reply) if reply.metadata.response_code != ResponseCode::NXDomain => {
                     lead_from(&asked.name, &mut reply);
+                    self.metrics.searched(self.place, tried);
                     return Outcome::Reply(reply);
                 }
                 outcome => first = first.or(Some(outcome)),
             }
+            tried += 1;
         }
         first.unwrap_or(Outcome::Code(ResponseCode::ServFail, "autopath"))
     }

@@ -8,10 +8,10 @@ mod ask;
 mod compose;
 
 use super::answer::{SOA_TTL_MAX, rtype};
-use super::lookup::{self, Node};
+use super::lookup::{self, Node, Target};
 use super::name::MAX_NAME;
 use super::records::View;
-use super::service_record::{EndpointRecord, RecordKind, ServiceRecord};
+use super::service_record::{RecordKind, ServiceRecord};
 use ask::Asked;
 use compose::{Data, Reply, Section};
 use std::net::IpAddr;
@@ -167,7 +167,7 @@ impl Composer {
         node.each_target(|target| {
             count += 1;
             if count <= MOST_COMPARED {
-                self.names.push(view, service, target.endpoint, target.address, target.port);
+                self.names.push(view, service, target);
             }
         });
         if count > MOST_COMPARED {
@@ -212,7 +212,7 @@ impl Composer {
         lookup::each_name_at(view, address, |service, endpoint| {
             count += 1;
             if count <= MOST_COMPARED {
-                self.names.push(view, service, endpoint, address, 0);
+                self.names.push(view, service, Target { endpoint, cluster: None, address, port: 0 });
             }
         });
         if count > MOST_COMPARED {
@@ -261,17 +261,15 @@ impl Names {
     }
 
     /// Adds `endpoint.service.namespace.svc.zone`, unless it is too long for a name.
-    fn push(&mut self, view: &View<'_>, service: &ServiceRecord, endpoint: Option<&EndpointRecord>, address: IpAddr, port: u16) {
+    fn push(&mut self, view: &View<'_>, service: &ServiceRecord, target: Target<'_>) {
         let start = self.spelled.len();
-        if let Some(endpoint) = endpoint {
-            endpoint.push_label(&mut self.spelled);
-        }
+        target.push_labels(&mut self.spelled);
         self.spelled.extend_from_slice(&service.labels);
         self.spelled.extend_from_slice(b"\x03svc");
         self.spelled.extend_from_slice(without_root(view.zone().as_wire()));
         let end = self.spelled.len();
         if end - start < MAX_NAME {
-            self.entries.push(Entry { start, end, address, port });
+            self.entries.push(Entry { start, end, address: target.address, port: target.port });
         }
     }
 

@@ -4,6 +4,7 @@
 //! are read as leniently as Kubernetes reads stored ones (leading zeros, IPv4 mapped into IPv6).
 
 mod annotations;
+mod import;
 mod node;
 mod pod;
 mod selector;
@@ -13,9 +14,11 @@ mod slice;
 mod tests;
 
 pub use annotations::{of_service as service_annotations, of_slice as slice_annotations};
+pub use import::{IMPORT_LABEL, import, import_key, imported_slice};
 pub use node::{namespace, node, service_cidr, service_cidr_name};
 pub use pod::{pod, pod_key};
 pub use service::{service, service_key};
+use slice::slice_of;
 pub use slice::{slice, slice_key};
 
 use crate::model::{Interner, ObjectKey, Protocol};

@@ -15,7 +15,9 @@ const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// # Errors
 /// [`Malformed`] names the first field with an impossible value.
 pub fn slice(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Option<Slice>, Malformed> {
-    read(object, names).map_err(malformed("EndpointSlice", &object.metadata))
+    let labels = object.metadata.labels.as_ref();
+    let service = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).map_or("", String::as_str);
+    slice_of(object, service, names).map_err(malformed("EndpointSlice", &object.metadata))
 }
 
 /// An EndpointSlice's namespace and name, which even a malformed one should have.
@@ -26,11 +28,11 @@ pub fn slice_key(object: &objects::EndpointSlice, names: &mut Interner) -> Resul
     key(&object.metadata, names).map_err(malformed("EndpointSlice", &object.metadata))
 }
 
-fn read(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Option<Slice>, Complaint> {
-    let labels = object.metadata.labels.as_ref();
-    let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).filter(|name| !name.is_empty()) else {
+/// The slice of a service with this name; none where the name is empty.
+pub(super) fn slice_of(object: &objects::EndpointSlice, service: &str, names: &mut Interner) -> Result<Option<Slice>, Complaint> {
+    if service.is_empty() {
         return Ok(None);
-    };
+    }
     let Some(family) = family(object.address_type.as_deref())? else { return Ok(None) };
     let key = key(&object.metadata, names)?;
     Ok(Some(Slice {

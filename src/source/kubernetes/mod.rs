@@ -17,6 +17,7 @@ pub use config_maps::watch_config_maps;
 pub use events::send_events;
 pub use health::Health;
 
+use super::convert::IMPORT_LABEL;
 use super::objects;
 use crate::model::{Demand, Kind, Update};
 use crate::notices::Notices;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch::Receiver;
 use tokio::task::JoinSet;
-use watch::Watch;
+use watch::{Selection, Watch};
 
 /// The pods that have names in DNS, as CoreDNS asks for them.
 const PODS_THAT_RUN: &str = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown";
@@ -121,23 +122,31 @@ async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[
         let (client, told) = (client.clone(), told.clone());
         match (kind, node_name) {
             (Kind::Service, _) => {
-                tasks.spawn(Watch::<objects::Service>::new(Api::all(client), None, pace, told).run());
+                tasks.spawn(Watch::<objects::Service>::new(Api::all(client), Selection::default(), pace, told).run());
             }
             (Kind::Slice, _) => {
-                tasks.spawn(Watch::<objects::EndpointSlice>::new(Api::all(client), None, pace, told).run());
+                tasks.spawn(Watch::<objects::EndpointSlice>::new(Api::all(client), Selection::default(), pace, told).run());
             }
             (Kind::Namespace, _) => {
-                tasks.spawn(Watch::<objects::Namespace>::new(Api::all(client), None, pace, told).run());
+                tasks.spawn(Watch::<objects::Namespace>::new(Api::all(client), Selection::default(), pace, told).run());
             }
             (Kind::ServiceCidr, _) => {
-                tasks.spawn(Watch::<objects::ServiceCidr>::new(Api::all(client), None, pace, told).run());
+                tasks.spawn(Watch::<objects::ServiceCidr>::new(Api::all(client), Selection::default(), pace, told).run());
             }
             (Kind::Node, Some(name)) => {
-                let own = Some(format!("metadata.name={name}"));
+                let own = Selection { fields: Some(format!("metadata.name={name}")), labels: None };
                 tasks.spawn(Watch::<objects::Node>::new(Api::all(client), own, pace, told).run());
             }
+            (Kind::Import, _) => {
+                tasks.spawn(Watch::<objects::ServiceImport>::new(Api::all(client), Selection::default(), pace, told).run());
+            }
+            (Kind::ImportedSlice, _) => {
+                let of_imports = Selection { fields: None, labels: Some(IMPORT_LABEL.into()) };
+                tasks.spawn(Watch::<objects::ImportedSlice>::new(Api::all(client), of_imports, pace, told).run());
+            }
             (Kind::Pod, _) => {
-                tasks.spawn(Watch::<objects::Pod>::new(Api::all(client), Some(PODS_THAT_RUN.into()), pace, told).run());
+                let of_pods = Selection { fields: Some(PODS_THAT_RUN.into()), labels: None };
+                tasks.spawn(Watch::<objects::Pod>::new(Api::all(client), of_pods, pace, told).run());
             }
             (Kind::Node, None) => {}
         }

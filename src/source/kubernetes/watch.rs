@@ -29,8 +29,7 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// The watch of one kind.
 pub struct Watch<T> {
     api: Api<T>,
-    /// Limits the watch to certain objects.
-    field_selector: Option<String>,
+    selection: Selection,
     pace: Pace,
     updates: Sender<Update>,
     health: Health,
@@ -43,6 +42,15 @@ pub struct Watch<T> {
     /// The version that a new listing must not fall short of, so that a server that lags behind does not take us back in time.
     /// The first listing takes what the server has at hand, as kube-proxy's does.
     floor: Option<String>,
+}
+
+/// Limits a watch to certain objects.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// By their fields.
+    pub fields: Option<String>,
+    /// By their labels.
+    pub labels: Option<String>,
 }
 
 /// How a full listing is asked for.
@@ -62,11 +70,11 @@ impl<T> Watch<T>
 where
     T: Translate + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// A watch of what `api` and `field_selector` name.
-    pub fn new(api: Api<T>, field_selector: Option<String>, pace: Pace, told: Told) -> Watch<T> {
+    /// A watch of what `api` and `selection` name.
+    pub fn new(api: Api<T>, selection: Selection, pace: Pace, told: Told) -> Watch<T> {
         Watch {
             api,
-            field_selector,
+            selection,
             pace,
             updates: told.updates,
             health: told.health,
@@ -159,11 +167,11 @@ where
         // The ends of the watches of many nodes are spread out.
         let seconds = self.pace.watch.mul_f64(1.0 - random() / 4.0).as_secs().max(1);
         let parameters = WatchParams {
-            field_selector: self.field_selector.clone(),
+            field_selector: self.selection.fields.clone(),
+            label_selector: self.selection.labels.clone(),
             timeout: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
             bookmarks: true,
             send_initial_events: with_initial_events,
-            ..WatchParams::default()
         };
         let events = self.api.watch(&parameters, version).await.map_err(|error| failure::<T>(&error))?;
         self.health.connected(T::KIND);
@@ -190,8 +198,12 @@ where
 
     /// All objects in pages; the version that they are at.
     async fn list_pages(&mut self) -> Result<String, Failure> {
-        let mut parameters =
-            ListParams { field_selector: self.field_selector.clone(), limit: Some(PAGE), ..ListParams::default() };
+        let mut parameters = ListParams {
+            field_selector: self.selection.fields.clone(),
+            label_selector: self.selection.labels.clone(),
+            limit: Some(PAGE),
+            ..ListParams::default()
+        };
         let mut begun = false;
         loop {
             let page = self.api.list(&parameters).await.map_err(|error| failure::<T>(&error))?;

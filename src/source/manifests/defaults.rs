@@ -1,5 +1,6 @@
 //! What the API server would have filled in before it stored an object.
 
+use crate::source::objects::ServiceImport;
 use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -60,6 +61,12 @@ impl Defaults for core::Node {
 
 impl Defaults for ServiceCIDR {
     fn fill(&mut self) {}
+}
+
+impl Defaults for ServiceImport {
+    fn fill(&mut self) {
+        in_default_namespace(&mut self.metadata);
+    }
 }
 
 impl Defaults for core::Pod {

@@ -30,6 +30,8 @@ pub struct Manifests {
     pub nodes: Vec<core::Node>,
     /// ServiceCIDRs.
     pub service_cidrs: Vec<ServiceCIDR>,
+    /// ServiceImports.
+    pub imports: Vec<objects::ServiceImport>,
     /// Pods.
     pub pods: Vec<core::Pod>,
     /// Deployments.
@@ -63,7 +65,8 @@ impl Manifests {
         let slices = self.slices.iter().map(|slice| &slice.metadata.namespace);
         let pods = self.pods.iter().map(|pod| &pod.metadata.namespace);
         let deployments = self.deployments.iter().map(|deployment| &deployment.metadata.namespace);
-        let all = written.chain(services).chain(slices).chain(pods).chain(deployments);
+        let imports = self.imports.iter().map(|import| &import.metadata.namespace);
+        let all = written.chain(services).chain(imports).chain(slices).chain(pods).chain(deployments);
         all.filter_map(Option::as_deref).chain(["default"]).collect()
     }
 
@@ -76,6 +79,8 @@ impl Manifests {
         list::<objects::Node>(own_node.map(objects::slim), translator, &mut updates);
         list::<objects::ServiceCidr>(self.service_cidrs.iter().map(objects::slim), translator, &mut updates);
         list::<objects::Pod>(self.pods.iter().map(objects::slim), translator, &mut updates);
+        list::<objects::ServiceImport>(self.imports.iter().cloned().map(Ok), translator, &mut updates);
+        list::<objects::ImportedSlice>(self.slices.iter().map(objects::slim), translator, &mut updates);
         updates.push(Update::ListBegin(Kind::Namespace));
         updates.extend(self.namespaces().into_iter().map(|name| Update::Namespace(name.into())));
         updates.push(Update::ListEnd(Kind::Namespace));

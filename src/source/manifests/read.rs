@@ -223,6 +223,7 @@ impl Reader {
             ("v1", "Namespace") => self.add(place, |manifests| &mut manifests.namespaces),
             ("v1", "Node") => self.add(place, |manifests| &mut manifests.nodes),
             ("networking.k8s.io/v1", "ServiceCIDR") => self.add(place, |manifests| &mut manifests.service_cidrs),
+            ("multicluster.x-k8s.io/v1alpha1", "ServiceImport") => self.add(place, |manifests| &mut manifests.imports),
             ("v1", "Pod") => self.add(place, |manifests| &mut manifests.pods),
             ("apps/v1", "Deployment") => self.add(place, |manifests| &mut manifests.deployments),
             _ => {

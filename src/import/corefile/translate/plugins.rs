@@ -362,6 +362,7 @@ impl Translation {
                         }
                     });
                 }
+                "multicluster" => kubernetes.multicluster = option.arguments.clone(),
                 "namespaces" => kubernetes.namespaces = option.arguments.clone(),
                 "fallthrough" => kubernetes.fallthrough = zones_or_all(option),
                 "noendpoints" => kubernetes.no_endpoints = true,
@@ -378,7 +379,7 @@ impl Translation {
                     return Err(wrong(&option.place, problem));
                 }
                 _ => {
-                    let known = "ttl, pods, namespaces, fallthrough, noendpoints and ignore empty_service";
+                    let known = "ttl, pods, namespaces, multicluster, fallthrough, noendpoints and ignore empty_service";
                     return Err(unknown("kubernetes", option, known));
                 }
             }
