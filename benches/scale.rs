@@ -67,6 +67,7 @@ fn simulate(kernel: impl Kernel, services: u32, endpoints: u32) -> Result<(), Bo
         family,
         masquerade_mark: 0x4000,
         masquerade_all: false,
+        tracked_dns: false,
         detect_local: DetectLocal::Networks,
     });
     let mut committer = Committer::new(kernel, layouts);

@@ -102,7 +102,7 @@ impl Follow {
                 count = updates.recv_many(&mut buffer, UPDATES_AT_ONCE) => {
                     if count == 0 {
                         tracing::error!("the source of updates ended; the tables and names stay as they are");
-                        return self.dns.as_mut().and_then(Dns::open_switch);
+                        return self.open_switch();
                     }
                     buffer.drain(..).for_each(|update| self.take_in(update));
                 }
@@ -127,7 +127,7 @@ impl Follow {
                     if let Some(last_state) = &mut self.last_state {
                         last_state.finish(&self.store).await;
                     }
-                    return self.dns.as_mut().and_then(Dns::open_switch);
+                    return self.open_switch();
                 }
             }
             self.act();
@@ -135,7 +135,11 @@ impl Follow {
             if let Some(dns) = &mut self.dns
                 && self.plan.as_ref().is_none_or(|plan| plan.committed)
             {
+                let was_local = dns.is_local();
                 dns.close_switch();
+                if let (false, true, Some(plan), Some(tracked)) = (was_local, dns.is_local(), &self.plan, dns.tracked()) {
+                    plan.stale_flows.forget(tracked);
+                }
                 if dns.is_to_be_local() {
                     self.status.dns_local(dns.is_local());
                 }
@@ -145,6 +149,16 @@ impl Follow {
                 self.home.send_if_modified(|home| !std::mem::replace(home, true));
             }
         }
+    }
+
+    /// New questions go elsewhere from now on.
+    fn open_switch(&mut self) -> Option<GuardedSwitch> {
+        let dns = self.dns.as_mut()?;
+        let switch = dns.open_switch()?;
+        if let (Some(plan), Some(tracked)) = (&self.plan, dns.tracked()) {
+            plan.stale_flows.forget(tracked);
+        }
+        Some(switch)
     }
 
     fn take_in(&mut self, update: Update) {

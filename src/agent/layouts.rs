@@ -17,7 +17,13 @@ pub fn layout(proxy: &ProxyConfig, node: Option<&Node>, family: Family) -> Layou
         DetectLocalMode::BridgeInterface(name) => DetectLocal::Interface(name.clone()),
         DetectLocalMode::InterfaceNamePrefix(prefix) => DetectLocal::InterfacePrefix(prefix.clone()),
     };
-    Layout { family, masquerade_mark: 1 << proxy.masquerade_bit, masquerade_all: proxy.masquerade_all, detect_local }
+    Layout {
+        family,
+        masquerade_mark: 1 << proxy.masquerade_bit,
+        masquerade_all: proxy.masquerade_all,
+        tracked_dns: proxy.tracked_dns,
+        detect_local,
+    }
 }
 
 /// The networks that pods are known by.

@@ -1,12 +1,15 @@
 //! The half of DNS of the agent's task: names are published once their rules are committed.
 
 use super::follow::RETRY_REFUSED;
+use super::local_dns::DNS_PORT;
 use super::watchdog::GuardedSwitch;
 use crate::config::Config;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
-use crate::model::{Demand, Kind, Name, ObjectKey, ServiceKind};
+use crate::model::{Demand, Kind, Name, ObjectKey, Protocol, ServiceKind};
+use crate::nft::Tracking;
+use crate::proxy::Dest;
 use crate::store::{Dirty, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -42,6 +45,8 @@ pub struct Dns {
     pub serving: watch::Receiver<Option<Pulses>>,
     /// Addresses on which the pods of this node are answered here.
     local: Vec<IpAddr>,
+    /// How questions to them are kept here.
+    tracking: Tracking,
     /// While it is there, questions to those addresses come here; without it they go to the servers behind the cluster's DNS service.
     switch: Option<GuardedSwitch>,
     /// When to try to close the switch again, because the kernel refused it.
@@ -73,6 +78,7 @@ impl Dns {
             demand,
             demand_awaited: None,
             local: super::local_dns::addresses(config),
+            tracking: if config.proxy.tracked_dns { Tracking::Tracked } else { Tracking::Untracked },
             switch: None,
             retry_switch: None,
         }
@@ -171,7 +177,7 @@ impl Dns {
         if !self.synced || self.local.is_empty() || !is_due {
             return;
         }
-        match GuardedSwitch::close(&self.local, &pulses) {
+        match GuardedSwitch::close(&self.local, self.tracking, &pulses) {
             Ok(switch) => {
                 tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");
                 self.switch = Some(switch);
@@ -189,6 +195,13 @@ impl Dns {
         let mut switch = self.switch.take()?;
         switch.only_finish();
         Some(switch)
+    }
+
+    /// Where flows of DNS lead that are tracked: when questions go elsewhere from now on, or come home, these flows would not. `None` where none are
+    /// tracked.
+    pub fn tracked(&self) -> Option<Vec<Dest>> {
+        let dest = |address: &IpAddr| Dest { address: *address, protocol: Protocol::Udp, port: DNS_PORT };
+        (self.tracking == Tracking::Tracked).then(|| self.local.iter().map(dest).collect())
     }
 
     /// Whether the pods of this node are to be answered here.

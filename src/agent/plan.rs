@@ -58,7 +58,7 @@ pub struct Plan {
     pub retry: Option<Instant>,
     pub drift: Drift,
     pub latency: Latency,
-    stale_flows: StaleFlows,
+    pub stale_flows: StaleFlows,
     /// Until when the first commit waits for the ServiceCIDRs.
     pub cidrs_awaited: Option<Instant>,
 }

@@ -1,7 +1,7 @@
 //! Keeps the DNS switch closed for as long as DNS is alive: on a thread of its own, so that nothing that hangs there hangs it as well.
 
 use crate::dns::pulse::{Pulses, Watch};
-use crate::nft::{DnsSwitch, Heart, LAPSE, NftError};
+use crate::nft::{DnsSwitch, Heart, LAPSE, NftError, Tracking};
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -21,8 +21,8 @@ impl GuardedSwitch {
     ///
     /// # Errors
     /// When the kernel refuses it, or a thread.
-    pub fn close(addresses: &[IpAddr], pulses: &Pulses) -> Result<GuardedSwitch, NftError> {
-        let (switch, heart) = DnsSwitch::make(addresses)?;
+    pub fn close(addresses: &[IpAddr], tracking: Tracking, pulses: &Pulses) -> Result<GuardedSwitch, NftError> {
+        let (switch, heart) = DnsSwitch::make(addresses, tracking)?;
         heart.beat();
         let (until_the_end, ended) = channel();
         let watch = pulses.watch();

@@ -87,6 +87,7 @@ fn value(config: &Config, key: &str) -> Option<Value> {
         ("dns-rate-limit-slip", _) => json!(dns.guard.rate.slip),
         ("dns-rate-limit-ipv4-prefix-length", _) => json!(dns.guard.rate.prefixes.0),
         ("dns-rate-limit-ipv6-prefix-length", _) => json!(dns.guard.rate.prefixes.1),
+        ("dns-untracked", _) => json!(!proxy.tracked_dns),
         ("dns-tcp-connections", _) => json!(dns.guard.connections),
         ("dns-upstream", _) => list(&dns.upstreams.0),
         ("dns-stub-zone", _) => dns.stub_zones.iter().map(stub_zone).collect(),

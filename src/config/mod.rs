@@ -175,6 +175,8 @@ pub struct ProxyConfig {
     pub external_ips: bool,
     /// Masquerade all traffic to ClusterIPs.
     pub masquerade_all: bool,
+    /// Whether DNS questions that this node answers are connections like any other (`dns-untracked=false`).
+    pub tracked_dns: bool,
     /// Which bit of the packet mark asks for masquerading (kube-proxy's `iptables-masquerade-bit`; 0 to 31).
     pub masquerade_bit: u8,
     /// The kernel's settings of connection tracking.

@@ -8,7 +8,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exp
 use std::io;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// A packet that was on its way during the commit may make a stale flow after the look: so there is a second one.
@@ -55,10 +55,21 @@ impl ConntrackMetrics {
     }
 }
 
-/// The thread's handle; it ends when this is dropped. Looks may take a while on a busy node, so that they keep no commit waiting.
+/// The thread's handle. Looks may take a while on a busy node, so that they keep no commit waiting. When this is dropped, what was asked for is looked
+/// at once and the thread ends: nobody comes after it.
 #[derive(Debug)]
 pub struct Cleaner {
-    touched: Sender<Touched>,
+    touched: Option<Sender<Touched>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        drop(self.touched.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that deletes stale flows has panicked");
+        }
+    }
 }
 
 impl Cleaner {
@@ -76,13 +87,13 @@ impl Cleaner {
                 look(&mut conntrack, touched, &metrics)
             });
         };
-        thread::Builder::new().name("conntrack".into()).spawn(work)?;
-        Ok(Cleaner { touched })
+        let thread = thread::Builder::new().name("conntrack".into()).spawn(work)?;
+        Ok(Cleaner { touched: Some(touched), thread: Some(thread) })
     }
 
     /// Asks for a look at the flows to these destinations. The first call, whatever it asks for, says that the first rules are in place.
     pub fn look(&self, touched: Touched) {
-        if self.touched.send(touched).is_err() {
+        if self.touched.as_ref().is_none_or(|sender| sender.send(touched).is_err()) {
             tracing::error!("the thread that deletes stale flows is gone; restart the agent");
         }
     }

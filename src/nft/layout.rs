@@ -24,6 +24,8 @@ pub struct Layout {
     pub masquerade_mark: u32,
     /// Masquerade everything that goes to a ClusterIP.
     pub masquerade_all: bool,
+    /// DNS questions that this node answers are tracked: what cannot be served must not be refused where a local address answers it.
+    pub tracked_dns: bool,
     /// What packets of pods are known by: others are masqueraded on their way to a ClusterIP.
     pub detect_local: DetectLocal,
 }
@@ -74,7 +76,8 @@ impl Layout {
     /// The comment that marks the table: whatever changes the rules must change it, because a table with the same comment is kept.
     pub fn comment(&self) -> String {
         let all = if self.masquerade_all { ", masquerade-all" } else { "" };
-        format!("waypost layout 2, mark {:#x}, {}{all}", self.masquerade_mark, self.detect_local)
+        let dns = if self.tracked_dns { ", tracked DNS" } else { "" };
+        format!("waypost layout 2, mark {:#x}, {}{all}{dns}", self.masquerade_mark, self.detect_local)
     }
 
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
@@ -108,7 +111,7 @@ impl Layout {
             plain("balance", self.balance()),
             plain("guard", self.guard()),
             plain("remember", self.remember()),
-            plain("unserved-only", vec![self.follow(Set::Unserved)]),
+            plain("unserved-only", self.but_for_local_dns(vec![self.follow(Set::Unserved)])),
             plain("refusals", self.refusals()),
             hooked("nat-prerouting", "nat", PREROUTING, DSTNAT - 1, vec![vec![go("balance")]]),
             hooked("nat-output", "nat", OUTPUT, DSTNAT - 1, vec![vec![go("balance")]]),
@@ -338,12 +341,22 @@ impl Layout {
         let to_node = vec![Expr::FibType { source: false, to: 0 }, equals(0, &RTN_LOCAL.to_ne_bytes())];
         let to_cluster_ip = self.address_in(false, Set::ClusterIps, Answer::Present);
         let to_service_network = self.address_in(false, Set::ServiceCidrs, Answer::Present);
-        vec![
+        self.but_for_local_dns(vec![
             self.follow(Set::Unserved),
             [to_node, vec![Expr::Verdict(Verdict::Return)]].concat(),
             [to_cluster_ip, vec![Expr::Verdict(Verdict::Goto("refuse".into()))]].concat(),
             [to_service_network, vec![Expr::Verdict(Verdict::Drop)]].concat(),
-        ]
+        ])
+    }
+
+    /// With these rules for all but the DNS addresses of this node: they are local, so that the kernel itself refuses what nobody answers there, and
+    /// what the agent answers must pass though nobody else is behind the service.
+    fn but_for_local_dns(&self, mut rules: Vec<Vec<Expr>>) -> Vec<Vec<Expr>> {
+        if self.tracked_dns {
+            let to_local_dns = self.address_in(false, Set::LocalDns, Answer::Present);
+            rules.insert(0, [to_local_dns, vec![Expr::Verdict(Verdict::Return)]].concat());
+        }
+        rules
     }
 }
 

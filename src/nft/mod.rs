@@ -34,7 +34,7 @@ pub use memory::{Memory, leads_somewhere, without_slots};
 pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};
 pub use remembered::remembered_clients;
-pub use switch::{DnsSwitch, Heart, LAPSE};
+pub use switch::{DnsSwitch, Heart, LAPSE, Tracking};
 
 #[cfg(test)]
 mod tests;

@@ -12,13 +12,16 @@
 //! would count up the generation of the whole ruleset and wake everybody who listens to it. One that is stopped
 //! sends none, and needs nobody beside it who notices.
 //!
-//! A TCP connection stays where it began: its first segment puts it into a set, and the others come here if it is there. Otherwise a connection
+//! Where DNS is to be tracked ([`Tracking::Tracked`]) a question is not left alone but translated to what it says already, before anybody else may
+//! translate it: a connection is translated once. Connections then stay where they began by what the kernel knows of them.
+//!
+//! Untracked, a TCP connection stays where it began: its first segment puts it into a set, and the others come here if it is there. Otherwise a connection
 //! to a server elsewhere would be cut when the switch closes, and one to the agent when it opens: a segment in the middle of a connection
 //! that the kernel does not track is taken for a new one, and translated.
 
 use super::expr::{ACK, Answer, Base, Expr, META_L4PROTO, META_MARK, SYN, Verdict};
 use super::kernel::NftError;
-use super::layout::{ChainSpec, Hook, protocol};
+use super::layout::{self, ChainSpec, Hook, protocol};
 use super::netlink::{DEL_RULE, NEW_SET, NEW_TABLE, WriteMessage, write_chains};
 use super::sets::{IPV4, IPV6, SERVICE};
 use super::socket::NfSocket;
@@ -43,6 +46,8 @@ const ABOVE_THE_OTHERS: i32 = 512;
 const OWNER: u32 = 2;
 /// `raw`: before connection tracking.
 const RAW: i32 = -300;
+/// Before every translation of destinations, ours (`dstnat - 1`) and others'.
+const BEFORE_NAT: i32 = -120;
 const PREROUTING: u32 = 0;
 const OUTPUT: u32 = 3;
 const DNS: u16 = 53;
@@ -66,9 +71,19 @@ const BEAT_MARK: u32 = 0x7761_7970;
 /// The port of the discard service, which nobody offers; the packets never get there.
 const BEAT_PORT: u16 = 9;
 
+/// How questions are kept here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// Out of connection tracking: no entry, no race between two questions over one socket, and who sends on is answered by whoever is there.
+    Untracked,
+    /// As connections, for network policies and firewalls that judge by them.
+    Tracked,
+}
+
 /// The table, for as long as this value lives.
 pub struct DnsSwitch {
     owner: NfSocket,
+    tracking: Tracking,
     /// Keeps the owner's socket under a high number as well.
     _first_to_go: OwnedFd,
     table: String,
@@ -97,12 +112,12 @@ impl DnsSwitch {
     ///
     /// # Errors
     /// When the kernel refuses the table or a socket; nothing is changed then.
-    pub fn make(addresses: &[IpAddr]) -> Result<(DnsSwitch, Heart), NftError> {
+    pub fn make(addresses: &[IpAddr], tracking: Tracking) -> Result<(DnsSwitch, Heart), NftError> {
         let heart = Heart::new(addresses).map_err(|error| NftError::Socket { action: "making the heartbeat of DNS", error })?;
         let owner = NfSocket::open()?;
         let table = format!("{SWITCH_PREFIX}{}", owner.port_id()?);
         let first_to_go = first_to_go(&owner).map_err(|error| NftError::Socket { action: "keeping the switch of DNS", error })?;
-        let mut switch = DnsSwitch { owner, _first_to_go: first_to_go, table, addresses: addresses.to_vec() };
+        let mut switch = DnsSwitch { owner, tracking, _first_to_go: first_to_go, table, addresses: addresses.to_vec() };
         switch.write(|writer, table, family, own, message| {
             message(writer, NEW_TABLE, CREATE, &|w| {
                 w.string(1, table);
@@ -110,7 +125,7 @@ impl DnsSwitch {
             });
             message(writer, NEW_SET, CREATE, &|w| write_alive(w, table, family));
             message(writer, NEW_SET, CREATE, &|w| write_connections(w, table, family));
-            write_chains(writer, table, &chains(family, own, Keep::Questions), message);
+            write_chains(writer, table, &chains(family, own, Keep::Questions, tracking), message);
         })?;
         Ok((switch, heart))
     }
@@ -120,8 +135,9 @@ impl DnsSwitch {
     /// # Errors
     /// When the kernel refuses it; nothing is changed then.
     pub fn only_finish(&mut self) -> Result<(), NftError> {
+        let tracking = self.tracking;
         self.write(|writer, table, family, own, message| {
-            let chains = chains(family, own, Keep::Connections);
+            let chains = chains(family, own, Keep::Connections, tracking);
             for chain in &chains {
                 message(writer, DEL_RULE, 0, &|w| {
                     w.string(1, table);
@@ -215,22 +231,33 @@ fn write_set_from_packets(writer: &mut Writer, table: &str, set: &str, key: (u32
 
 /// Untracked in both directions: no NAT, no conntrack entry, no race between two questions over one socket. Answers are so in any case: one
 /// that was under way when the heart stopped must not be taken for a new connection, and masqueraded.
-fn chains(family: Family, addresses: &[IpAddr], keep: Keep) -> Vec<ChainSpec> {
+fn chains(family: Family, addresses: &[IpAddr], keep: Keep, tracking: Tracking) -> Vec<ChainSpec> {
+    let chain = |name: &str, kind, number, priority, rules| ChainSpec {
+        name: name.into(),
+        hook: Some(Hook { kind, number, priority }),
+        rules,
+    };
+    // Without a heart the rule would take the beats of the agent that has taken over, and send its questions elsewhere.
+    let beats = (keep == Keep::Questions).then(|| beat(family));
+    if tracking == Tracking::Tracked {
+        let stay = || match keep {
+            Keep::Questions => [Protocol::Udp, Protocol::Tcp].map(|protocol| stay(family, protocol)).to_vec(),
+            Keep::Connections => Vec::new(),
+        };
+        return vec![
+            chain("keep-prerouting", "nat", PREROUTING, BEFORE_NAT, stay()),
+            chain("keep-output", "nat", OUTPUT, BEFORE_NAT, stay()),
+            chain("heart", "filter", OUTPUT, RAW, beats.into_iter().collect()),
+        ];
+    }
     let questions = || match keep {
         Keep::Questions => vec![question(family), first_segment(family), segment(family, true)],
         Keep::Connections => vec![segment(family, false)],
     };
-    // Without a heart the rule would take the beats of the agent that has taken over, and send its questions elsewhere.
-    let beats = (keep == Keep::Questions).then(|| beat(family));
     let answers = addresses.iter().flat_map(|address| [Protocol::Udp, Protocol::Tcp].map(|protocol| answer(*address, protocol)));
-    let chain = |name: &str, number, rules| ChainSpec {
-        name: name.into(),
-        hook: Some(Hook { kind: "filter", number, priority: RAW }),
-        rules,
-    };
     vec![
-        chain("keep-prerouting", PREROUTING, questions()),
-        chain("keep-output", OUTPUT, beats.into_iter().chain(questions()).chain(answers).collect()),
+        chain("keep-prerouting", "filter", PREROUTING, RAW, questions()),
+        chain("keep-output", "filter", OUTPUT, RAW, beats.into_iter().chain(questions()).chain(answers).collect()),
     ]
 }
 
@@ -273,6 +300,20 @@ fn is_dns(protocol: Protocol) -> Vec<Expr> {
 /// `ip daddr @alive`
 fn is_alive(family: Family) -> Vec<Expr> {
     vec![destination(family), Expr::Lookup { set: ALIVE, key: 0, answer: Answer::Present }]
+}
+
+/// `meta l4proto PROTOCOL th dport 53 ip daddr @alive dnat to ip daddr : th dport`
+fn stay(family: Family, protocol: Protocol) -> Vec<Expr> {
+    let port_at = match family {
+        Family::V4 => 1,
+        Family::V6 => 4,
+    };
+    let to_itself = vec![
+        destination(family),
+        Expr::Payload { base: Base::Transport, offset: 2, length: 2, to: port_at },
+        Expr::Dnat { protocol: layout::protocol(family), address: 0, port: port_at },
+    ];
+    [is_dns(protocol), is_alive(family), to_itself].concat()
 }
 
 /// `ip saddr . ip daddr . tcp sport`

@@ -18,6 +18,7 @@ fn layouts() -> [Layout; 2] {
         family,
         masquerade_mark: 0x4000,
         masquerade_all: false,
+        tracked_dns: false,
         detect_local: DetectLocal::Networks,
     })
 }

@@ -165,7 +165,7 @@ fn committer(namespace: &Namespace, mark: u32) -> Committer<Netlink> {
 }
 
 fn layout(family: Family, mark: u32) -> Layout {
-    Layout { family, masquerade_mark: mark, masquerade_all: false, detect_local: DetectLocal::Networks }
+    Layout { family, masquerade_mark: mark, masquerade_all: false, tracked_dns: false, detect_local: DetectLocal::Networks }
 }
 
 /// The address of a pod.

@@ -106,6 +106,7 @@ pub fn layouts(settings: &Settings) -> [Layout; 2] {
         family,
         masquerade_mark: 1 << settings.masquerade_bit,
         masquerade_all: settings.masquerade_all,
+        tracked_dns: false,
         detect_local: match settings.pods {
             Pods::ClusterCidrs(&[]) => DetectLocal::Nothing,
             Pods::ClusterCidrs(_) | Pods::NodeCidrs => DetectLocal::Networks,

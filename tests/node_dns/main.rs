@@ -11,6 +11,7 @@ mod kills;
 mod load;
 mod refusals;
 mod resolvers;
+mod tracked;
 mod watchdog;
 mod world;
 
@@ -36,6 +37,7 @@ fn main() {
     tests.extend(asked::tests());
     tests.extend(after_commit::tests());
     tests.extend(resolvers::tests());
+    tests.extend(tracked::tests());
     tests.extend(watchdog::tests());
     libtest_mimic::run(&arguments, tests).exit();
 }

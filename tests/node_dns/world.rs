@@ -89,6 +89,10 @@ impl Folder {
         format!("--manifests={}", self.0.join("objects").display())
     }
 
+    pub fn objects(&self) -> PathBuf {
+        self.0.join("objects")
+    }
+
     pub fn sockets(&self) -> PathBuf {
         self.0.join("sockets")
     }

@@ -229,6 +229,7 @@ pub fn agent_config() -> Config {
             nodeport_addresses: NodePortAddresses::primary(),
             connection_metrics: 0,
             external_ips: true,
+            tracked_dns: false,
             masquerade_all: false,
             masquerade_bit: 14,
             conntrack: ConntrackConfig::UNTOUCHED,

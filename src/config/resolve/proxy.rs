@@ -22,6 +22,7 @@ impl Values<'_> {
             external_ips: self.choice(&settings::EXTERNAL_IPS, &[("true", true), ("false", false)])?,
             masquerade_all: self.choice(&settings::MASQUERADE_ALL, &[("false", false), ("true", true)])?,
             masquerade_bit: bit as u8,
+            tracked_dns: self.choice(&settings::DNS_UNTRACKED, &[("true", false), ("false", true)])?,
             conntrack: self.conntrack()?,
         })
     }

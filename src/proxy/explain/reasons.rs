@@ -62,7 +62,7 @@ impl Subject<'_> {
             set: None,
             element: None,
             says: "dns-switch".into(),
-            text: "while the agent runs, DNS questions to this address are left to it, untracked".into(),
+            text: "while the agent runs, DNS questions to this address are left to it".into(),
             because: vec![cause],
         });
     }

@@ -1,0 +1,122 @@
+//! With tracked questions (`--dns-untracked=false`): the switch does the same, and who judges by connection tracking sees connections.
+
+use crate::world::{ADDRESSES, AGENT_TTL, Agent, FALLBACK_TTL, World, ask_from_within, server};
+use libtest_mimic::{Failed, Trial};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// What refuses packets that are not tracked, and connections that nobody began, as firewalls do.
+const FIREWALL: &str = "
+table inet firewall {
+    chain input {
+        type filter hook input priority 10; policy accept;
+        udp dport 53 ct state untracked drop
+        tcp dport 53 ct state { untracked, invalid } drop
+    }
+}
+";
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        Trial::test("tracked_questions_pass_a_firewall_that_wants_connections_and_follow_the_agent", follow_the_agent),
+        Trial::test("tracked_questions_are_answered_where_no_server_is_behind_kube_dns", nobody_behind),
+        Trial::test("a_client_that_keeps_its_socket_goes_where_the_agent_is_if_that_ends_in_order", one_socket),
+    ]
+}
+
+fn tracked(world: &World) -> Agent {
+    let agent = Agent::on_node(world, &["--dns-ttl=30", "--dns-untracked=false"]);
+    agent.says("this node answers its own DNS questions");
+    agent
+}
+
+fn nft(world: &World, ruleset: &str) -> Result<(), Failed> {
+    let path = world.folder.sockets().join("firewall.nft");
+    std::fs::write(&path, ruleset)?;
+    let output = world.node.namespace().output(Command::new("nft").arg("-f").arg(path))?;
+    assert!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+fn follow_the_agent() -> Result<(), Failed> {
+    let world = World::new("tracked");
+    let _server = Agent::behind_kube_dns(&world);
+    let mut agent = tracked(&world);
+    nft(&world, FIREWALL)?;
+    world.answered_with(AGENT_TTL);
+    let flows = world.node.namespace().output(Command::new("conntrack").args(["-L", "-p", "udp"]))?;
+    let flows = String::from_utf8_lossy(&flows.stdout).into_owned();
+    for address in ["10.96.0.10", "169.254.20.10"] {
+        let of_client = format!("src=10.244.0.2 dst={address}");
+        let back = format!("src={address} dst=10.244.0.2");
+        assert!(
+            flows.lines().any(|line| line.contains(&of_client) && line.contains(&back)),
+            "{address}, tracked and not translated:\n{flows}"
+        );
+    }
+    agent.end("-KILL");
+    world.answered_with(FALLBACK_TTL);
+    let mut agent = tracked(&world);
+    world.answered_with(AGENT_TTL);
+    agent.signal("-STOP");
+    world.soon_answered_with(FALLBACK_TTL);
+    agent.signal("-CONT");
+    world.soon_answered_with(AGENT_TTL);
+    agent.end("-TERM");
+    world.answered_with(FALLBACK_TTL);
+    Ok(())
+}
+
+fn nobody_behind() -> Result<(), Failed> {
+    let world = World::new("alone");
+    // Slices of the same names, without endpoints.
+    let text = std::fs::read_to_string(world.folder.objects().join("cluster.yaml"))?;
+    let alone = text.replace("endpoints: [{addresses: [10.244.0.20]}]", "endpoints: []");
+    let alone = alone.replace("endpoints: [{addresses: [\"fd00:244::20\"]}]", "endpoints: []");
+    assert_ne!(text, alone);
+    world.folder.replace("cluster.yaml", &alone);
+    let _agent = tracked(&world);
+    world.answered_with(AGENT_TTL);
+    Ok(())
+}
+
+fn one_socket() -> Result<(), Failed> {
+    let world = World::new("socket");
+    let _server = Agent::behind_kube_dns(&world);
+    let mut agent = tracked(&world);
+    let sockets: Vec<UdpSocket> = ADDRESSES
+        .iter()
+        .map(|address| {
+            let any: SocketAddr = if address.contains(':') { "[::]:0".parse()? } else { "0.0.0.0:0".parse()? };
+            let address = server(address);
+            world
+                .client
+                .namespace()
+                .run(move || -> std::io::Result<UdpSocket> {
+                    let socket = UdpSocket::bind(any)?;
+                    socket.connect(address)?;
+                    Ok(socket)
+                })?
+                .map_err(Failed::from)
+        })
+        .collect::<Result<_, Failed>>()?;
+    let all_answered_with = |ttl: u32| {
+        let began = Instant::now();
+        for socket in &sockets {
+            loop {
+                // A refusal that is late, or an answer from before, is no end.
+                match ask_from_within(socket, Duration::from_millis(500)) {
+                    Ok(answered) if answered == ttl => break,
+                    other => assert!(began.elapsed() < Duration::from_secs(20), "not {ttl}: {other:?}"),
+                }
+            }
+        }
+    };
+    all_answered_with(AGENT_TTL);
+    agent.end("-TERM");
+    all_answered_with(FALLBACK_TTL);
+    let _agent = tracked(&world);
+    all_answered_with(AGENT_TTL);
+    Ok(())
+}
