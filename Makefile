@@ -25,6 +25,7 @@ test: ## Every test, the fast and pure ones first
 	cargo test --lib
 	cargo test --test docs --test purity
 	scripts/build-tools kind-config prometheus-kubernetes
+	scripts/fetch-resolved
 	scripts/cluster tools
 	timeout --kill-after=30s 60m cargo test --no-fail-fast --test '*'
 

@@ -188,7 +188,15 @@ impl Responder {
             return dropped(ResponseCode::Refused);
         };
         let place = entry.place(&self.server);
-        let walk = Walk { records: &self.records, plan: &plan, listener, metrics: &self.metrics, place: &place, request, limits: self.chain.limits() };
+        let walk = Walk {
+            records: &self.records,
+            plan: &plan,
+            listener,
+            metrics: &self.metrics,
+            place: &place,
+            request,
+            limits: self.chain.limits(),
+        };
         let server = plan.server(entry);
         let is_known = asked.class == DNSClass::IN || asked.class == DNSClass::CH && server.answers_chaos();
         let outcome = if is_known { walk.answer(server, &asked).await } else { Outcome::Code(ResponseCode::Refused, "") };

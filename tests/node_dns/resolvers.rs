@@ -1,7 +1,7 @@
-//! The resolvers that pods really have ask a real agent: glibc's, musl's, Go's, Node's two, and an Unbound in front of it. Their search paths with
+//! The resolvers that pods really have ask a real agent: glibc's, musl's, Go's, Node's two, an Unbound and a systemd-resolved in front of it. Their search paths with
 //! `ndots:5`, answers that do not fit into a datagram, a thousand endpoints over TCP.
 
-use crate::world::{Agent, PATIENCE, World};
+use crate::world::{AGENT_TTL, Agent, FALLBACK_TTL, PATIENCE, World};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType};
 use libtest_mimic::{Failed, Trial};
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 use std::time::Instant;
+use waypost::lab::Namespace;
 
 /// As the kubelet writes it.
 const RESOLV_CONF: &str =
@@ -38,6 +39,8 @@ pub fn tests() -> Vec<Trial> {
             finds(&|name| node(name, "ares"), Expected::All, false)
         }),
         Trial::test("an_unbound_in_front_of_the_agent_hands_on_what_it_says", unbound_in_front),
+        Trial::test("a_systemd_resolved_in_front_of_the_agent_hands_on_what_it_says", resolved_in_front),
+        Trial::test("the_stub_of_systemd_resolved_and_the_agents_addresses_do_not_clash", beside_resolved),
     ]
 }
 
@@ -229,10 +232,10 @@ fn finds(lookup: &dyn Fn(&str) -> Command, expected: Expected, searches: bool) -
     Ok(())
 }
 
-/// A running Unbound; killed when dropped.
-struct Unbound(Child);
+/// A running server in front of the agent; killed when dropped.
+struct InFront(Child);
 
-impl Drop for Unbound {
+impl Drop for InFront {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -250,15 +253,66 @@ fn unbound_in_front() -> Result<(), Failed> {
     )?;
     let mut command = Command::new("unbound");
     command.args(["-d", "-c"]).arg(&file).stderr(Stdio::null()).stdin(Stdio::null());
-    let _unbound = Unbound(stage.world.client.namespace().spawn(&mut command)?);
+    let _unbound = InFront(stage.world.client.namespace().spawn(&mut command)?);
+    hands_on(stage.world.client.namespace(), &["@127.0.0.1", "-p", "5300"])
+}
+
+/// The program, which `scripts/fetch-resolved` brings.
+fn resolved(namespace: &Namespace, server: &str) -> Result<InFront, Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/resolved/lib/systemd");
+    assert!(folder.join("systemd-resolved").exists(), "systemd-resolved is missing: scripts/fetch-resolved brings it");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private"]).arg(source_file("resolved.sh")).arg(folder).arg(server);
+    command.stderr(Stdio::null()).stdin(Stdio::null());
+    Ok(InFront(namespace.spawn(&mut command)?))
+}
+
+fn resolved_in_front() -> Result<(), Failed> {
+    let stage = Stage::new("resolved");
+    let _resolved = resolved(stage.world.client.namespace(), "10.96.0.10")?;
+    hands_on(stage.world.client.namespace(), &["@127.0.0.53"])
+}
+
+/// Who comes first does not matter: here it is the stub, as on a machine that starts.
+fn beside_resolved() -> Result<(), Failed> {
+    let world = World::new("stub");
+    let _resolved = resolved(world.node.namespace(), "10.96.0.10")?;
+    let began = Instant::now();
+    let listens = || -> Result<bool, Failed> {
+        let output = world.node.namespace().output(Command::new("ss").args(["-Hlnu", "sport = :53"]))?;
+        Ok(String::from_utf8_lossy(&output.stdout).contains("127.0.0.53"))
+    };
+    while !listens()? {
+        assert!(began.elapsed() < PATIENCE, "the stub does not listen");
+        thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let _server = Agent::behind_kube_dns(&world);
+    let mut agent = Agent::at_home(&world);
+    world.answered_with(AGENT_TTL);
+    let through_stub = || -> Result<String, Failed> {
+        let mut dig = Command::new("dig");
+        dig.args(["@127.0.0.53", "+short", "+tries=1", "+time=10", "web.shop.svc.cluster.local", "A"]);
+        Ok(String::from_utf8_lossy(&world.node.namespace().output(&mut dig)?.stdout).trim().to_string())
+    };
+    while through_stub()? != "10.96.0.1" {
+        assert!(began.elapsed() < PATIENCE * 2, "no answer through the stub");
+    }
+    agent.end("-KILL");
+    world.answered_with(FALLBACK_TTL);
+    assert!(listens()?, "the stub is still there");
+    Ok(())
+}
+
+/// A server in front of the agent, asked with these words of `dig`, says what the agent says.
+fn hands_on(namespace: &Namespace, server: &[&str]) -> Result<(), Failed> {
     let dig = |words: &[&str]| {
         let mut dig = Command::new("dig");
-        dig.args(["@127.0.0.1", "-p", "5300", "+short", "+tries=1", "+time=10"]).args(words);
-        stage.world.client.namespace().output(&mut dig).map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        dig.args(server).args(["+short", "+tries=1", "+time=10"]).args(words);
+        namespace.output(&mut dig).map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let began = Instant::now();
     while dig(&["web.shop.svc.cluster.local", "A"])?.trim() != "10.96.0.1" {
-        assert!(began.elapsed() < PATIENCE, "no answer through Unbound");
+        assert!(began.elapsed() < PATIENCE, "no answer through {server:?}");
         thread::sleep(std::time::Duration::from_millis(50));
     }
     let lines = |text: String| text.lines().map(str::to_string).collect::<BTreeSet<_>>();
