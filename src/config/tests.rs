@@ -174,8 +174,8 @@ fn a_bad_value_is_answered_with_key_value_and_what_is_allowed() {
             r#"--dns-address: "kube-dns" is not allowed; give addresses such as 169.254.20.10, 10.96.0.10:53 or [fd00::10]:53"#,
         ),
         (
-            &[("dns-upstream", "192.0.2.53,/etc/resolv.conf")],
-            r#"--dns-upstream: "/etc/resolv.conf" is not allowed; give up to 15 servers such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, or the path of one resolv.conf"#,
+            &[("dns-upstream", "192.0.2.53,etc/resolv.conf")],
+            r#"--dns-upstream: "etc/resolv.conf" is not allowed; give up to 15 servers such as 192.0.2.53, [2001:db8::53]:53 or tls://192.0.2.53#dns.example, and paths such as /etc/resolv.conf"#,
         ),
         (
             &[("dns-address", "10.96.0.10"), ("dns-upstream", "10.96.0.10")],
