@@ -23,7 +23,7 @@ pub fn write(folder: &Path, bytes: &[u8]) -> io::Result<()> {
 /// The same for what DNS was told.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_zones(folder: &Path, zones: &Zones) -> io::Result<()> {
     replace(folder, ZONES_FILE, &encode_zones(zones))
 }
