@@ -231,8 +231,11 @@ pub fn kube_proxy_beside(stage: &Stage) {
     for node in NODES {
         await_event(cluster, "KubeProxyFound", node);
         let pod = agent_of(cluster, node).expect("it runs");
-        let found = check(cluster, name_of(&pod));
-        assert!(found.contains("kube-proxy"), "{found}");
+        // The Event may be one of an earlier kube-proxy; this one writes its rules when it has started.
+        eventually("the check names kube-proxy", || {
+            let found = check(cluster, name_of(&pod));
+            if found.contains("kube-proxy") { Ok(()) } else { Err(found) }
+        });
     }
     cluster.script(&["remove-kube-proxy"]);
     for node in NODES {

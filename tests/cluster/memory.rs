@@ -12,7 +12,8 @@ const FILL: &str = r#"
     [ -n "$group" ] || { echo "the container $1 has no group"; exit 1; }
     echo 1000 >"/proc/$2/oom_score_adj"
     bash -c 'echo $$ >"$0/cgroup.procs"; exec tail /dev/zero' "$group" &
-    trap 'kill -9 $!' EXIT
+    # What fills it may have been chosen as well, after the other one.
+    trap 'kill -9 $! 2>/dev/null || true' EXIT
     for _ in $(seq 600); do
         [ -e "/proc/$2" ] || exit 0
         sleep 0.05
