@@ -276,6 +276,10 @@ fn resolved_in_front() -> Result<(), Failed> {
 /// Who comes first does not matter: here it is the stub, as on a machine that starts.
 fn beside_resolved() -> Result<(), Failed> {
     let world = World::new("stub");
+    // In the lab a node has its addresses on `lo`, and resolved asks nobody before another link has one.
+    let link = "ip address add 203.0.113.10/32 dev $(ip -4 -oneline route show default | sed 's/.* dev \\([^ ]*\\).*/\\1/')";
+    let added = world.node.namespace().output(Command::new("sh").args(["-ec", link]))?;
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
     let _resolved = resolved(world.node.namespace(), "10.96.0.10")?;
     let began = Instant::now();
     let listens = || -> Result<bool, Failed> {
