@@ -29,9 +29,12 @@ impl Folder {
 
     /// Waits until this folder's state has a block for this zone.
     async fn keeps(&self, zone: &str) {
-        while !snapshot_zones(&self.state()).contains(&zone.to_string()) {
-            sleep(Duration::from_millis(5)).await;
-        }
+        let kept = async {
+            while !snapshot_zones(&self.state()).contains(&zone.to_string()) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), kept).await.expect("it is kept");
     }
 }
 

@@ -8,7 +8,7 @@ use super::eventually::eventually;
 use super::guards::{scale_back, without_api_server};
 use super::load::{Load, assert_lost_at_most, assert_nothing_lost};
 use super::memory;
-use super::prometheus::{Discovery, Prometheus, Site, at_once, operator};
+use super::prometheus::{Prometheus, Site, at_once, operator};
 use super::shop;
 use super::state::Stage;
 use serde_json::{Value, json};
@@ -42,8 +42,8 @@ pub fn by_prometheus(stage: &Stage) {
     let mut scrape: Value = serde_saphyr::from_str(SCRAPE).expect("it is YAML");
     let mut scrape: Vec<Value> = serde_json::from_value(scrape["scrape_configs"].take()).expect("a list");
     scrape.extend(operator::monitors(&kubectl).as_array().expect("a list").iter().cloned());
-    let discovery = Discovery::OfItsOwn(kubeconfig_of_prometheus(cluster));
-    let prometheus = Prometheus::start(Outside(cluster), discovery, scrape.into(), &at_once(operator::rules(&kubectl)));
+    let site = Outside { cluster, kubeconfig: kubeconfig_of_prometheus(cluster) };
+    let prometheus = Prometheus::start(site, scrape.into(), &at_once(operator::rules(&kubectl)));
     // By annotations; by monitors both, and the DNS of the agents as a job of its own.
     let (agents, servers) = (agents("kube-proxy"), dns_servers(cluster));
     prometheus.finds([agents.clone(), servers.clone(), agents, self::agents("kube-dns"), servers].concat());
@@ -139,24 +139,31 @@ fn restarts_of(prometheus: &Prometheus<Outside>, node: u8) -> Result<usize, Stri
 }
 
 /// The host outside.
-struct Outside<'a>(&'a Cluster);
+struct Outside<'a> {
+    cluster: &'a Cluster,
+    kubeconfig: PathBuf,
+}
 
 impl Site for Outside<'_> {
+    fn kubeconfig(&self) -> Option<PathBuf> {
+        Some(self.kubeconfig.clone())
+    }
+
     fn kubectl(&self, arguments: &[&str]) -> String {
-        self.0.kubectl(arguments)
+        self.cluster.kubectl(arguments)
     }
 
     fn folder(&self) -> PathBuf {
-        self.0.folder().join("prometheus")
+        self.cluster.folder().join("prometheus")
     }
 
     fn start(&self, command: &[String]) -> Box<dyn Any> {
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
-        Box::new(OnNode::start(self.0, &["outside"], &command))
+        Box::new(OnNode::start(self.cluster, &["outside"], &command))
     }
 
     fn page(&self, address: &str, path: &str) -> Result<String, String> {
         let url = format!("http://{address}{path}");
-        self.0.try_script(&["outside", "curl", "--silent", "--show-error", "--max-time", "10", "--globoff", &url])
+        self.cluster.try_script(&["outside", "curl", "--silent", "--show-error", "--max-time", "10", "--globoff", &url])
     }
 }

@@ -5,7 +5,7 @@ use super::agent::{ask, http_get};
 use super::chart::{self, CHART_NAMESPACE, KUBE_DNS};
 use super::cluster::{Cluster, NODE_NAME};
 use super::processes::{Process, eventually, output};
-use super::prometheus::{Discovery, Prometheus, Site, at_once, operator};
+use super::prometheus::{Prometheus, Site, at_once, operator};
 use super::services::await_pods;
 use super::stage::{Stage, next_addresses};
 use serde_json::Value;
@@ -53,11 +53,11 @@ pub fn by_prometheus(cluster: &Cluster) {
     let place = |pod: &Pod, name| Place { cluster, namespace: pod.namespace().clone(), name };
     let site = place(&stage.client, "prometheus-monitors");
     let (monitors, rules) = (operator::monitors(&kubectl), at_once(operator::rules(&kubectl)));
-    let by_monitors = Prometheus::start(site, Discovery::Imitated, monitors, &rules);
+    let by_monitors = Prometheus::start(site, monitors, &rules);
     found(&by_monitors, &[("kube-proxy", agents), ("kube-dns", agents), ("kube-dns", dns_servers)]);
     let documented: Value = serde_saphyr::from_str(include_str!("../../docs/prometheus.yaml")).expect("the document is YAML");
     let site = place(&stage.outside, "prometheus-annotations");
-    let by_annotations = Prometheus::start(site, Discovery::Imitated, documented["scrape_configs"].clone(), &rules);
+    let by_annotations = Prometheus::start(site, documented["scrape_configs"].clone(), &rules);
     found(&by_annotations, &[("kube-proxy", agents), ("kube-dns", dns_servers)]);
     for prometheus in [&by_monitors, &by_annotations] {
         let asking = Asking::start(&stage);
@@ -125,6 +125,10 @@ struct Place<'a> {
 }
 
 impl Site for Place<'_> {
+    fn kubeconfig(&self) -> Option<PathBuf> {
+        None
+    }
+
     fn kubectl(&self, arguments: &[&str]) -> String {
         self.cluster.kubectl(arguments)
     }

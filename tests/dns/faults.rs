@@ -1,7 +1,7 @@
 //! Upstreams that lie, that speak TCP only, and that lead back to the server that asks them.
 
 use crate::battery::cluster;
-use crate::wire::{ELSEWHERE, Running, answer_to, client_question, query, udp, upstream};
+use crate::wire::{ELSEWHERE, Running, answer_over_tcp, answer_to, client_question, query, udp, upstream};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, RecordType};
@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::{sleep, timeout};
 
@@ -59,19 +58,7 @@ async fn tcp_only(silent: bool) -> SocketAddr {
         let socket = UdpSocket::bind(address).await.unwrap();
         tokio::spawn(async move { while socket.recv(&mut [0; 512]).await.is_ok() {} });
     }
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                while let Ok(length) = stream.read_u16().await {
-                    let mut question = vec![0; usize::from(length)];
-                    stream.read_exact(&mut question).await.unwrap();
-                    let answer = answer_to(&Message::from_vec(&question).unwrap(), ELSEWHERE).to_vec().unwrap();
-                    stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).await.unwrap();
-                }
-            });
-        }
-    });
+    answer_over_tcp(listener, |question| answer_to(question, ELSEWHERE));
     address
 }
 

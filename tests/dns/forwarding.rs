@@ -1,7 +1,7 @@
 //! Names outside the cluster: upstreams that are silent, slow, lying, cut short or gone.
 
 use crate::battery::cluster;
-use crate::wire::{ELSEWHERE, Running, answer_to, client_question, fake_upstream, query, tcp, udp, upstream};
+use crate::wire::{ELSEWHERE, Running, answer_over_tcp, answer_to, client_question, fake_upstream, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::rdata::{A, NULL};
@@ -427,26 +427,14 @@ async fn of_both_transports() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let socket = UdpSocket::bind(address).await.unwrap();
-    let say = |question: &Message, number| answer_to(question, Ipv4Addr::new(203, 0, 113, number)).to_vec().unwrap();
+    let say = |question: &Message, number| answer_to(question, Ipv4Addr::new(203, 0, 113, number));
     tokio::spawn(async move {
         loop {
             let (question, client) = client_question(&socket).await;
-            socket.send_to(&say(&question, 1), client).await.unwrap();
+            socket.send_to(&say(&question, 1).to_vec().unwrap(), client).await.unwrap();
         }
     });
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                while let Ok(length) = stream.read_u16().await {
-                    let mut question = vec![0; usize::from(length)];
-                    stream.read_exact(&mut question).await.unwrap();
-                    let answer = say(&Message::from_vec(&question).unwrap(), 2);
-                    stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).await.unwrap();
-                }
-            });
-        }
-    });
+    answer_over_tcp(listener, move |question| say(question, 2));
     address
 }
 

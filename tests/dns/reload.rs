@@ -1,7 +1,7 @@
 //! A new configuration, under load.
 
 use crate::battery::cluster;
-use crate::wire::{Running, query, tcp, udp, upstream};
+use crate::wire::{LIMIT, Running, query, tcp, udp, upstream};
 use hickory_proto::op::{Message, ResponseCode};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use waypost::admin::Status;
 use waypost::agent::zones::Zones;
 use waypost::config::{Config, GuardConfig, RunArgs, Surroundings, load};
@@ -80,9 +80,13 @@ impl Load {
     /// Waits until so many more questions have been answered.
     async fn goes_on(&self) {
         let enough = self.asked.load(Ordering::SeqCst) + 100;
-        while self.asked.load(Ordering::SeqCst) < enough {
-            sleep(Duration::from_millis(5)).await;
-        }
+        let answered = async {
+            while self.asked.load(Ordering::SeqCst) < enough {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // A client that has got something else asks no more.
+        timeout(LIMIT, answered).await.expect("the clients are answered");
     }
 
     async fn end(self) {

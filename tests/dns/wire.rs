@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use waypost::config::{CacheConfig, GuardConfig, RunArgs, Surroundings, load};
 use waypost::dns::chain::{self, Chain, Plan};
@@ -232,6 +232,24 @@ fn line(section: &str, record: &Record) -> String {
 /// An upstream that says [`ELSEWHERE`] to every question, with RA set.
 pub async fn upstream() -> SocketAddr {
     fake_upstream(|question, _| vec![answer_to(question, ELSEWHERE)]).await
+}
+
+/// Answers every question on every connection by this.
+pub fn answer_over_tcp(listener: TcpListener, answer: impl Fn(&Message) -> Message + Clone + Send + 'static) {
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                while let Ok(length) = stream.read_u16().await {
+                    let mut question = vec![0; usize::from(length)];
+                    stream.read_exact(&mut question).await.unwrap();
+                    let answer = answer(&Message::from_vec(&question).unwrap()).to_vec().unwrap();
+                    stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).await.unwrap();
+                }
+            });
+        }
+    });
 }
 
 /// The next datagram that is a question of a client, and who sent it. Questions by which the server looks for loops are another matter (`faults.rs`):

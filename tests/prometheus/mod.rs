@@ -12,19 +12,12 @@ use std::path::PathBuf;
 
 const ADDRESS: &str = "127.0.0.1:9090";
 
-/// How a Prometheus learns what is there.
-#[allow(dead_code, reason = "each program of tests uses one")]
-pub enum Discovery {
-    /// Debian builds its Prometheus without discovery by Kubernetes, so the test discovers: it writes down what Prometheus's documentation says
-    /// the roles `pod` and `endpointslice` find, with the same labels, for `file_sd_configs` to read. Everything after that is Prometheus's own
-    /// work.
-    Imitated,
-    /// By itself, from the API server that this kubeconfig names, with its rights: a Prometheus that `scripts/build-tools` has built.
-    OfItsOwn(PathBuf),
-}
-
 /// Where a Prometheus runs, and the cluster that it watches.
 pub trait Site {
+    /// With this kubeconfig, and its rights, a Prometheus that `scripts/build-tools` has built discovers by itself. `None`: Debian's, which is built
+    /// without discovery by Kubernetes, so the test discovers: it writes down what Prometheus's documentation says the roles `pod` and
+    /// `endpointslice` find, with the same labels, for `file_sd_configs` to read. Everything after that is Prometheus's own work.
+    fn kubeconfig(&self) -> Option<PathBuf>;
     /// What kubectl prints.
     fn kubectl(&self, arguments: &[&str]) -> String;
     /// A folder for its files.
@@ -38,19 +31,25 @@ pub trait Site {
 /// A running Prometheus. Dropping it ends it.
 pub struct Prometheus<S> {
     site: S,
-    discovery: Discovery,
     _process: Box<dyn Any>,
 }
 
 impl<S: Site> Prometheus<S> {
     /// Starts it. In the scrape configurations `kubernetes_sd_configs` may ask for the roles `pod` and `endpointslice`.
-    pub fn start(site: S, discovery: Discovery, mut scrape: Value, rules: &Value) -> Prometheus<S> {
+    pub fn start(site: S, mut scrape: Value, rules: &Value) -> Prometheus<S> {
         let folder = site.folder();
         fs::create_dir_all(&folder).unwrap();
-        match &discovery {
-            Discovery::Imitated => discovery::by_files(&mut scrape),
-            Discovery::OfItsOwn(kubeconfig) => discovery::by_kubeconfig(&mut scrape, kubeconfig),
-        }
+        let program = match site.kubeconfig() {
+            None => {
+                discovery::by_files(&mut scrape);
+                discover(&site);
+                "prometheus"
+            }
+            Some(kubeconfig) => {
+                discovery::by_kubeconfig(&mut scrape, &kubeconfig);
+                "prometheus-kubernetes"
+            }
+        };
         // JSON is YAML, too.
         let config = json!({
             "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s" },
@@ -59,13 +58,6 @@ impl<S: Site> Prometheus<S> {
         });
         fs::write(folder.join("prometheus.yaml"), config.to_string()).unwrap();
         fs::write(folder.join("rules.yaml"), rules.to_string()).unwrap();
-        let program = match discovery {
-            Discovery::Imitated => {
-                discover(&site);
-                "prometheus"
-            }
-            Discovery::OfItsOwn(_) => "prometheus-kubernetes",
-        };
         let process = site.start(&[
             program.into(),
             format!("--config.file={}", folder.join("prometheus.yaml").display()),
@@ -74,14 +66,14 @@ impl<S: Site> Prometheus<S> {
             "--log.level=warn".into(),
         ]);
         eventually("Prometheus is ready", || site.page(ADDRESS, "/-/ready").map(drop));
-        Prometheus { site, discovery, _process: process }
+        Prometheus { site, _process: process }
     }
 
     /// Waits until exactly these targets are up, each as `JOB ADDRESS on NODE`.
     pub fn finds(&self, mut expected: Vec<String>) {
         expected.sort();
         eventually("Prometheus finds everything", || {
-            if let Discovery::Imitated = self.discovery {
+            if self.site.kubeconfig().is_none() {
                 discover(&self.site);
             }
             match self.targets_up()? {
