@@ -59,6 +59,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
 /// What an answer that is under way at the end still gets.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Where a kube-proxy serves health and metrics.
+const KUBE_PROXY_PORTS: [u16; 2] = [10256, 10249];
 
 /// Where metrics are registered. One metric belongs to one registry: equal names would be shown twice on a merged listener.
 #[derive(Clone, Debug)]
@@ -93,7 +95,7 @@ impl Registries {
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// The address cannot be bound.
-    #[error("--{flag}: cannot listen on {address}: {reason}{}; {}", held_by(holder), advice(reason))]
+    #[error("--{flag}: cannot listen on {address}: {reason}{}; {}", held_by(holder), advice(reason, *address))]
     Bind {
         /// The setting that asked for it.
         flag: &'static str,
@@ -121,8 +123,13 @@ fn held_by(holder: &Option<Holder>) -> String {
     holder.as_ref().map(|holder| format!(", by {holder}")).unwrap_or_default()
 }
 
-fn advice(reason: &io::Error) -> &'static str {
+fn advice(reason: &io::Error, address: SocketAddr) -> &'static str {
     match reason.kind() {
+        // From inside of a container the holder's name is not to be seen.
+        io::ErrorKind::AddrInUse if KUBE_PROXY_PORTS.contains(&address.port()) => {
+            "if kube-proxy still runs on this node, remove it first (its rules go on serving until the agent does); otherwise stop what has the port, or \
+             give another address (an empty one switches the listener off)"
+        }
         io::ErrorKind::AddrInUse => "stop it, or give another address (an empty one switches the listener off)",
         io::ErrorKind::PermissionDenied => "a port below 1024 needs the capability NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "give an address that this host has",

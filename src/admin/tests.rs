@@ -2,6 +2,7 @@ use super::*;
 use crate::config::{Config, Role, RunArgs, Surroundings, load};
 use crate::model::{Family, Kind};
 use serde_json::Value;
+use std::net::Ipv6Addr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -157,6 +158,18 @@ async fn a_port_in_use_is_answered_with_flag_address_and_holder() {
             std::process::id()
         )
     );
+}
+
+#[test]
+fn a_kube_proxy_in_the_agents_place_is_to_be_removed() {
+    let error = |port: u16| AdminError::Bind {
+        flag: "healthz-bind-address",
+        address: (Ipv6Addr::UNSPECIFIED, port).into(),
+        reason: std::io::ErrorKind::AddrInUse.into(),
+        holder: None,
+    };
+    assert!(error(10256).to_string().contains("if kube-proxy still runs on this node, remove it first"), "{}", error(10256));
+    assert!(!error(8080).to_string().contains("kube-proxy"), "{}", error(8080));
 }
 
 #[tokio::test]

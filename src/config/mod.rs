@@ -579,7 +579,7 @@ impl fmt::Display for Upstream {
 /// Health, readiness and metrics; equal addresses share one listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminConfig {
-    /// `/healthz`, `/livez`, `/readyz`: kube-proxy's health port (default 0.0.0.0:10256).
+    /// `/healthz`, `/livez`, `/readyz`: kube-proxy's health port (default 10256 of every address, in both families).
     pub healthz: Option<SocketAddr>,
     /// `/metrics` and `/proxyMode`: kube-proxy's metrics port (default 127.0.0.1:10249).
     pub metrics: Option<SocketAddr>,

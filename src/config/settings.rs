@@ -151,7 +151,7 @@ settings! {
     DNS_CACHE_SERVE_STALE = DNS "dns-cache-serve-stale" "WAYPOST_DNS_CACHE_SERVE_STALE" "SECONDS" false, "3600",
         "For how long an expired answer is served when the upstream servers have none (RFC 8767), 0 to 604800. 0: never";
 
-    HEALTHZ = OPERATION "healthz-bind-address" "WAYPOST_HEALTHZ_BIND_ADDRESS" "IP:PORT" false, "0.0.0.0:10256; off with role dns",
+    HEALTHZ = OPERATION "healthz-bind-address" "WAYPOST_HEALTHZ_BIND_ADDRESS" "IP:PORT" false, ":10256; off with role dns",
         "Serves /healthz, /livez and /readyz. Empty: off";
     METRICS = OPERATION "metrics-bind-address" "WAYPOST_METRICS_BIND_ADDRESS" "IP:PORT" false, "127.0.0.1:10249; off with role dns",
         "Serves /metrics, /proxyMode and /version. Empty: off";

@@ -47,7 +47,7 @@ fn the_defaults_are_those_that_kube_proxy_and_coredns_users_know() {
     assert_eq!(config.proxy.nodeport_addresses, NodePortAddresses::primary());
     assert_eq!((config.dns.domain.as_str(), config.dns.ttl), ("cluster.local", 30));
     assert_eq!(config.dns.upstreams, Upstreams::resolv_conf("/etc/resolv.conf"));
-    assert_eq!(config.admin.healthz, Some("0.0.0.0:10256".parse().unwrap()));
+    assert_eq!(config.admin.healthz, Some("[::]:10256".parse().unwrap()), "IPv4 as well");
     assert_eq!(config.admin.metrics, Some("127.0.0.1:10249".parse().unwrap()));
     assert_eq!(config.admin.dns_health, None, "without DNS addresses nothing of DNS is opened");
 }

@@ -108,7 +108,7 @@ fn other_addresses() -> Result<(), Failed> {
     let _server = Agent::behind_kube_dns(&world);
     let mut old = second(&world, 40);
     old.says("this node answers its own DNS questions");
-    for (ttl, address) in (41..).zip(["0.0.0.0:10249", "127.0.0.1:10249", "[::]:10249"]) {
+    for (ttl, address) in (41..).zip(["0.0.0.0:10249", "127.0.0.1:10249", ":10249"]) {
         let flags = [flags(&world, ttl).0, vec![format!("--metrics-bind-address={address}")]].concat();
         let new = Agent::on_node(&world, &Flags(flags).each());
         new.says("took over from the agent before");
@@ -222,7 +222,8 @@ fn foreign_port() -> Result<(), Failed> {
     let _holder = world.node.namespace().tcp_listener("0.0.0.0:10256".parse().unwrap())?;
     let mut agent = second(&world, 40);
     assert!(!agent.process.wait()?.success());
-    agent.says("--healthz-bind-address: cannot listen on 0.0.0.0:10256");
+    agent.says("--healthz-bind-address: cannot listen on [::]:10256");
+    agent.says("if kube-proxy still runs on this node, remove it first");
     Ok(())
 }
 

@@ -40,7 +40,7 @@ dns-forward-tls-ca: /etc/waypost-upstream/ca.crt
 {{- with .Values.clusterCIDRs }}{{ $_ := set $config "cluster-cidr" . }}{{ end }}
 {{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
 {{- $scraped := or .Values.serviceMonitor.enabled .Values.scrapeAnnotations.enabled }}
-{{- $metrics := ternary "0.0.0.0:10249" "127.0.0.1:10249" $scraped }}
+{{- $metrics := ternary ":10249" "127.0.0.1:10249" $scraped }}
 {{- $_ := set $config "metrics-bind-address" $metrics }}
 {{- if .Values.agent.localDNS }}
 {{- $_ := set $config "dns-address" (concat (include "waypost.dnsServiceAddresses" . | fromJsonArray) .Values.agent.dnsAddresses) }}

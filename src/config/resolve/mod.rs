@@ -111,7 +111,7 @@ impl Values<'_> {
         let everywhere = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         let when = |condition: bool, address| condition.then_some(address);
         Ok(AdminConfig {
-            healthz: self.listener(&settings::HEALTHZ, when(proxies, ([0, 0, 0, 0], 10256).into()))?,
+            healthz: self.listener(&settings::HEALTHZ, when(proxies, everywhere(10256)))?,
             metrics: self.listener(&settings::METRICS, when(proxies, ([127, 0, 0, 1], 10249).into()))?,
             dns_health: self.listener(&settings::DNS_HEALTH, when(serves_dns, everywhere(8080)))?,
             dns_ready: self.listener(&settings::DNS_READY, when(serves_dns, everywhere(8181)))?,
