@@ -41,10 +41,11 @@ dns-forward-tls-ca: /etc/waypost-upstream/ca.crt
 {{- with .Values.serviceCIDRs }}{{ $_ := set $config "service-cidr" . }}{{ end }}
 {{- $scraped := or .Values.serviceMonitor.enabled .Values.scrapeAnnotations.enabled }}
 {{- $metrics := ternary ":10249" "127.0.0.1:10249" $scraped }}
+{{- if hasKey .Values.agent.config "metrics-bind-address" }}{{ $metrics = get .Values.agent.config "metrics-bind-address" }}{{ end }}
 {{- $_ := set $config "metrics-bind-address" $metrics }}
 {{- if .Values.agent.localDNS }}
 {{- $_ := set $config "dns-address" (concat (include "waypost.dnsServiceAddresses" . | fromJsonArray) .Values.agent.dnsAddresses) }}
-{{- /* On the host's network every port may be somebody's: the pages of DNS share those of the service proxy. */}}
+{{- /* On the host's network every port may be somebody's: the pages of DNS share those of the service proxy, wherever they are moved. */}}
 {{- $_ := set $config "dns-health-address" "" }}
 {{- $_ := set $config "dns-ready-address" "" }}
 {{- $_ := set $config "dns-metrics-address" $metrics }}
@@ -83,8 +84,11 @@ dns-forward-tls-ca: /etc/waypost-upstream/ca.crt
 {{- include "waypost.port" (dict "config" .Values.dns.config "key" "dns-metrics-address" "default" 9153) }}
 {{- end }}
 
-{{/* The port that a setting puts a listener on: dict "config" CONFIG "key" SETTING "default" PORT. */}}
+{{/* The port that a setting puts a listener on: dict "config" CONFIG "key" SETTING "default" PORT. It may be moved, but probes and monitors need it. */}}
 {{- define "waypost.port" -}}
 {{- $address := get .config .key }}
+{{- if and (hasKey .config .key) (not $address) }}
+{{- fail (printf "%s is empty, but probes or Prometheus ask there: give an address such as :%v, or leave it out" .key .default) }}
+{{- end }}
 {{- if $address }}{{ splitList ":" $address | last }}{{ else }}{{ .default }}{{ end }}
 {{- end }}
