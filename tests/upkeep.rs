@@ -17,10 +17,12 @@ fn main() {
         Trial::test("a_localhost_port_that_is_taken_is_named_and_served_once_it_is_free", localhost_taken),
         Trial::test("a_flushed_ruleset_is_put_right", flushed),
         Trial::test("an_edited_element_and_an_edited_rule_are_put_right", edited),
+        Trial::test("whatever_is_removed_or_edited_in_either_family_is_put_right_because_the_kernel_tells", told_by_the_kernel),
         Trial::test("what_was_edited_while_no_agent_ran_is_put_right_at_the_next_start", edited_meanwhile),
         Trial::test("a_program_that_works_on_its_own_tables_disturbs_nobody", own_tables),
         Trial::test("two_agents_on_one_node_do_not_undo_each_others_work", two_agents),
         Trial::test("a_dns_address_that_was_removed_is_there_again", dns_address),
+        Trial::test("dns_addresses_are_there_again_after_their_link_was_down", dns_link),
     ];
     libtest_mimic::run(&arguments, tests).exit();
 }
@@ -119,6 +121,51 @@ fn edited() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Only repairs of which the kernel's notice came first have a duration; the comparison without any comes after five minutes, long after this test.
+fn told_by_the_kernel() -> Result<(), Failed> {
+    let world = standard("told", &[]);
+    type Edit<'a> = (&'a str, &'a dyn Fn(&[&str]) -> Vec<String>);
+    for (family, label, web, unknown) in [("ip", "IPv4", "10.96.0.1", "10.96.0.77"), ("ip6", "IPv6", "fd00:96::1", "fd00:96::77")]
+    {
+        let target = if family == "ip" { format!("{web}:80") } else { format!("[{web}]:80") };
+        let nft = |words: &[&str]| vec![words.join(" ")];
+        let edits: [Edit<'_>; 8] = [
+            ("the rules are flushed", &|table| nft(&[&["flush", "table"], table].concat())),
+            ("the table is deleted", &|table| nft(&[&["delete", "table"], table].concat())),
+            ("a map is flushed", &|table| nft(&[&["flush", "map"], table, &["endpoints"]].concat())),
+            ("an element is deleted", &|table| {
+                nft(&[&["delete", "element"], table, &["services {", web, ". tcp . 80 }"]].concat())
+            }),
+            ("an element leads elsewhere", &|table| {
+                let element = |verb: &str, to: &str| {
+                    [&[verb, "element"], table, &["services {", web, ". tcp . 80", to, "}"]].concat().join(" ")
+                };
+                vec![element("delete", ""), element("add", ": goto refuse")]
+            }),
+            ("an element is added", &|table| nft(&[&["add", "element"], table, &["cluster-ips {", unknown, "}"]].concat())),
+            ("a rule is deleted", &|table| {
+                let listed = world.run("nft", &[&["--handle", "list", "chain"], table, &["nat-output"]].concat());
+                let handle =
+                    listed.lines().find_map(|line| line.split("goto balance # handle ").nth(1)).expect("the rule is there");
+                nft(&[&["delete", "rule"], table, &["nat-output", "handle", handle]].concat())
+            }),
+            ("a rule is added", &|table| nft(&[&["insert", "rule"], table, &["guard", "drop"]].concat())),
+        ];
+        for ((what, edit), number) in edits.into_iter().zip(1..) {
+            world.run("nft", &[&edit(&[family, "waypost"]).join("; ")]);
+            world.counted(&format!("waypost_nftables_repairs_total{{ip_family=\"{label}\"}} {number}"));
+            world.counted(&format!("waypost_nftables_repair_duration_seconds_count{{ip_family=\"{label}\"}} {number}"));
+            println!("    {family}: {what}, and it was put right");
+            world.reached(&world.client, &target);
+            world.reached(world.node.namespace(), &target);
+        }
+        let page = world.page("/metrics", 10249)?;
+        let of = |line: &&str| line.starts_with("waypost_nftables_repair_duration_seconds_sum") && line.contains(label);
+        println!("    {}", page.lines().find(of).unwrap_or_default());
+    }
+    Ok(())
+}
+
 /// None of these changes the number of rules, chains or elements.
 fn edited_meanwhile() -> Result<(), Failed> {
     let mut world = standard("edited-meanwhile", &[]);
@@ -211,6 +258,26 @@ fn dns_address() -> Result<(), Failed> {
     world.counted("waypost_dns_address_repairs_total 2");
     let dig = world.run("dig", &["@169.254.20.10", "+short", "+tries=1", "web.shop.svc.cluster.local"]);
     assert_eq!(dig.trim(), "10.96.0.1");
+    Ok(())
+}
+
+/// The kernel takes the IPv6 addresses of a link that goes down.
+fn dns_link() -> Result<(), Failed> {
+    let world = standard("dns-link", &["--dns-address=169.254.20.10,fd00:96::a", "--dns-upstream=192.0.2.53"]);
+    let addresses = ["169.254.20.10", "fd00:96::a"];
+    addresses.into_iter().for_each(|address| world.eventually("the address is there", || has(&world, address)));
+    world.run("ip", &["link", "set", "lo", "down"]);
+    world.run("ip", &["link", "set", "lo", "up"]);
+    world.await_log(&["DnsAddressRepaired", "fd00:96::a"]);
+    for address in addresses {
+        world.eventually("the address is there", || has(&world, address));
+        let server = format!("@{address}");
+        let dig = || world.run("dig", &[&server, "+short", "+tries=1", "web.shop.svc.cluster.local"]);
+        world.eventually("it is answered on", || match dig() {
+            answer if answer.trim() == "10.96.0.1" => Ok(()),
+            other => Err(other),
+        });
+    }
     Ok(())
 }
 

@@ -21,6 +21,8 @@ pub struct Drift {
     looked: Option<Instant>,
     /// Somebody has changed them since: look then.
     suspected: Option<Instant>,
+    /// When the kernel told first of somebody else's change that may not be put right yet.
+    told: Option<Instant>,
     /// Somebody among them was no agent.
     urgent: bool,
     /// A comparison is under way that began after the last suspicion.
@@ -37,6 +39,7 @@ impl Drift {
         let another_agent = disturbance.by.as_deref() == Some(THREAD);
         if !another_agent {
             self.urgent = true;
+            self.told.get_or_insert(now);
             self.by = disturbance.by.or(self.by.take());
         }
         self.suspected = Some(if self.urgent { now } else { now + AFTER_ANOTHER_AGENT });
@@ -63,7 +66,7 @@ impl Drift {
             self.looked = Some(now);
         }
         if std::mem::take(&mut self.looking) {
-            (self.suspected, self.urgent, self.by) = (None, false, None);
+            (self.suspected, self.told, self.urgent, self.by) = (None, None, false, None);
         }
         // Somebody who works on tables of his own counts the generation up as well: what one comparison has cleared is not suspected again.
         let found = done.committed.families.iter().any(|family| family.elements > 0 || family.rebuilt.is_some());
@@ -76,6 +79,11 @@ impl Drift {
     /// this one is about to write: commits meet that as well, and it is nothing to report.
     pub fn is_to_be_told(&self, done: &Done) -> bool {
         done.compared || self.urgent || self.looked.is_none()
+    }
+
+    /// How long ago the kernel told of the change that is put right now; `None` where a comparison has found it without that.
+    pub fn told(&self) -> Option<Duration> {
+        self.told.map(|told| told.elapsed())
     }
 
     /// What to say about a table that was put right.
@@ -115,14 +123,15 @@ mod tests {
     #[test]
     fn a_stranger_is_looked_after_soon_and_nobody_after_five_minutes() {
         let (mut drift, start) = fresh();
-        assert_eq!(drift.due(), Some(start + EVERY));
+        assert_eq!((drift.due(), drift.told()), (Some(start + EVERY), None));
         drift.suspect(by("nft"));
         assert!(drift.due().unwrap() <= Instant::now() + PAUSE);
         drift.looking();
         assert_eq!(drift.due(), None, "one comparison at a time");
         let note = drift.repaired(&FamilyOutcome::of(Family::V4));
-        assert!(note.contains("table ip waypost") && note.contains("by nft"), "{note}");
+        assert!(note.contains("table ip waypost") && note.contains("by nft") && drift.told().is_some(), "{note}");
         drift.looked(&done(true, false));
+        assert_eq!(drift.told(), None, "it is over");
         assert_eq!(drift.due(), drift.looked.map(|looked| looked + EVERY));
     }
 
@@ -134,6 +143,7 @@ mod tests {
         drift.suspect(by("nft"));
         drift.looked(&done(true, false));
         assert_eq!(drift.due(), drift.looked.map(|looked| looked + PAUSE));
+        assert!(drift.told().is_some(), "it is not over");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::proxy::Traffic;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
 };
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What changes and commits move.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct ProxyMetrics {
     rebuilds: IntCounterVec,
     rejected: IntCounterVec,
     repairs: IntCounterVec,
+    repair_duration: HistogramVec,
     /// DNS addresses that somebody removed and that were added again.
     pub dns_address_repairs: IntCounter,
     service_changes: Changes,
@@ -89,6 +90,11 @@ impl ProxyMetrics {
                 "waypost_nftables_repairs_total",
                 "How often a table that somebody else had changed was put right",
             )?,
+            repair_duration: histograms(
+                "waypost_nftables_repair_duration_seconds",
+                "From the kernel's notice that somebody else has changed a table to the commit that put it right",
+                &sync,
+            )?,
             dns_address_repairs: IntCounter::new(
                 "waypost_dns_address_repairs_total",
                 "DNS addresses that somebody else had removed and that were added again",
@@ -103,7 +109,7 @@ impl ProxyMetrics {
     }
 
     fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        for histogram in [&self.duration, &self.full, &self.partial, &self.programming] {
+        for histogram in [&self.duration, &self.full, &self.partial, &self.programming, &self.repair_duration] {
             for family in Family::BOTH {
                 histogram.with_label_values(&[&family.to_string()]);
             }
@@ -170,9 +176,12 @@ impl ProxyMetrics {
         }
     }
 
-    /// A table was put right that somebody else had changed.
-    pub fn repaired(&self, family: Family) {
+    /// A table was put right that somebody else had changed, so long after the kernel told of it; `None` where it did not.
+    pub fn repaired(&self, family: Family, told: Option<Duration>) {
         self.repairs.with_label_values(&[&family.to_string()]).inc();
+        if let Some(told) = told {
+            self.repair_duration.with_label_values(&[&family.to_string()]).observe(told.as_secs_f64());
+        }
     }
 
     /// A commit of one family came to this end.

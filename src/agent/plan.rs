@@ -314,7 +314,7 @@ impl Plan {
             let (family, elements) = (outcome.family, outcome.elements);
             self.data_path.metrics.committed(outcome);
             if outcome.disturbed && outcome.error.is_none() && self.drift.is_to_be_told(done) {
-                self.data_path.metrics.repaired(family);
+                self.data_path.metrics.repaired(family, self.drift.told());
                 self.notices.tell(&TABLE_REPAIRED, Subject::Node, self.drift.repaired(outcome));
             }
             if let Some(why) = &outcome.rebuilt {

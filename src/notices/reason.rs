@@ -89,7 +89,7 @@ reasons! {
         "Correct what the note names, with file and line; `waypost check --corefile FILE` tries it out";
     /// Somebody has changed our table.
     TABLE_REPAIRED = "TableRepaired" Warning "Repair" everywhere false, about "Node",
-        "Another program has changed or removed the agent's table; it was put right again within a second, or by the comparison every 5 minutes. Connections that began in between may have failed",
+        "Another program has changed or removed the agent's table; it was put right again as soon as the kernel told of it, or by the comparison every 5 minutes. Connections that began in between may have failed",
         "Find out who does that: the note names the program where the kernel tells, and `nft monitor` shows it. A firewall that flushes the whole ruleset should flush its own tables only";
     /// Somebody has removed our addresses.
     DNS_ADDRESS_REPAIRED = "DnsAddressRepaired" Warning "Repair" everywhere false, about "Node",

@@ -81,7 +81,7 @@ pub struct AddressRow {
 pub struct Connections {
     /// All that the kernel has counted.
     pub total: u64,
-    /// Per second, over the last second.
+    /// Per second, over the time between two looks of about a second.
     pub per_second: f64,
 }
 
@@ -176,5 +176,60 @@ impl Row {
             let per_second = (total.saturating_sub(earlier) as f64 / seconds * 10.0).round() / 10.0;
             port.connections = Some(Connections { total, per_second });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str, taken_by: Option<&str>) -> AddressRow {
+        let address: std::net::SocketAddr = text.parse().unwrap();
+        AddressRow { address: address.ip(), port: address.port(), kind: "externalIP".into(), taken_by: taken_by.map(Into::into) }
+    }
+
+    #[test]
+    fn connections_per_second_are_those_to_all_addresses_that_the_service_has_between_two_looks() {
+        let addresses =
+            vec![address("10.96.0.1:80", None), address("[fd00:96::1]:80", None), address("198.51.100.1:80", Some("shop/old"))];
+        let port = PortRow {
+            name: String::new(),
+            port: 80,
+            protocol: "tcp".into(),
+            addresses,
+            ready: 0,
+            local: 0,
+            terminating: 0,
+            connections: None,
+        };
+        let mut row = Row {
+            namespace: "shop".into(),
+            name: "web".into(),
+            not_programmed: None,
+            internal_traffic_policy: "Cluster".into(),
+            external_traffic_policy: "Cluster".into(),
+            affinity_seconds: None,
+            ports: vec![port],
+        };
+        let counters = |v4, v6, others| {
+            let of = |text: &str, protocol| {
+                let address: std::net::SocketAddr = text.parse().unwrap();
+                Dest { address: address.ip(), protocol, port: address.port() }
+            };
+            HashMap::from([
+                (of("10.96.0.1:80", Protocol::Tcp), v4),
+                (of("[fd00:96::1]:80", Protocol::Tcp), v6),
+                (of("198.51.100.1:80", Protocol::Tcp), others),
+                (of("10.96.0.1:80", Protocol::Udp), others),
+            ])
+        };
+        let mut counted = |before, after, seconds| {
+            row.count(&before, &after, seconds);
+            row.ports[0].connections.map(|one| (one.total, one.per_second))
+        };
+        assert_eq!(counted(counters(10, 5, 0), counters(40, 25, 900), 2.0), Some((65, 25.0)));
+        assert_eq!(counted(counters(40, 25, 0), counters(40, 25, 0), 1.0), Some((65, 0.0)));
+        // Whoever removed the table has the count begin at 0.
+        assert_eq!(counted(counters(40, 25, 0), counters(1, 0, 0), 1.0), Some((1, 0.0)));
     }
 }

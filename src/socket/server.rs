@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -192,7 +192,7 @@ impl Desk {
         };
         keys.retain(is_meant);
         keys.sort_unstable();
-        let before = counters().await;
+        let (before, looked) = (counters().await, Instant::now());
         let mut services: Vec<Row> = Vec::with_capacity(keys.len());
         for some in keys.chunks(ROWS_AT_ONCE) {
             services.extend(self.ask(|reply| Inquiry::Rows(some.to_vec(), reply)).await?);
@@ -200,7 +200,8 @@ impl Desk {
         if let Some(before) = before {
             tokio::time::sleep(INTERVAL).await;
             if let Some(after) = counters().await {
-                let seconds = INTERVAL.as_secs_f64();
+                // Rows of many services take their time as well.
+                let seconds = looked.elapsed().as_secs_f64();
                 services.iter_mut().for_each(|row| row.count(&before, &after, seconds));
             }
         }

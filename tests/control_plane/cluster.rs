@@ -60,9 +60,14 @@ impl Cluster {
         let cluster =
             Cluster { namespace, directory, runtime, client, api_server: Mutex::new(api_server), _others: [etcd, controllers] };
         cluster.await_ready();
-        cluster.apply(&node_object());
-        cluster.kubectl(&["patch", "node", NODE_NAME, "--subresource=status", "--patch", NODE_STATUS]);
+        cluster.join_node();
         cluster
+    }
+
+    /// Makes the Node object, as the kubelet does.
+    pub fn join_node(&self) {
+        self.apply(&node_object());
+        self.kubectl(&["patch", "node", NODE_NAME, "--subresource=status", "--patch", NODE_STATUS]);
     }
 
     /// Where logs and data are.

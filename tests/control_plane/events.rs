@@ -6,6 +6,7 @@ use super::cluster::{Cluster, NODE_NAME};
 use super::kube_proxy;
 use super::processes::{eventually, output};
 use super::stage::Stage;
+use super::table;
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -59,6 +60,76 @@ pub fn arrive_and_repeat(cluster: &Cluster) {
     let again = await_event(&stage, &stage.name, "AddressConflict", "203.0.113.77", 1);
     assert_eq!(again["metadata"]["resourceVersion"], conflict["metadata"]["resourceVersion"]);
     chart::uninstall(cluster);
+}
+
+/// Each annotation with a value that it cannot have, one that is misspelt, and one of a slice.
+const ANNOTATED: &str = "
+apiVersion: v1
+kind: Service
+metadata:
+  name: annotated
+  annotations:
+    waypost.dev/balance: fastest
+    waypost.dev/slow-start: soon
+    waypost.dev/allowed-sources: 203.0.113.0/24, everybody
+    waypost.dev/denied-sources: the bad ones
+    waypost.dev/expose-on-nodes: edge in zone
+    waypost.dev/balancing: round-robin
+spec:
+  selector: {app: annotated}
+  ports: [{name: http, port: 80, targetPort: 8080}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: annotated-by-hand
+  labels: {kubernetes.io/service-name: annotated}
+  annotations: {waypost.dev/weight: heavy}
+addressType: IPv4
+endpoints: [{addresses: [10.244.200.9]}]
+ports: [{name: http, port: 8080}]
+";
+
+pub fn invalid_annotations(cluster: &Cluster) {
+    let stage = Stage::new(cluster, "annotations");
+    stage.apply(ANNOTATED);
+    let _agent = Agent::start(&stage);
+    let told = |name: &str, value: &str, kind: &str, object: &str| {
+        let event = await_event(&stage, &stage.name, "InvalidAnnotation", &format!("waypost.dev/{name} "), 1);
+        let about = (&event["regarding"]["kind"], &event["regarding"]["name"], &event["type"]);
+        assert_eq!(about, (&kind.into(), &object.into(), &"Warning".into()), "{event}");
+        assert!(event["note"].as_str().is_some_and(|note| note.contains(value)), "{event}");
+    };
+    for (name, value) in [
+        ("balance", "random, round-robin or source-hash"),
+        ("slow-start", "a number of seconds from 1 to 3600"),
+        ("allowed-sources", "what cannot be read of it allows nobody"),
+        ("denied-sources", "nobody may connect"),
+        ("expose-on-nodes", "no node exposes the Service"),
+        ("balancing", "there is no such annotation"),
+    ] {
+        told(name, value, "Service", "annotated");
+    }
+    told("weight", "a whole number from 1 to 100", "EndpointSlice", "annotated-by-hand");
+    let described = stage.kubectl(&["describe", "service", "annotated"]);
+    assert_eq!(described.matches("InvalidAnnotation").count(), 6, "kubectl describe shows them: {described}");
+    // Another wrong value is told as well, and a right one is obeyed.
+    stage.kubectl(&[
+        "annotate",
+        "service",
+        "annotated",
+        "--overwrite",
+        "waypost.dev/balance=quickest",
+        "waypost.dev/denied-sources-",
+    ]);
+    await_event(&stage, &stage.name, "InvalidAnnotation", "quickest", 1);
+    stage.kubectl(&["annotate", "service", "annotated", "--overwrite", "waypost.dev/balance=source-hash"]);
+    let start = format!("{} . ", stage.cluster_ip("annotated"));
+    eventually("it is balanced so", || {
+        let services = table::map(stage.node.namespace(), "services");
+        let chain = services.iter().find(|(key, _)| key.starts_with(&start)).map(|(_, chain)| chain);
+        if chain.is_some_and(|chain| chain.contains("hash-")) { Ok(()) } else { Err(format!("{chain:?}")) }
+    });
 }
 
 /// The stock kube-proxy in nftables mode: running beside the agent, then stopped with its tables left, then cleaned up after.

@@ -38,14 +38,7 @@ pub fn as_kube_proxys(cluster: &Cluster) {
     compare([&stage, &theirs], port, "two pods are ready here", "200", 2);
     // The taint makes load balancers of policy Cluster leave the node; those that ask about a Service stay with its endpoints.
     cluster.kubectl(&["taint", "node", NODE_NAME, TAINT]);
-    for stage in [&stage, &theirs] {
-        eventually("/healthz says 503", || {
-            match super::agent::http_get(stage.node.namespace(), "127.0.0.1:10256", "/healthz")? {
-                (503, _) => Ok(()),
-                (code, body) => Err(format!("{code} {body}")),
-            }
-        });
-    }
+    [&stage, &theirs].into_iter().for_each(|stage| await_health(stage, 503));
     compare([&stage, &theirs], port, "the node is about to go", "200", 2);
     cluster.kubectl(&["taint", "node", NODE_NAME, &format!("{TAINT}-")]);
     // Nobody plays kubelet, so they stay: serving while they terminate.
@@ -76,6 +69,42 @@ pub fn pages_as_kube_proxys(cluster: &Cluster) {
     compare_pages([&stage, &theirs], "503", "200", "the node is about to go");
     cluster.kubectl(&["taint", "node", NODE_NAME, &format!("{TAINT}-")]);
     compare_pages([&stage, &theirs], "200", "200", "the node stays");
+}
+
+/// A Node that is about to go, has gone, and joins again.
+pub fn node_deleted(cluster: &Cluster) {
+    let stage = Stage::new(cluster, "node-deleted");
+    let theirs = Stage::new(cluster, "node-deleted-theirs");
+    let _agent = Agent::start(&stage);
+    let _kube_proxy = kube_proxy::start_on(&theirs, "node-deleted-kube-proxy");
+    compare_pages([&stage, &theirs], "200", "200", "the node is in order");
+    let finalizers = |list: &str| {
+        let patch = format!("{{\"metadata\": {{\"finalizers\": [{list}]}}}}");
+        cluster.kubectl(&["patch", "node", NODE_NAME, "--type=merge", "--patch", &patch]);
+    };
+    // Somebody has something to do before it may go.
+    finalizers("\"example.org/farewell\"");
+    cluster.kubectl(&["delete", "node", NODE_NAME, "--wait=false"]);
+    compare_pages([&stage, &theirs], "503", "200", "the Node is being deleted");
+    finalizers("");
+    cluster.kubectl(&["wait", "--for=delete", &format!("node/{NODE_NAME}"), "--timeout=60s"]);
+    compare_pages([&stage, &theirs], "503", "200", "there is no Node any more");
+    cluster.join_node();
+    compare_pages([&stage, &theirs], "200", "200", "the node has joined again");
+    // Without a word before: kube-proxy goes on with the Node as it was, as `agent-node-gone` says.
+    cluster.kubectl(&["delete", "node", NODE_NAME]);
+    await_health(&stage, 503);
+    cluster.join_node();
+    await_health(&stage, 200);
+}
+
+fn await_health(stage: &Stage, expected: u16) {
+    eventually(&format!("/healthz says {expected}"), || {
+        match super::agent::http_get(stage.node.namespace(), "127.0.0.1:10256", "/healthz")? {
+            (code, _) if code == expected => Ok(()),
+            (code, body) => Err(format!("{code} {body}")),
+        }
+    });
 }
 
 /// Waits until both say the same on the pages that load balancers and people ask, and these codes.

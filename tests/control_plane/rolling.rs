@@ -3,7 +3,7 @@
 
 use super::agent::Agent;
 use super::cluster::Cluster;
-use super::load::Load;
+use super::load::{Load, killing_each_second};
 use super::processes::eventually;
 use super::services::{await_pods, service_addresses};
 use super::stage::{Stage, next_addresses};
@@ -14,7 +14,6 @@ use kube::api::DeleteParams;
 use serde_json::Value;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use waypost::lab::{Namespace, Pod, Serve};
@@ -22,7 +21,6 @@ use waypost::model::Protocol;
 
 /// How long a pod that terminates goes on serving.
 const GRACE: Duration = Duration::from_secs(5);
-const AGENT_LIVES: Duration = Duration::from_secs(1);
 /// How many pods there are at a time.
 const PODS_AT_A_TIME: usize = 4;
 
@@ -51,21 +49,17 @@ spec:
 
 pub fn while_the_agent_is_killed(cluster: &Cluster) {
     let stage = Stage::new(cluster, "rolling");
-    let agent = Agent::start(&stage);
-    let ended = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let mut rollout = Rollout::begin(&stage);
-        let kills = scope.spawn(|| kill_each_second(&stage, agent, &ended));
-        let _end = OnDrop(&ended);
+    let start = || Agent::start(&stage);
+    let first = start();
+    let mut rollout = Rollout::begin(&stage);
+    let kills = killing_each_second(first, start, || {
         let load = rollout.load();
         for _ in 0..PODS_AT_A_TIME {
             rollout.replace_one();
         }
         rollout.finish(load);
-        ended.store(true, Ordering::Relaxed);
-        let kills = kills.join().expect("the thread that kills");
-        assert!(kills > PODS_AT_A_TIME, "the agent was killed {kills} times");
     });
+    assert!(kills > PODS_AT_A_TIME, "the agent was killed {kills} times");
 }
 
 pub fn while_the_api_server_restarts(cluster: &Cluster) {
@@ -92,27 +86,6 @@ pub fn while_the_api_server_restarts(cluster: &Cluster) {
         }
     }
     rollout.finish(load);
-}
-
-/// Ends the agent with kill -9 and starts another, until there is an end of it; returns how often.
-fn kill_each_second(stage: &Stage, mut agent: Agent, ended: &AtomicBool) -> usize {
-    let mut kills = 0;
-    while !ended.load(Ordering::Relaxed) {
-        thread::sleep(AGENT_LIVES);
-        agent.process().kill();
-        agent = Agent::start(stage);
-        kills += 1;
-    }
-    kills
-}
-
-/// Sets the flag also when a test fails.
-struct OnDrop<'a>(&'a AtomicBool);
-
-impl Drop for OnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// The pods of a Deployment. This plays its controller, and the kubelet; the slices are the work of the EndpointSlice controller.

@@ -1,10 +1,11 @@
 //! The life of a service: made with kubectl, resolved, reached, scaled, deleted.
 
 use super::agent::{Agent, await_answer, await_no_name};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, NODE_NAME};
 use super::processes::eventually;
 use super::stage::Stage;
 use super::table;
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -94,6 +95,32 @@ pub fn node_port(cluster: &Cluster) {
     let port: u16 = stage.service_field("shop", ".spec.ports[0].nodePort").parse().unwrap();
     let node = stage.node.addresses()[0];
     await_pods(stage.outside.namespace(), node, port, Protocol::Tcp, &["shop-1"]);
+}
+
+/// The Node's address becomes another one, and is joined by a second.
+pub fn node_address_changes(cluster: &Cluster) {
+    let mut stage = Stage::new(cluster, "node-address");
+    let _agent = Agent::start(&stage);
+    stage.add_pod("shop", "shop-1");
+    stage.kubectl(&["create", "service", "nodeport", "shop", "--tcp=80:8080"]);
+    let port: u16 = stage.service_field("shop", ".spec.ports[0].nodePort").parse().unwrap();
+    let [before, after]: [IpAddr; 2] = ["192.0.2.10".parse().unwrap(), "192.0.2.77".parse().unwrap()];
+    stage.node.add_address(after).unwrap();
+    let outside = stage.outside.namespace();
+    await_pods(outside, before, port, Protocol::Tcp, &["shop-1"]);
+    await_outcome(outside, SocketAddr::new(after, port), Protocol::Tcp, &Outcome::Refused);
+    // Addresses are merged by their type: others have to be taken away.
+    let addresses = |list: &[IpAddr]| {
+        let list: Vec<_> = list.iter().map(|address| json!({"type": "InternalIP", "address": address})).collect();
+        let patch = json!([{"op": "replace", "path": "/status/addresses", "value": list}]).to_string();
+        cluster.kubectl(&["patch", "node", NODE_NAME, "--subresource=status", "--type=json", "--patch", &patch]);
+    };
+    addresses(&[after]);
+    await_pods(outside, after, port, Protocol::Tcp, &["shop-1"]);
+    await_outcome(outside, SocketAddr::new(before, port), Protocol::Tcp, &Outcome::Refused);
+    addresses(&[before, "2001:db8::10".parse().unwrap()]);
+    await_pods(outside, before, port, Protocol::Tcp, &["shop-1"]);
+    await_outcome(outside, SocketAddr::new(after, port), Protocol::Tcp, &Outcome::Refused);
 }
 
 /// The addresses of a service, first things first.

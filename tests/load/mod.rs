@@ -13,6 +13,8 @@ use waypost::model::Protocol;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Whatever else goes wrong, the load ends after this. A test that takes longer fails: it has not seen what came after.
 const LONGEST: Duration = Duration::from_secs(420);
+/// How long a program lives that is killed again and again.
+const LIFE: Duration = Duration::from_secs(1);
 /// What comes behind a target that is asked over UDP.
 const UDP: &str = "/udp";
 
@@ -104,6 +106,42 @@ impl Seen {
         assert!(self.lost.is_empty(), "{} lost, {total} not: {:?}\n{lost}", self.lost.len(), self.by);
         assert_eq!(self.sent_again, 0, "a first packet got lost, and only the second came through");
         println!("    of {} connections and {} questions over UDP none was lost", total - self.over_udp, self.over_udp);
+    }
+}
+
+/// Ends what is running each second and starts it anew, as long as `during` takes; returns how often that was. What is running ends when it is dropped.
+///
+/// # Panics
+/// When `during` or `start` does.
+pub fn killing_each_second<T: Send>(running: T, start: impl Fn() -> T + Sync, during: impl FnOnce()) -> usize {
+    let ended = AtomicBool::new(false);
+    let kill = || {
+        let (mut running, mut kills) = (running, 0);
+        while !ended.load(Ordering::Relaxed) {
+            std::thread::sleep(LIFE);
+            drop(running);
+            running = start();
+            kills += 1;
+        }
+        kills
+    };
+    std::thread::scope(|scope| {
+        let kills = scope.spawn(kill);
+        {
+            // Also when a test fails: else the scope would wait for ever.
+            let _end = OnDrop(&ended);
+            during();
+        }
+        kills.join().expect("the thread that kills")
+    })
+}
+
+/// Sets the flag when it is dropped.
+struct OnDrop<'a>(&'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -1,6 +1,7 @@
 //! A running agent is asked over its local socket.
 
 use super::{CLUSTER, World};
+use crate::load::Load;
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 use std::fs;
@@ -17,6 +18,7 @@ pub fn tests() -> Vec<Trial> {
         Trial::test("a_running_agent_explains_over_its_socket_and_knows_what_the_kernel_holds", answers),
         Trial::test("a_running_agent_says_where_a_client_that_is_remembered_or_hashed_goes", tells_where_a_client_goes),
         Trial::test("a_running_agent_lists_services_with_their_connections", lists_with_connections),
+        Trial::test("connections_per_second_are_those_that_clients_made_between_two_looks", connections_per_second),
         Trial::test(
             "the_socket_is_for_its_user_alone_and_says_what_it_does_not_understand",
             only_its_user_and_only_what_it_knows,
@@ -118,6 +120,35 @@ fn lists_with_connections() -> Result<(), Failed> {
     assert_eq!(port["connections"]["total"], 7, "{listing:#}");
     let (_, text, _) = waypost(&world, &["services"]);
     assert!(text.starts_with("SERVICE ") && text.contains("shop/edge"), "{text}");
+    Ok(())
+}
+
+/// What a client has made before and while the agent looks bounds what it may tell.
+fn connections_per_second() -> Result<(), Failed> {
+    let world = World::prepared("per-second", CLUSTER).started(FLAGS);
+    world.reached(&world.client, "10.96.0.1:80");
+    let listed = |which: &str| -> (u64, f64) {
+        let (code, text, error) = waypost(&world, &["services", which, "--json"]);
+        let listing: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{code}: {text}{error}"));
+        let connections = &listing["services"][0]["ports"][0]["connections"];
+        (connections["total"].as_u64().expect("a number"), connections["perSecond"].as_f64().expect("a number"))
+    };
+    let (quiet, none) = listed("shop/web");
+    assert!(quiet > 0 && none == 0.0, "nobody connects: {quiet}, {none}");
+    let load = Load::start(&[(world.client.namespace(), &["10.96.0.1:80", "[fd00:96::1]:80"])]);
+    world.eventually("clients connect", || if load.attempts() > 10 { Ok(()) } else { Err(format!("{}", load.attempts())) });
+    let before = load.attempts() as u64;
+    let (total, per_second) = listed("shop/web");
+    let (_, of_others) = listed("shop/edge");
+    let seen = load.end();
+    let made: u64 = seen.by.values().sum::<usize>() as u64;
+    seen.assert_nothing_lost();
+    // One attempt is under way when it is counted here, or was not yet when the kernel counted it.
+    assert!(before - 1 <= total - quiet && total - quiet <= made, "{before} before, {total} of {made} counted, {quiet} at first");
+    // The agent's two looks are at least a second apart, and both are between the two looks of this test.
+    let between = (total - quiet) as f64;
+    assert!(per_second > 0.0 && per_second <= between, "{per_second} a second of {between}");
+    assert_eq!(of_others, 0.0, "nobody connects to the other Service");
     Ok(())
 }
 

@@ -1,13 +1,12 @@
 //! A Deployment's endpoints are replaced one by one while clients connect, and ask over UDP, as fast as they can.
 
 use super::PODS;
-use crate::load::Load;
+use crate::load::{Load, killing_each_second};
 use crate::world::World;
 use libtest_mimic::{Failed, Trial};
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use waypost::lab::{Namespace, Outcome, Pod, Serve};
 
@@ -66,29 +65,10 @@ fn undisturbed() -> Result<(), Failed> {
 fn with_kills() -> Result<(), Failed> {
     let world = World::prepared("rolling-kills", NODE);
     let rollout = Rollout::begin(&world);
-    let ended = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let first = Killed(world.start_another(&[PODS], 10256));
-        let kills = scope.spawn(|| kill_each_second(&world, first, &ended));
-        let _end = OnDrop(&ended);
-        rollout.run(&world, load(&world));
-        ended.store(true, Ordering::Relaxed);
-        let kills = kills.join().expect("the thread that kills");
-        assert!(kills > 3, "the agent was killed {kills} times");
-    });
+    let start = || Killed(world.start_another(&[PODS], 10256));
+    let kills = killing_each_second(start(), start, || rollout.run(&world, load(&world)));
+    assert!(kills > 3, "the agent was killed {kills} times");
     Ok(())
-}
-
-/// Ends the agent with kill -9 and starts another, until there is an end of it; returns how often.
-fn kill_each_second(world: &World, mut agent: Killed, ended: &AtomicBool) -> usize {
-    let mut kills = 0;
-    while !ended.load(Ordering::Relaxed) {
-        std::thread::sleep(STEP);
-        drop(agent);
-        agent = Killed(world.start_another(&[PODS], 10256));
-        kills += 1;
-    }
-    kills
 }
 
 /// An agent that is killed when it is dropped.
@@ -98,15 +78,6 @@ impl Drop for Killed {
     fn drop(&mut self) {
         self.0.kill().expect("it is our child");
         self.0.wait().expect("it is our child");
-    }
-}
-
-/// Sets the flag also when a test fails.
-struct OnDrop<'a>(&'a AtomicBool);
-
-impl Drop for OnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
