@@ -71,7 +71,18 @@ pub struct Dirty {
     /// ServiceImports that changed themselves, or whose slices did.
     pub imports: BTreeSet<ObjectKey>,
     /// When the changes of slices were triggered, by service; of each slice that changed since.
-    pub triggers: BTreeMap<ObjectKey, Vec<(Family, SystemTime)>>,
+    pub triggers: BTreeMap<ObjectKey, Vec<Trigger>>,
+}
+
+/// What made a controller write a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// The slice's family.
+    pub family: Family,
+    /// When a pod or Service changed.
+    pub time: SystemTime,
+    /// Whether the slice says that its Service is headless: nothing is programmed for it.
+    pub headless: bool,
 }
 
 /// A pod that has got or lost an address.
@@ -288,7 +299,7 @@ impl Store {
         let changed = place.is_err() || place.is_ok_and(|place| of_service[place].value != slice);
         if changed {
             self.dirty.services.insert(slice.service.clone());
-            let triggers = triggered.map(|time| (slice.family, time));
+            let triggers = triggered.map(|time| Trigger { family: slice.family, time, headless: slice.headless });
             self.dirty.triggers.entry(slice.service.clone()).or_default().extend(triggers);
         }
         let listed = Listed { value: slice, listing };
@@ -472,7 +483,8 @@ mod tests {
         };
         let mut store: Store = [changed(1, false), changed(2, true)].into_iter().collect();
         let web = ObjectKey::new("default", "web");
-        assert_eq!(store.take_dirty().triggers[&web], [(Family::V4, at(1)), (Family::V4, at(2))]);
+        let triggered = |seconds, headless| Trigger { family: Family::V4, time: at(seconds), headless };
+        assert_eq!(store.take_dirty().triggers[&web], [triggered(1, false), triggered(2, true)]);
         store.apply(changed(3, true));
         assert!(store.take_dirty().is_empty(), "only the time is another one");
         store.apply(changed(4, false));

@@ -4,6 +4,7 @@
 //! One commit is under way at a time; meanwhile the next one gathers.
 
 use super::metrics::ProxyMetrics;
+use crate::model::Family;
 use crate::nft::{Committed, Committer, Disturbance, Held, Kernel, Layout, Membership, Monitor};
 use crate::proxy::{Delta, Dest, Destination};
 use std::io;
@@ -16,6 +17,8 @@ enum Request {
     Commit(Delta, Vec<Layout>),
     /// Compare the tables with what they should hold, and mend them.
     Compare,
+    /// Try again what failed in these families, and, where so, what the kernel refused.
+    Retry(Vec<Family>, bool),
 }
 
 /// What the thread is told.
@@ -36,8 +39,8 @@ const QUIET_FROM: usize = 1000;
 pub struct Done {
     /// What was committed, family by family.
     pub committed: Committed,
-    /// Whether something that is wanted could not be put in place.
-    pub behind: bool,
+    /// Whether something is set aside because the kernel refused it.
+    pub refused: bool,
     /// How long it took.
     pub took: Duration,
     /// Whether the tables were compared on purpose.
@@ -108,6 +111,11 @@ impl DataPath {
         self.send(Request::Compare);
     }
 
+    /// Tries again what failed in these families, and, where so, what the kernel refused. Only when nothing is under way.
+    pub fn retry(&mut self, families: Vec<Family>, refused: bool) {
+        self.send(Request::Retry(families, refused));
+    }
+
     /// Asks what is committed for these destinations. While a request is under way the answer takes as long as that.
     pub fn look(&self, dests: Vec<Dest>) -> oneshot::Receiver<Vec<Held>> {
         let (reply, held) = oneshot::channel();
@@ -163,20 +171,12 @@ impl<K: Kernel> Worker<K> {
 
     fn work(&mut self, request: Request) -> Done {
         let start = Instant::now();
-        let settled = !self.committer.is_behind();
-        let quiet = self.membership.clone().filter(|_| !settled || is_large(&request));
-        let before = quiet.as_ref().and_then(|membership| self.go_quiet(membership));
+        let is_large = is_large(&request);
         let compared = matches!(request, Request::Compare);
-        let committed = match request {
-            Request::Commit(delta, layouts) => {
-                layouts.into_iter().for_each(|layout| self.committer.set_layout(layout));
-                self.committer.commit(delta)
-            }
-            Request::Compare => {
-                self.committer.distrust();
-                self.committer.commit(Delta::default())
-            }
-        };
+        let delta = self.prepare(request);
+        let quiet = self.membership.clone().filter(|_| is_large || self.committer.is_to_compare());
+        let before = quiet.as_ref().and_then(|membership| self.go_quiet(membership));
+        let committed = self.committer.commit(delta);
         let batches: usize = committed.families.iter().map(|family| family.batches).sum();
         let unheard = quiet.is_some_and(|membership| {
             if let Err(error) = membership.join() {
@@ -185,7 +185,25 @@ impl<K: Kernel> Worker<K> {
             let after = self.committer.kernel().generation();
             before.map(|generation| generation.wrapping_add(batches as u32)) != after
         });
-        Done { committed, behind: self.committer.is_behind(), took: start.elapsed(), compared, unheard }
+        Done { committed, refused: self.committer.has_refused(), took: start.elapsed(), compared, unheard }
+    }
+
+    /// Says to the committer what is to be different from now on; what is to be committed besides.
+    fn prepare(&mut self, request: Request) -> Delta {
+        match request {
+            Request::Commit(delta, layouts) => {
+                layouts.into_iter().for_each(|layout| self.committer.set_layout(layout));
+                return delta;
+            }
+            Request::Compare => self.committer.distrust(),
+            Request::Retry(families, refused) => {
+                self.committer.retry(&families);
+                if refused {
+                    self.committer.another_round();
+                }
+            }
+        }
+        Delta::default()
     }
 
     /// Stops the notices; the generation from which on nothing is heard.
@@ -196,9 +214,9 @@ impl<K: Kernel> Worker<K> {
     }
 }
 
-/// A comparison may find everything gone, and another layout makes everything anew.
+/// Another layout makes everything anew.
 fn is_large(request: &Request) -> bool {
-    let Request::Commit(delta, layouts) = request else { return true };
+    let Request::Commit(delta, layouts) = request else { return false };
     let of = |destination: &Option<Destination>| destination.as_ref().map_or(1, |one| 2 + one.cluster.len() + one.local.len());
     !layouts.is_empty() || delta.elements.len() + delta.destinations.values().map(of).sum::<usize>() > QUIET_FROM
 }

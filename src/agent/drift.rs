@@ -104,7 +104,7 @@ mod tests {
     use crate::nft::Committed;
 
     fn done(compared: bool, unheard: bool) -> Done {
-        Done { committed: Committed::default(), behind: false, took: Duration::ZERO, compared, unheard }
+        Done { committed: Committed::default(), refused: false, took: Duration::ZERO, compared, unheard }
     }
 
     fn by(name: &str) -> Disturbance {

@@ -90,10 +90,11 @@ impl Follow {
         addresses.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.dns.as_ref().and_then(Dns::deadline);
-            let retry = self.plan.as_ref().and_then(|plan| plan.retry);
+            let idle = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy());
+            let retry = idle.and_then(|plan| plan.attempts.next());
             let warming = self.plan.as_ref().and_then(Plan::next_warming);
             let look_at_addresses = self.plan.as_ref().filter(|plan| plan.started).and_then(|plan| plan.local_addresses.again);
-            let look = self.plan.as_ref().filter(|plan| !plan.data_path.is_busy()).and_then(|plan| plan.drift.due());
+            let look = idle.and_then(|plan| plan.drift.due());
             let cidrs_awaited = self.plan.as_ref().filter(|plan| !plan.started).and_then(|plan| plan.cidrs_awaited);
             let demand_awaited = self.dns.as_ref().and_then(Dns::demand_awaited);
             let last_state = self.last_state.as_ref().and_then(LastState::next);
@@ -111,7 +112,7 @@ impl Follow {
                     Word::Disturbed(disturbance) => self.suspect(disturbance),
                 },
                 () = at(deadline) => self.publish_overdue(),
-                () = at(retry) => self.compare(),
+                () = at(retry) => self.plan.iter_mut().for_each(Plan::retry),
                 () = at(look) => self.compare(),
                 () = at(cidrs_awaited) => {}
                 () = at(demand_awaited) => {}
@@ -207,7 +208,7 @@ impl Follow {
             plan.plan(&self.store, &dirty);
             if plan.is_settled() {
                 plan.health_checks.publish_planned();
-                plan.latency.settled(&plan.failing(), &plan.data_path.metrics);
+                plan.latency.settled(&plan.attempts.failing(), &plan.data_path.metrics);
                 plan.data_path.metrics.nothing_pending();
             }
         }
@@ -265,7 +266,7 @@ impl Follow {
         plan.report(&done, &self.status);
         if let Some(dns) = &mut self.dns {
             let names = std::mem::take(&mut dns.committing);
-            if !plan.is_held_up() {
+            if !plan.attempts.hold_up() {
                 dns.publish(&self.store, names.services);
                 dns.synced(&self.store);
             } else {
@@ -298,7 +299,6 @@ impl Follow {
 
     fn compare(&mut self) {
         let Some(plan) = &mut self.plan else { return };
-        plan.retry = None;
         if !plan.data_path.is_busy() && plan.started {
             plan.drift.looking();
             plan.data_path.compare();

@@ -2,20 +2,22 @@
 
 use super::metrics::ProxyMetrics;
 use crate::model::{Family, ObjectKey};
+use crate::store::Trigger;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
+
+/// So many changes are timed at most while a family's commits fail.
+const MOST_WAITING: usize = 10_000;
 
 /// Changes on their way to the kernel.
 pub struct Latency {
     /// Changes from before that have waited for this agent, and not for its work.
     started: SystemTime,
     /// Planned since the last commit was handed over.
-    planned: Triggers,
+    planned: Vec<(Family, SystemTime)>,
     /// What the commit under way brings, or one that failed.
-    committing: Triggers,
+    committing: Vec<(Family, SystemTime)>,
 }
-
-type Triggers = Vec<(Family, SystemTime)>;
 
 impl Latency {
     /// Counts changes from now on.
@@ -24,9 +26,10 @@ impl Latency {
     }
 
     /// These changes are planned.
-    pub fn plan(&mut self, triggers: &BTreeMap<ObjectKey, Triggers>) {
-        let new = triggers.values().flatten().filter(|(_, time)| *time > self.started);
-        self.planned.extend(new);
+    pub fn plan(&mut self, triggers: &BTreeMap<ObjectKey, Vec<Trigger>>) {
+        // kube-proxy does not watch the slices of headless Services.
+        let new = triggers.values().flatten().filter(|trigger| trigger.time > self.started && !trigger.headless);
+        self.planned.extend(new.map(|trigger| (trigger.family, trigger.time)));
     }
 
     /// A commit begins that brings everything that is planned.
@@ -43,6 +46,7 @@ impl Latency {
             }
             waits
         });
+        self.committing.truncate(MOST_WAITING);
     }
 
     /// The kernel holds everything that is planned, in all families but those that failed.

@@ -24,6 +24,7 @@ pub struct ProxyMetrics {
     elements: IntCounterVec,
     rebuilds: IntCounterVec,
     rejected: IntCounterVec,
+    refused: GaugeVec,
     repairs: IntCounterVec,
     repair_duration: HistogramVec,
     /// DNS addresses that somebody removed and that were added again.
@@ -86,6 +87,10 @@ impl ProxyMetrics {
                 "waypost_nftables_rejected_total",
                 "Destinations that the kernel refused and that were set aside",
             )?,
+            refused: gauges(
+                "waypost_nftables_refused",
+                "Destinations that are set aside now because the kernel refused them; they are tried again",
+            )?,
             repairs: counters(
                 "waypost_nftables_repairs_total",
                 "How often a table that somebody else had changed was put right",
@@ -115,6 +120,10 @@ impl ProxyMetrics {
             }
             registry.register(Box::new(histogram.clone()))?;
         }
+        for family in Family::BOTH {
+            self.refused.with_label_values(&[&family.to_string()]);
+        }
+        registry.register(Box::new(self.refused.clone()))?;
         registry.register(Box::new(self.without_local.clone()))?;
         registry.register(Box::new(self.last.clone()))?;
         registry.register(Box::new(self.queued.clone()))?;
@@ -195,6 +204,7 @@ impl ProxyMetrics {
         self.elements.with_label_values(label).inc_by(outcome.elements as u64);
         self.rebuilds.with_label_values(label).inc_by(u64::from(outcome.rebuilt.is_some()));
         self.rejected.with_label_values(label).inc_by(outcome.rejected.len() as u64);
+        self.refused.with_label_values(label).set(outcome.refused as f64);
         self.failures.with_label_values(label).inc_by(u64::from(outcome.error.is_some()));
     }
 

@@ -3,6 +3,7 @@
 //! One task owns the state and decides (`follow`); one thread owns the kernel's tables and commits (`data_path`). DNS answers from
 //! records that the task publishes: new names once the data path has their addresses, removed ones before it loses them.
 
+mod attempts;
 mod connections;
 mod data_path;
 mod dns_server;

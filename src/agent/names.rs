@@ -100,7 +100,7 @@ impl Dns {
             self.records.set_imports_listed();
         }
         for (key, triggers) in dirty.triggers {
-            let new = triggers.into_iter().map(|(_, time)| time).filter(|time| *time > self.started);
+            let new = triggers.into_iter().map(|trigger| trigger.time).filter(|time| *time > self.started);
             self.triggers.entry(key).or_default().extend(new);
         }
         for key in dirty.services {

@@ -1,8 +1,8 @@
 //! The service proxy's half of the agent's task: from what changed to what is committed.
 
+use super::attempts::{Attempts, GIVEN_UP_AFTER};
 use super::data_path::{DataPath, Done};
 use super::drift::Drift;
-use super::follow::RETRY_REFUSED;
 use super::health_checks::HealthChecks;
 use super::latency::Latency;
 use super::layouts::{layout, pod_networks};
@@ -20,15 +20,9 @@ use crate::proxy::{Conflict, Context, Delta, Dest, DetectLocal, Element, KnownCl
 use crate::socket::Planned;
 use crate::store::{Dirty, Store};
 use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 use tokio::time::Instant;
-
-/// A commit that failed is tried again after this long, and after twice as long each further time, up to [`RETRY_REFUSED`].
-const RETRY_FAILED: Duration = Duration::from_secs(1);
-/// A family whose commits have failed so often in a row keeps the other one waiting no longer.
-const GIVEN_UP_AFTER: u32 = 2;
 
 /// What is planned, and what has become of it in the kernel.
 pub struct Plan {
@@ -52,10 +46,7 @@ pub struct Plan {
     pub committed: bool,
     /// Whether to complain when there is no Node of this name; a folder of manifests need not have one.
     expects_node: bool,
-    /// How many commits in a row have failed, for each family that there is.
-    failures: BTreeMap<Family, u32>,
-    /// When to compare the tables again, because something that is wanted is not in place.
-    pub retry: Option<Instant>,
+    pub attempts: Attempts,
     pub drift: Drift,
     pub latency: Latency,
     pub stale_flows: StaleFlows,
@@ -95,8 +86,7 @@ impl Plan {
             started: false,
             committed: false,
             expects_node: !matches!(config.cluster, ClusterSource::Manifests(_)),
-            failures: BTreeMap::new(),
-            retry: None,
+            attempts: Attempts::default(),
             drift: Drift::default(),
             latency: Latency::new(),
             stale_flows,
@@ -120,19 +110,7 @@ impl Plan {
 
     /// Whether everything that was planned is in the kernel, but for a family that fails again and again.
     pub fn is_settled(&self) -> bool {
-        self.started && !self.is_held_up() && self.gathered.is_empty() && self.layouts.1 && !self.data_path.is_busy()
-    }
-
-    /// Whether what follows a commit (names, health checks, readiness) has to wait because the last one failed. Not for ever for one of two
-    /// families: the other one works.
-    pub fn is_held_up(&self) -> bool {
-        let works = self.failures.values().any(|failures| *failures == 0);
-        !works || self.failures.values().any(|failures| (1..GIVEN_UP_AFTER).contains(failures))
-    }
-
-    /// Families whose last commit failed.
-    pub fn failing(&self) -> Vec<Family> {
-        self.failures.iter().filter(|(_, failures)| **failures > 0).map(|(family, _)| *family).collect()
+        self.started && !self.attempts.hold_up() && self.gathered.is_empty() && self.layouts.1 && !self.data_path.is_busy()
     }
 
     /// When the next endpoint of a Service with a slow start gets more of its share.
@@ -179,7 +157,7 @@ impl Plan {
         }
     }
 
-    /// Plans every service again when the node's addresses changed.
+    /// Plans those services again that a change of the node concerns.
     pub fn follow_node(&mut self, store: &Store) {
         let node = store.node();
         if !self.config.nodeport_addresses.networks.is_empty() {
@@ -199,8 +177,10 @@ impl Plan {
                 tracing::info!(addresses = ?context.nodeport_addresses, zone = ?context.zone, "NodePorts answer on these addresses, in this zone");
             }
             self.health_checks.set_addresses(&context.nodeport_addresses);
-            self.context = context;
-            self.planner.services().iter().for_each(|key| self.plan_service(store, key));
+            let before = std::mem::replace(&mut self.context, context);
+            let mut services = self.planner.services();
+            services.retain(|key| concerns(&before, &self.context, store.service(key)));
+            services.iter().for_each(|key| self.plan_service(store, key));
         }
     }
 
@@ -249,6 +229,14 @@ impl Plan {
         self.health_checks.committing();
         self.latency.committing();
         true
+    }
+
+    /// Tries again what failed or was refused, as far as its time has come. Only when nothing is under way.
+    pub fn retry(&mut self) {
+        let (families, refused) = self.attempts.take_due(Instant::now());
+        if refused || !families.is_empty() {
+            self.data_path.retry(families, refused);
+        }
     }
 
     /// What an explanation reads. `fixed` are the elements of [`Plan::node_wide`].
@@ -309,7 +297,6 @@ impl Plan {
 
     /// Says what came of a request, and decides when to try again.
     pub fn report(&mut self, done: &Done, status: &Status) {
-        let mut failed = Vec::new();
         for outcome in &done.committed.families {
             let (family, elements) = (outcome.family, outcome.elements);
             self.data_path.metrics.committed(outcome);
@@ -323,36 +310,33 @@ impl Plan {
             for rejected in &outcome.rejected {
                 self.report_refused(family, rejected);
             }
-            match &outcome.error {
-                Some(error) => {
-                    failed.push(family);
-                    tracing::error!(%family, %error, "the table is not up to date; trying again");
-                    self.report_failed(family, error, status);
-                }
-                None if elements > 0 => {
-                    tracing::debug!(%family, elements, batches = outcome.batches, took = ?done.took, "committed")
-                }
-                None => {}
+            if outcome.unsifted > 0 {
+                let count = outcome.unsifted;
+                tracing::warn!(%family, count, "the kernel refuses too many destinations to look for each at once; these come later");
             }
-            if outcome.error.is_none() && self.failures.insert(family, 0).is_some_and(|failures| failures > 0) {
+            if let Some(error) = &outcome.error {
+                tracing::error!(%family, %error, "the table is not up to date; trying again");
+                self.report_failed(family, error, status);
+                continue;
+            }
+            if elements > 0 {
+                tracing::debug!(%family, elements, batches = outcome.batches, took = ?done.took, "committed");
+            }
+            if self.attempts.succeeded(family) {
                 tracing::info!(%family, "the table is up to date again");
             }
         }
         self.drift.looked(done);
+        self.attempts.set_aside(done.refused);
+        // Those, too, that were not tried this time.
+        let failed = self.attempts.failing();
         self.latency.committed(&failed, &self.data_path.metrics);
         self.stale_flows.committed(&failed);
         self.count_without_local();
-        self.committed |= !self.is_held_up();
-        if !self.is_held_up() {
+        if !self.attempts.hold_up() {
+            self.committed = true;
             self.health_checks.publish_committed();
         }
-        let failures = failed.iter().filter_map(|family| self.failures.get(family)).max();
-        self.retry = match (failures, done.behind) {
-            (Some(failures), _) => Some(Instant::now() + (RETRY_FAILED * 2u32.pow(failures.min(&8) - 1)).min(RETRY_REFUSED)),
-            // A cluster that changes all the time must not put it off.
-            (None, true) => self.retry.or_else(|| Some(Instant::now() + RETRY_REFUSED)),
-            (None, false) => None,
-        };
         for family in Family::BOTH.into_iter().filter(|family| !failed.contains(family)) {
             status.committed(family);
             self.data_path.metrics.in_step(family);
@@ -365,15 +349,14 @@ impl Plan {
 
     /// A family that fails again and again is told of: once, because the log has every time.
     fn report_failed(&mut self, family: Family, error: &NftError, status: &Status) {
-        let failures = self.failures.entry(family).or_default();
-        *failures = failures.saturating_add(1);
-        if *failures < GIVEN_UP_AFTER {
+        let failures = self.attempts.failed(family);
+        if failures < GIVEN_UP_AFTER {
             return;
         }
         status.failing(family, error.to_string());
-        if *failures == GIVEN_UP_AFTER {
-            let works = self.failures.iter().find(|(_, failures)| **failures == 0);
-            let other = works.map_or(String::new(), |(other, _)| format!("; {other} is served meanwhile"));
+        if failures == GIVEN_UP_AFTER {
+            let works = self.attempts.working();
+            let other = works.map_or(String::new(), |other| format!("; {other} is served meanwhile"));
             let note = format!("the {family} table of {} cannot be brought up to date: {error}{other}", self.context.node_name);
             self.notices.tell(&TABLE_OUT_OF_DATE, Subject::Node, note);
         }
@@ -403,6 +386,14 @@ impl Plan {
         let note = format!("the kernel of {node} refused {what} ({family}); everything else is in place: {reason}");
         self.notices.tell(&KERNEL_REFUSED, about, note);
     }
+}
+
+/// Whether a Service is to be planned again after this change. Other programs write labels on nodes all the time: only Services that ask for nodes by
+/// their labels are concerned by those.
+fn concerns(before: &Context, after: &Context, service: Option<&Service>) -> bool {
+    let only_labels = Context { node_labels: after.node_labels.clone(), ..before.clone() } == *after;
+    let exposed = |context: &Context| service.is_some_and(|service| service.is_exposed_on(&context.node_labels));
+    !only_labels || exposed(before) != exposed(after)
 }
 
 /// Networks of one set as they were planned last.

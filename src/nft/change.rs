@@ -3,7 +3,7 @@
 use super::kernel::Usable;
 use crate::model::Family;
 use crate::proxy::{AffinityMap, Backend, Dest, Destination, Difference, Element, List, Set};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is committed or refused as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,12 +39,22 @@ pub struct Change {
     pub becomes: Option<Destination>,
     /// The elements that are there then, or not, where it is no destination.
     pub elements: Vec<(Element, bool)>,
+    /// Whether this is not what is wanted, but what is to stay while the kernel refuses that: the elements of a destination.
+    pub instead: Option<Vec<Element>>,
 }
 
 impl Change {
     /// A change of a destination.
     pub fn of_dest(dest: Dest, difference: Difference, becomes: Option<Destination>) -> Change {
-        Change { part: Part::Dest(dest), difference, taken: (0, 0), becomes, elements: Vec::new() }
+        Change { part: Part::Dest(dest), difference, taken: (0, 0), becomes, elements: Vec::new(), instead: None }
+    }
+
+    /// What the kernel holds of a destination before the change.
+    pub fn found(&self, dest: Dest) -> Vec<Element> {
+        let after = self.instead.clone().or_else(|| Some(self.becomes.as_ref()?.elements(dest))).unwrap_or_default();
+        let added: BTreeSet<&Element> = self.difference.add.iter().collect();
+        let stays = after.into_iter().filter(|element| !added.contains(element));
+        stays.chain(self.difference.remove.iter().copied()).collect()
     }
 }
 
@@ -55,7 +65,7 @@ pub fn node_wide(elements: impl Iterator<Item = (Element, bool)>) -> Vec<Change>
     let change = |(part, elements): (Part, Vec<(Element, bool)>)| {
         let of = |wanted| elements.iter().filter(|(_, present)| *present == wanted).map(|(element, _)| *element).collect();
         let difference = Difference { remove: of(false), add: of(true) };
-        Change { part, difference, taken: (0, 0), becomes: None, elements }
+        Change { part, difference, taken: (0, 0), becomes: None, elements, instead: None }
     };
     parts.into_iter().map(change).collect()
 }

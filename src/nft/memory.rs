@@ -18,10 +18,17 @@ pub struct Memory {
     pub refuses: BTreeSet<Element>,
     /// Whether this kernel refuses to make a table anew, whatever it is to hold.
     pub refuses_rebuild: bool,
+    /// This family's table cannot be had.
+    pub lacks: Option<Family>,
     /// The batches that were committed, oldest first.
     pub commits: Vec<Batch>,
     /// How often a table was read.
     pub reads: usize,
+    /// How many batches were tried, committed or not.
+    pub tries: usize,
+    /// Somebody removes these elements after the next look at a table.
+    pub stranger_removes: Vec<Element>,
+    generation: u32,
     limit: usize,
 }
 
@@ -41,9 +48,14 @@ impl Memory {
         Memory { limit, ..Memory::default() }
     }
 
-    /// A kernel without tables that refuses this element.
-    pub fn refusing(element: Element) -> Memory {
-        Memory { refuses: [element].into(), ..Memory::default() }
+    /// A kernel without tables that refuses these elements.
+    pub fn refusing(elements: impl IntoIterator<Item = Element>) -> Memory {
+        Memory { refuses: elements.into_iter().collect(), ..Memory::default() }
+    }
+
+    /// A kernel in which this family's table cannot be had.
+    pub fn lacking(family: Family) -> Memory {
+        Memory { lacks: Some(family), ..Memory::default() }
     }
 
     /// The elements of a family's table, sorted.
@@ -72,7 +84,8 @@ impl Memory {
     }
 
     /// What a batch makes of a table.
-    fn table_after(&self, layout: &Layout, batch: &Batch) -> Result<Table, NftError> {
+    fn table_after(&mut self, layout: &Layout, batch: &Batch) -> Result<Table, NftError> {
+        self.tries += 1;
         let mut table = if batch.rebuild {
             if self.refuses_rebuild {
                 return Err(rejected("no table is to be made".into()));
@@ -102,18 +115,32 @@ impl Memory {
         Ok(table)
     }
 
+    fn reading(&self, layout: &Layout) -> Reading {
+        match self.tables.get(&layout.family) {
+            None => Reading::Absent,
+            Some(table) if table.comment != layout.comment() => Reading::Other(format!("its comment is {:?}", table.comment)),
+            Some(table) if table.edited => Reading::Edited("its rules are not ours".into()),
+            Some(table) => {
+                Reading::Ours(Contents { made: table.made.clone(), elements: table.elements.values().copied().collect() })
+            }
+        }
+    }
+
     /// Removes a table behind the committer's back.
     pub fn flush(&mut self, family: Family) {
+        self.generation += 1;
         self.tables.remove(&family);
     }
 
     /// Changes the rules of a table behind the committer's back.
     pub fn edit(&mut self, family: Family) {
+        self.generation += 1;
         self.tables.entry(family).or_default().edited = true;
     }
 
     /// Removes an element behind the committer's back. True when it was there.
     pub fn remove(&mut self, family: Family, element: &Element) -> bool {
+        self.generation += 1;
         self.tables.get_mut(&family).is_some_and(|table| table.elements.remove(&key(element)).is_some())
     }
 
@@ -202,20 +229,21 @@ pub fn without_slots(elements: Vec<Element>) -> Vec<Element> {
 impl Kernel for Memory {
     fn read(&mut self, layout: &Layout) -> Result<Reading, NftError> {
         self.reads += 1;
-        Ok(match self.tables.get(&layout.family) {
-            None => Reading::Absent,
-            Some(table) if table.comment != layout.comment() => Reading::Other(format!("its comment is {:?}", table.comment)),
-            Some(table) if table.edited => Reading::Edited("its rules are not ours".into()),
-            Some(table) => {
-                Reading::Ours(Contents { made: table.made.clone(), elements: table.elements.values().copied().collect() })
-            }
-        })
+        if self.lacks == Some(layout.family) {
+            return Err(rejected("there is no such family".into()));
+        }
+        let reading = self.reading(layout);
+        for element in std::mem::take(&mut self.stranger_removes) {
+            self.remove(layout.family, &element);
+        }
+        Ok(reading)
     }
 
     fn commit(&mut self, layout: &Layout, batch: &Batch) -> Result<(), NftError> {
         let table = self.table_after(layout, batch)?;
         self.tables.insert(layout.family, table);
         self.commits.push(batch.clone());
+        self.generation += 1;
         Ok(())
     }
 
@@ -225,7 +253,13 @@ impl Kernel for Memory {
 
     fn forget(&mut self, layout: &Layout, usable: &[Usable]) -> Result<usize, NftError> {
         let table = self.tables.entry(layout.family).or_default();
-        Ok(usize::from(table.forget(usable)))
+        let batches = usize::from(table.forget(usable));
+        self.generation += batches as u32;
+        Ok(batches)
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        Some(self.generation)
     }
 
     fn batch_limit(&self) -> usize {

@@ -16,11 +16,13 @@ mod memory;
 mod monitor;
 mod netlink;
 mod read_back;
+mod refused;
 mod remembered;
 mod sets;
 mod shown;
 pub(crate) mod socket;
 mod switch;
+mod table;
 pub(crate) mod wire;
 
 pub use change::Part;

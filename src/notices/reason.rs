@@ -73,7 +73,7 @@ reasons! {
         "Correct the annotation: the note says what is allowed";
     /// The kernel refused something.
     KERNEL_REFUSED = "KernelRefused" Error "Program" everywhere false, about "Service, Node",
-        "The kernel of this node refused what belongs to one address of the Service (or to the node as a whole). It was set aside; everything else is in place, and it is tried again every 30 seconds",
+        "The kernel of this node refused what belongs to one address of the Service (or to the node as a whole). It was set aside; everything else is in place, and it is tried again, within half a minute at first and eight minutes at most",
         "Look at the kernel's words in the note; `waypost check` on the node says what the kernel lacks";
     /// One family's table cannot be written.
     TABLE_OUT_OF_DATE = "TableOutOfDate" Error "Program" everywhere false, about "Node",

@@ -1,0 +1,60 @@
+//! What an agent leaves for the next one.
+
+use super::*;
+use crate::notices::{LAST_STATE_REFUSED, LAST_STATE_SERVED, Subject};
+
+/// A folder for the last known state, which goes with this value.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("waypost-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_there() {
+    let folder = Folder::new("last-state");
+    let agent = start_with(None, Some(&folder.0), None);
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert_eq!(agent.status.last_state_age(), None);
+    agent.end().await;
+
+    let agent = start_with(None, Some(&folder.0), None);
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert!(agent.holds(routed()) && is_served(&agent.records, "web.shop.svc.cluster.local"));
+    assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::NxDomain, "namespaces are remembered too");
+    assert!(agent.status.last_state_age().is_some() && agent.status.pending().iter().all(|pending| pending.contains("DNS")));
+    assert_eq!(agent.told.lock().await.recv().await.unwrap().reason, &LAST_STATE_SERVED);
+
+    for updates in [listing(Kind::Slice, vec![]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    assert!(agent.status.last_state_age().is_some(), "services are still to come");
+    agent.send(listing(Kind::Service, vec![])).await;
+    agent.until("the remembered state is gone", |agent| !agent.holds(routed())).await;
+    assert_eq!(agent.status.last_state_age(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_state_is_reported_and_not_served() {
+    let folder = Folder::new("damaged-state");
+    std::fs::create_dir_all(&folder.0).unwrap();
+    std::fs::write(folder.0.join("snapshot"), "WAYPOST\0 and nonsense").unwrap();
+    let agent = start_with(None, Some(&folder.0), None);
+    let notice = agent.told.lock().await.recv().await.unwrap();
+    assert_eq!((notice.reason, &notice.about), (&LAST_STATE_REFUSED, &Subject::Node));
+    assert!(notice.note.contains("snapshot") && notice.note.contains("version"), "{}", notice.note);
+    assert!(!*agent.ready.borrow());
+}

@@ -1,0 +1,513 @@
+//! One family's table: what was last committed of it, and how it is brought to what is wanted.
+//!
+//! One bad destination never stops the rest: a batch that the kernel rejects is first compared with the kernel's real table again,
+//! then halved until the culprits are found; those are set aside and reported ([`super::refused`]).
+
+use super::change::{Change, Part, batch_end, bereft_maps, give_back, node_wide, seats, usable_in, usable_of};
+use super::committer::{FamilyOutcome, Held, Rejected};
+use super::kernel::{Batch, Kernel, NftError, Reading, Usable};
+use super::layout::Layout;
+use super::made::{Made, Uses};
+use super::refused::Refusals;
+use crate::proxy::{AffinityMap, Delta, Dest, Destination, Difference, Element, difference};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Instant;
+
+/// Somebody who works on nf_tables between our look at the table and our batch makes the look worthless. It is repeated this often before a batch
+/// that is refused has its own elements to blame.
+const LOOKS: usize = 3;
+/// So many refused batches are halved in one commit. A hundred culprits among a thousand destinations take about half of them; where there are more, the
+/// rest of what is refused waits for the next round together, so that the search never keeps other changes waiting for long.
+const HALVINGS: usize = 1000;
+/// So many of what was refused are tried again in one commit: each can be found out by so many halvings.
+const RETRIES: usize = HALVINGS / 2;
+
+/// What one family's table holds and what it should hold.
+pub struct Table {
+    /// How it is made.
+    pub layout: Layout,
+    /// False until the kernel's table was read, and after a surprise.
+    pub in_step: bool,
+    /// Whether the last commit came to nothing. The table is left alone then until that is put back: another try may cost as much as a first start.
+    pub failed: bool,
+    /// What is wanted and not in place.
+    pub wanted: Delta,
+    /// What the kernel refused. It stays wanted.
+    pub refused: Refusals,
+    /// Whether the fields below say what this agent left in the kernel, so that anything else there is somebody else's doing.
+    left: bool,
+    destinations: HashMap<Dest, Destination>,
+    elements: HashSet<Element>,
+    uses: Uses,
+}
+
+/// The changes of a batch that the kernel refused, and its reasons.
+type RefusedBatch = (Vec<Change>, Vec<String>);
+
+/// Who is to blame when the kernel refuses a batch.
+#[derive(Clone, Copy)]
+enum Blame {
+    /// Perhaps somebody who has changed the table.
+    Anybody,
+    /// Elements of the batch, because the table was just looked at: unless the generation is another one than this and our batches since have counted up.
+    Elements(Option<u32>),
+}
+
+impl Table {
+    /// A table of which nothing is known.
+    pub fn new(layout: Layout) -> Table {
+        Table {
+            layout,
+            in_step: false,
+            failed: false,
+            wanted: Delta::default(),
+            refused: Refusals::default(),
+            left: false,
+            destinations: HashMap::new(),
+            elements: HashSet::new(),
+            uses: Uses::default(),
+        }
+    }
+
+    /// What is committed for a destination.
+    pub fn held(&self, dest: &Dest) -> Held {
+        Held {
+            destination: self.destinations.get(dest).cloned(),
+            rejected: self.refused.reason(&Part::Dest(*dest)).map(str::to_string),
+            in_step: self.in_step,
+        }
+    }
+
+    /// Another layout: the table is made anew at the next commit.
+    pub fn set_layout(&mut self, layout: Layout) {
+        if self.layout != layout {
+            self.layout = layout;
+            (self.in_step, self.left, self.failed) = (false, false, false);
+        }
+    }
+
+    /// Wants a destination to be like this, or gone.
+    pub fn want(&mut self, dest: Dest, destination: Option<Destination>) {
+        let part = Part::Dest(dest);
+        self.refused.changed(&part);
+        // Whatever a table that is to be looked at holds besides is removed. A family that fails for long must not gather all that ever was.
+        let is_gone_anyway = !self.in_step && !self.destinations.contains_key(&dest) && !self.refused.contains(&part);
+        if destination.is_none() && is_gone_anyway {
+            self.wanted.destinations.remove(&dest);
+        } else {
+            self.wanted.destinations.insert(dest, destination);
+        }
+    }
+
+    /// Wants an element that belongs to the node as a whole, or not.
+    pub fn want_element(&mut self, element: Element, present: bool) {
+        self.refused.changed(&Part::of_element(&element));
+        self.wanted.elements.insert(element, present);
+    }
+
+    /// Brings the table to what is wanted; `None` when there is nothing to do.
+    pub fn commit(&mut self, kernel: &mut impl Kernel) -> Option<FamilyOutcome> {
+        if self.failed || self.in_step && !self.has_work() {
+            return None;
+        }
+        let mut outcome = FamilyOutcome { full: !self.in_step, ..FamilyOutcome::of(self.layout.family) };
+        let start = Instant::now();
+        let mut result = if outcome.full { self.catch_up(kernel, &mut outcome) } else { self.follow(kernel, &mut outcome) };
+        if matches!(result, Err(NftError::Rejected(_))) && !outcome.full {
+            // Somebody may have changed the table. With what it really holds known, only true culprits are left to fail.
+            outcome.full = true;
+            result = self.catch_up(kernel, &mut outcome);
+        }
+        outcome.took = start.elapsed();
+        outcome.refused = self.refused.len();
+        outcome.error = result.err();
+        self.failed = outcome.error.is_some();
+        if self.failed {
+            (self.in_step, self.left) = (false, false);
+        }
+        Some(outcome)
+    }
+
+    /// Whether something is wanted that is not only waiting for its round.
+    fn has_work(&self) -> bool {
+        let waits = |part: &Part| self.refused.contains(part) && !self.refused.is_due(part);
+        self.wanted.destinations.keys().any(|dest| !waits(&Part::Dest(*dest)))
+            || self.wanted.elements.keys().any(|element| !waits(&Part::of_element(element)))
+    }
+
+    /// Commits what is wanted as a difference from what was committed before.
+    fn follow(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
+        let changes = self.changes(|part| !self.refused.contains(part));
+        self.commit_changes(kernel, changes, None, Blame::Anybody, outcome)?;
+        self.try_refused(kernel, outcome)
+    }
+
+    /// Tries again what the kernel refused and whose round has come. Nothing else is wanted by now.
+    fn try_refused(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
+        let turns = self.refused.take_turns(RETRIES);
+        let changes = self.changes(|part| turns.contains(part));
+        self.commit_changes(kernel, changes, None, Blame::Elements(None), outcome)
+    }
+
+    /// The way from what was committed to what is wanted, for some parts.
+    fn changes(&self, of: impl Fn(&Part) -> bool) -> Vec<Change> {
+        let wanted = self.wanted.elements.iter().filter(|(element, _)| of(&Part::of_element(element)));
+        let wanted = wanted.map(|(element, present)| (*element, *present));
+        let mut changes = node_wide(wanted.filter(|(element, present)| self.elements.contains(element) != *present));
+        let destinations = self.wanted.destinations.iter().filter(|(dest, _)| of(&Part::Dest(**dest)));
+        changes.extend(destinations.map(|(dest, destination)| self.change_of(*dest, destination.as_ref())));
+        changes
+    }
+
+    fn change_of(&self, dest: Dest, wanted: Option<&Destination>) -> Change {
+        let elements = |of: Option<&Destination>| of.map(|one| one.elements(dest)).unwrap_or_default();
+        if let Some(holds) = self.refused.holds(&Part::Dest(dest)) {
+            let becomes = wanted.map(|wanted| wanted.clone().seated(Some(&seats(holds))));
+            return Change::of_dest(dest, difference(holds.to_vec(), elements(becomes.as_ref())), becomes);
+        }
+        let before = self.destinations.get(&dest);
+        let becomes = wanted.map(|wanted| wanted.clone().seated(before));
+        Change::of_dest(dest, difference(elements(before), elements(becomes.as_ref())), becomes)
+    }
+
+    /// Reads the kernel's table and commits what differs from all that is wanted; culprits are set aside.
+    fn catch_up(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
+        for _ in 1..LOOKS {
+            // As it will be counted when our batches of this outcome are counted to it.
+            let generation = kernel.generation().map(|generation| generation.wrapping_sub(outcome.batches as u32));
+            match self.catch_up_once(kernel, generation, outcome) {
+                Err(NftError::Unsettled) => {}
+                result => return result,
+            }
+        }
+        self.catch_up_once(kernel, None, outcome)
+    }
+
+    fn catch_up_once(
+        &mut self,
+        kernel: &mut impl Kernel,
+        generation: Option<u32>,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<(), NftError> {
+        let reading = kernel.read(&self.layout)?;
+        let is_edited = matches!(reading, Reading::Edited(_));
+        let (contents, rebuild) = match reading {
+            Reading::Ours(contents) => (contents, None),
+            Reading::Absent => (Default::default(), Some("there was no table".to_string())),
+            Reading::Other(why) | Reading::Edited(why) => (Default::default(), Some(why)),
+        };
+        let wanted = self.everything_wanted();
+        self.uses = Uses::found(contents.made, &contents.elements);
+        let (changes, is_as_left) = self.adopt(contents.elements, wanted);
+        outcome.disturbed |= is_edited || self.left && !(is_as_left && rebuild.is_none());
+        self.commit_changes(kernel, changes, rebuild, Blame::Elements(generation), outcome)?;
+        outcome.batches += self.forget_gone_endpoints(kernel)?;
+        (self.in_step, self.left) = (true, true);
+        self.try_refused(kernel, outcome)
+    }
+
+    /// Looks at all that maps remember: what a client was told while its endpoint went away may have been missed.
+    fn forget_gone_endpoints(&self, kernel: &mut impl Kernel) -> Result<usize, NftError> {
+        let all = self.destinations.iter().flat_map(usable_of).filter(|usable| self.uses.maps().contains(&usable.map));
+        let by_map: BTreeMap<AffinityMap, Usable> = all.map(|usable| (usable.map, usable)).collect();
+        kernel.forget(&self.layout, &by_map.into_values().collect::<Vec<_>>())
+    }
+
+    /// What was committed, overlaid with what is wanted since. It stays wanted until a commit succeeds.
+    fn everything_wanted(&mut self) -> Delta {
+        for (dest, destination) in &self.destinations {
+            self.wanted.destinations.entry(*dest).or_insert_with(|| Some(destination.clone()));
+        }
+        for element in &self.elements {
+            self.wanted.elements.entry(*element).or_insert(true);
+        }
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Takes what the kernel holds for what was committed, and says how to get from there to what is wanted, and whether it was what this agent
+    /// had left there. What the kernel refused stays as it was meanwhile.
+    fn adopt(&mut self, actual: Vec<Element>, wanted: Delta) -> (Vec<Change>, bool) {
+        let mut of_dest: HashMap<Dest, Vec<Element>> = HashMap::new();
+        let left_elements = std::mem::take(&mut self.elements);
+        for element in actual {
+            match element.dest() {
+                Some(dest) => of_dest.entry(dest).or_default().push(element),
+                None => drop(self.elements.insert(element)),
+            }
+        }
+        let mut is_as_left = left_elements == self.elements;
+        let mut changes = self.adopt_elements(&wanted.elements, &left_elements);
+        changes.reserve(wanted.destinations.len() + of_dest.len());
+        for (dest, destination) in &wanted.destinations {
+            let found = of_dest.remove(dest).unwrap_or_default();
+            let (change, as_left) = self.adopt_dest(*dest, destination.as_ref(), found);
+            if !as_left {
+                self.destinations.remove(dest);
+            }
+            is_as_left &= as_left;
+            changes.push(change);
+        }
+        is_as_left &= of_dest.is_empty();
+        for (dest, elements) in of_dest {
+            changes.push(Change::of_dest(dest, difference(elements, Vec::new()), None));
+        }
+        self.wanted = wanted;
+        (changes, is_as_left)
+    }
+
+    fn adopt_elements(&self, wanted: &BTreeMap<Element, bool>, left: &HashSet<Element>) -> Vec<Change> {
+        let is_refused = |element: &Element| self.refused.contains(&Part::of_element(element));
+        let is_news = |(element, present): &(Element, bool)| self.elements.contains(element) != *present;
+        let unwanted = self.elements.iter().filter(|element| !wanted.contains_key(element)).map(|element| (*element, false));
+        let asked = wanted.iter().map(|(element, present)| (*element, *present));
+        let mut changes = node_wide(asked.filter(|(element, _)| !is_refused(element)).filter(is_news).chain(unwanted));
+        let stay = wanted.keys().filter(|element| is_refused(element)).map(|element| (*element, left.contains(element)));
+        changes.extend(node_wide(stay.filter(is_news)).into_iter().map(|change| Change { instead: Some(Vec::new()), ..change }));
+        changes
+    }
+
+    /// The way from what was found of a destination to what is wanted, and whether it was found as this agent had left it.
+    fn adopt_dest(&self, dest: Dest, wanted: Option<&Destination>, found: Vec<Element>) -> (Change, bool) {
+        let before = self.destinations.get(&dest);
+        if let Some(holds) = self.refused.holds(&Part::Dest(dest)) {
+            let difference = difference(found, holds.to_vec());
+            let is_as_left = difference.is_empty();
+            let becomes = before.cloned();
+            return (Change { instead: Some(holds.to_vec()), ..Change::of_dest(dest, difference, becomes) }, is_as_left);
+        }
+        let becomes = wanted.map(|wanted| wanted.clone().seated(Some(&seats(&found))));
+        let expand = |one: Option<&Destination>| one.map(|one| one.elements(dest)).unwrap_or_default();
+        // Where a change is outstanding, what is there is to be compared with what was there before it.
+        let compared = (before != becomes.as_ref()).then(|| found.clone());
+        let change = difference(found, expand(becomes.as_ref()));
+        let is_as_left = match compared {
+            Some(found) => difference(found, expand(before)).is_empty(),
+            None => change.is_empty(),
+        };
+        (Change::of_dest(dest, change, becomes), is_as_left)
+    }
+
+    /// Commits changes in as few batches as the kernel takes, in the given order. With `rebuild` the first batch makes the table anew.
+    fn commit_changes(
+        &mut self,
+        kernel: &mut impl Kernel,
+        changes: Vec<Change>,
+        mut rebuild: Option<String>,
+        blame: Blame,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<(), NftError> {
+        let mut rest = changes;
+        for idle in rest.extract_if(.., |change| change.difference.is_empty()) {
+            self.done(idle);
+        }
+        while rebuild.is_some() || !rest.is_empty() || self.uses.has_orphans() {
+            let next = rest.split_off(batch_end(&rest, kernel.batch_limit()));
+            let batch = std::mem::replace(&mut rest, next);
+            let why = rebuild.take();
+            if let Some((batch, reasons)) = self.commit_batch(kernel, batch, why.is_some(), outcome)? {
+                let Blame::Elements(generation) = blame else { return Err(NftError::Rejected(reasons)) };
+                // Without any change nothing but the skeleton, or what nobody needs any more, can be to blame.
+                if batch.is_empty() {
+                    return Err(NftError::Rejected(reasons));
+                }
+                let expected = generation.map(|generation| generation.wrapping_add(outcome.batches as u32));
+                if expected.is_some() && expected != kernel.generation() {
+                    return Err(NftError::Unsettled);
+                }
+                self.commit_without_culprits(kernel, (batch, reasons), why.is_some(), outcome)?;
+            }
+            outcome.rebuilt = why.or(outcome.rebuilt.take());
+        }
+        self.keep_refused_wanted();
+        Ok(())
+    }
+
+    /// Commits one batch. When the kernel refuses it, the changes come back with the kernel's reasons.
+    fn commit_batch(
+        &mut self,
+        kernel: &mut impl Kernel,
+        mut changes: Vec<Change>,
+        rebuild: bool,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<Option<RefusedBatch>, NftError> {
+        let batch = self.batch(&mut changes, rebuild);
+        match kernel.commit(&self.layout, &batch) {
+            Ok(()) => {
+                outcome.batches += 1;
+                outcome.elements += batch.elements.len();
+                self.uses.changed(&batch.elements, batch.made, &batch.gone, rebuild);
+                changes.into_iter().for_each(|change| self.done(change));
+                outcome.batches += kernel.forget(&self.layout, &batch.usable)?;
+                Ok(None)
+            }
+            Err(NftError::Rejected(reasons)) => {
+                give_back(&mut changes, &batch.elements);
+                Ok(Some((changes, reasons)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Commits what the kernel takes of a batch that it refused. The batch is halved, and so is each half that is refused in its turn; so no change is in more
+    /// batches than there are halvings between the whole and one change. Where a table is to be made anew, the old one stays in force until
+    /// one batch replaces it: halves are only tried.
+    fn commit_without_culprits(
+        &mut self,
+        kernel: &mut impl Kernel,
+        refused: RefusedBatch,
+        rebuild: bool,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<(), NftError> {
+        if rebuild && let Some((_, reasons)) = self.try_rebuild(kernel, Vec::new(), &mut Vec::new())? {
+            // The skeleton alone is refused, and no destination is to blame.
+            return Err(NftError::Rejected(reasons));
+        }
+        let (mut good, mut bad, mut halvings) = (Vec::new(), Vec::new(), 0);
+        let mut pending = VecDeque::new();
+        let mut refused = Some(refused);
+        loop {
+            match refused.take() {
+                Some((mut changes, _)) if changes.len() > 1 && halvings < HALVINGS => {
+                    halvings += 1;
+                    let later = changes.split_off(changes.len() / 2);
+                    pending.extend([changes, later]);
+                }
+                Some(refused) => bad.push(refused),
+                None => {}
+            }
+            // The larger ones first, so that what is good among many is in place before the last culprits are found.
+            let Some(next) = pending.pop_front() else { break };
+            refused = match rebuild {
+                true => self.try_rebuild(kernel, next, &mut good)?,
+                false => self.commit_batch(kernel, next, false, outcome)?,
+            };
+        }
+        if rebuild && let Some((_, reasons)) = self.commit_batch(kernel, good, true, outcome)? {
+            return Err(NftError::Rejected(reasons));
+        }
+        bad.into_iter().for_each(|(changes, reasons)| self.set_aside(changes, &reasons.join("; "), rebuild, outcome));
+        Ok(())
+    }
+
+    /// Adds those changes to `good` that the kernel would take in a new table; otherwise they come back with its reasons.
+    fn try_rebuild(
+        &self,
+        kernel: &mut impl Kernel,
+        mut changes: Vec<Change>,
+        good: &mut Vec<Change>,
+    ) -> Result<Option<RefusedBatch>, NftError> {
+        let batch = self.batch(&mut changes, true);
+        let result = kernel.would_take(&self.layout, &batch);
+        give_back(&mut changes, &batch.elements);
+        match result {
+            Ok(()) => good.append(&mut changes),
+            Err(NftError::Rejected(reasons)) => return Ok(Some((changes, reasons))),
+            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    /// Notes what the kernel refused, and what it holds in its place.
+    fn set_aside(&mut self, changes: Vec<Change>, reason: &str, rebuilt: bool, outcome: &mut FamilyOutcome) {
+        let together = changes.len() > 1;
+        for change in changes {
+            let what = change.part;
+            let holds = match what {
+                Part::Dest(dest) if !rebuilt => change.found(dest),
+                Part::Dest(dest) => {
+                    self.destinations.remove(&dest);
+                    Vec::new()
+                }
+                Part::Element(_) | Part::Networks(_) => Vec::new(),
+            };
+            if together {
+                outcome.unsifted += 1;
+                self.refused.suspect(what, reason, holds);
+            } else if self.refused.refuse(what, reason.to_string(), holds) {
+                outcome.rejected.push(Rejected { what, reason: reason.to_string() });
+            }
+            if change.instead.is_some() {
+                continue;
+            }
+            // What was found and is to go is wanted by nobody yet.
+            if let Part::Dest(dest) = what {
+                self.wanted.destinations.entry(dest).or_insert(change.becomes);
+            }
+            for (element, present) in change.elements {
+                self.wanted.elements.entry(element).or_insert(present);
+            }
+        }
+    }
+
+    /// The batch takes the elements out of the changes, so that those of a first commit are not in memory twice.
+    fn batch(&self, changes: &mut [Change], rebuild: bool) -> Batch {
+        let bereft: BTreeSet<AffinityMap> = changes.iter().flat_map(bereft_maps).collect();
+        let count = |of: fn(&Difference) -> usize| changes.iter().map(|change| of(&change.difference)).sum();
+        let mut elements = Difference {
+            remove: Vec::with_capacity(count(|difference| difference.remove.len())),
+            add: Vec::with_capacity(count(|difference| difference.add.len())),
+        };
+        for change in changes.iter_mut() {
+            let Difference { remove, add } = std::mem::take(&mut change.difference);
+            change.taken = (remove.len(), add.len());
+            elements.remove.extend(remove);
+            elements.add.extend(add);
+        }
+        let (made, gone) = self.uses.change(&elements, rebuild);
+        let usable = if rebuild { usable_in(changes) } else { self.usable(bereft, changes, &gone) };
+        Batch { rebuild, made, elements, usable, gone }
+    }
+
+    /// Where clients may be sent again, for each map that stays and from whose list these changes take something away.
+    fn usable(&self, mut maps: BTreeSet<AffinityMap>, changes: &[Change], gone: &Made) -> Vec<Usable> {
+        maps.retain(|map| self.uses.maps().contains(map) && !gone.maps.contains(map));
+        if maps.is_empty() {
+            return Vec::new();
+        }
+        let changed: HashMap<Dest, Option<&Destination>> = changes
+            .iter()
+            .filter_map(|change| match change.part {
+                Part::Dest(dest) => Some((dest, change.becomes.as_ref())),
+                Part::Element(_) | Part::Networks(_) => None,
+            })
+            .collect();
+        let others = self.destinations.iter().filter(|(dest, _)| !changed.contains_key(dest));
+        let after = changed.iter().filter_map(|(dest, becomes)| Some((dest, (*becomes)?))).chain(others);
+        // All destinations of a service port have the same lists.
+        after.flat_map(usable_of).filter(|usable| maps.remove(&usable.map)).collect()
+    }
+
+    fn done(&mut self, change: Change) {
+        let is_as_wanted = change.instead.is_none();
+        if is_as_wanted {
+            self.refused.taken(&change.part);
+        }
+        if let Part::Dest(dest) = change.part {
+            if is_as_wanted {
+                self.wanted.destinations.remove(&dest);
+            }
+            match change.becomes {
+                Some(destination) => self.destinations.insert(dest, destination),
+                None => self.destinations.remove(&dest),
+            };
+        }
+        for (element, present) in change.elements {
+            if is_as_wanted {
+                self.wanted.elements.remove(&element);
+            }
+            if present {
+                self.elements.insert(element);
+            } else {
+                self.elements.remove(&element);
+            }
+        }
+    }
+
+    /// Of the elements that are still wanted now, those are kept that the kernel refused; others needed no change. And nothing is refused that is not wanted.
+    fn keep_refused_wanted(&mut self) {
+        let elements = &self.elements;
+        self.wanted.elements.retain(|element, present| elements.contains(element) != *present);
+        let wanted: BTreeSet<Part> = self.wanted.elements.keys().map(Part::of_element).collect();
+        self.refused.retain(|part| matches!(part, Part::Dest(_)) || wanted.contains(part));
+    }
+}
