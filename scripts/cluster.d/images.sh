@@ -17,16 +17,18 @@ add_program() {
     done
 }
 
-# pack_image NAME ROOTFS ENTRYPOINT: one layer with everything, in the format of docker save.
+# pack_image NAME[,NAME…] ROOTFS ENTRYPOINT: one layer with everything, in the format of docker save.
 pack_image() {
-    local image=$1 root=$2 entrypoint=$3 work digest
+    local root=$2 entrypoint=$3 image names work digest
+    IFS=, read -ra names <<<"$1"
+    image=${names[0]}
     work=$(mktemp -d -p "$images")
     tar --create --file "$work/layer.tar" --directory "$root" --sort=name --owner=0 --group=0 --numeric-owner .
     digest=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
     jq -n --arg layer "sha256:$digest" --arg entrypoint "$entrypoint" --arg arch "$(dpkg --print-architecture 2>/dev/null || echo amd64)" \
         '{architecture: $arch, os: "linux", rootfs: {type: "layers", diff_ids: [$layer]},
           config: {Entrypoint: [$entrypoint], Env: ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}}' >"$work/config.json"
-    jq -n --arg name "$image" '[{Config: "config.json", RepoTags: [$name], Layers: ["layer.tar"]}]' >"$work/manifest.json"
+    jq -n '[{Config: "config.json", RepoTags: $ARGS.positional, Layers: ["layer.tar"]}]' --args "${names[@]}" >"$work/manifest.json"
     tar --create --file "$work/image.tar" --directory "$work" manifest.json config.json layer.tar
     mv "$work/image.tar" "$images/$(basename "${image%%:*}").tar"
     rm -rf "$work"
@@ -40,65 +42,69 @@ is_packed() {
     for file in "$@" scripts/cluster.d/images.sh; do [ "$archive" -nt "$file" ] || return 1; done
 }
 
+# make_image NAME[,ALIAS] FILL ENTRYPOINT MADE-FROM…: the image localhost/NAME:1 of what FILL puts into a folder, unless it is there already.
+make_image() {
+    local name=${1%%,*} alias=${1#"${1%%,*}"} fill=$2 entrypoint=$3 root
+    shift 3
+    is_packed "$name" "$@" && return
+    echo "Packing the image localhost/$name:1 …"
+    root=$(mktemp -d -p "$images")
+    mkdir -p "$root"/{bin,etc,tmp}
+    "$fill" "$root"
+    pack_image "localhost/$name:1$alias" "$root" "$entrypoint"
+    rm -rf "$root"
+}
+
 # What every cluster has: the pause container of pods, and a toolbox for pods that serve, ask and make load.
 make_images() {
-    local root
     mkdir -p "$images"
-    if ! is_packed pause; then
-        root=$(mktemp -d -p "$images")
-        echo 'int pause(void); int main(void) { for (;;) pause(); }' | cc -static -Os -x c -o "$root/pause" -
-        pack_image localhost/pause:1 "$root" /pause
-        rm -rf "$root"
-    fi
-    if ! is_packed toolbox target/tools/agnhost target/tools/cluster-toolbox; then
-        echo "Packing the image localhost/toolbox:1 …"
-        root=$(mktemp -d -p "$images")
-        mkdir -p "$root"/{bin,tmp,etc}
-        add_program "$root" busybox curl dig
-        local applet
-        for applet in $(busybox --list); do ln -sf "$(command -v busybox)" "$root/bin/$applet"; done
-        cp target/tools/agnhost "$root/agnhost"
-        cp target/tools/cluster-toolbox "$root/bin/"
-        pack_image localhost/toolbox:1 "$root" /agnhost
-        rm -rf "$root"
-    fi
+    make_image pause fill_pause /pause
+    # By the second name for the documents, whose readers have the original of its main program.
+    make_image toolbox,registry.k8s.io/e2e-test-images/agnhost:2.63.0 fill_toolbox /agnhost target/tools/agnhost target/tools/cluster-toolbox
+}
+
+fill_pause() {
+    echo 'int pause(void); int main(void) { for (;;) pause(); }' | cc -static -Os -x c -o "$1/pause" -
+}
+
+fill_toolbox() {
+    add_program "$1" busybox curl dig
+    # shellcheck disable=SC2046 # names without blanks
+    add_applets "$1" $(busybox --list)
+    cp target/tools/agnhost "$1/agnhost"
+    cp target/tools/cluster-toolbox "$1/bin/"
+}
+
+# add_applets ROOTFS APPLET…: names by which busybox does what they say.
+add_applets() {
+    local root=$1 applet
+    shift
+    for applet in "$@"; do ln -sf "$(command -v busybox)" "$root/bin/$applet"; done
 }
 
 stock_images() {
-    local root
-    if ! is_packed kube-proxy target/tools/kube-proxy; then
-        echo "Packing the image localhost/kube-proxy:1 …"
-        root=$(mktemp -d -p "$images")
-        mkdir -p "$root"/{tmp,etc,usr/local/bin}
-        add_program "$root" nft
-        cp target/tools/kube-proxy "$root/usr/local/bin/"
-        pack_image localhost/kube-proxy:1 "$root" /usr/local/bin/kube-proxy
-        rm -rf "$root"
-    fi
-    if ! is_packed coredns target/tools/coredns; then
-        echo "Packing the image localhost/coredns:1 …"
-        root=$(mktemp -d -p "$images")
-        mkdir -p "$root"/etc
-        cp target/tools/coredns "$root/coredns"
-        pack_image localhost/coredns:1 "$root" /coredns
-        rm -rf "$root"
-    fi
+    make_image kube-proxy fill_kube_proxy /usr/local/bin/kube-proxy target/tools/kube-proxy
+    make_image coredns fill_coredns /coredns target/tools/coredns
 }
+
+fill_kube_proxy() {
+    add_program "$1" nft
+    mkdir -p "$1/usr/local/bin"
+    cp target/tools/kube-proxy "$1/usr/local/bin/"
+}
+
+fill_coredns() { cp target/tools/coredns "$1/coredns"; }
 
 # What behaves as NodeLocal DNSCache: that is CoreDNS, with a link and rules of its own.
 node_local_dns_image() {
-    local root
-    is_packed node-local-dns target/tools/coredns scripts/cluster.d/node-local-dns && return
-    echo "Packing the image localhost/node-local-dns:1 …"
-    root=$(mktemp -d -p "$images")
-    mkdir -p "$root"/{bin,etc,tmp}
-    add_program "$root" busybox nft ip
-    local applet
-    for applet in sh sleep wget; do ln -s "$(command -v busybox)" "$root/bin/$applet"; done
-    cp target/tools/coredns "$root/coredns"
-    cp scripts/cluster.d/node-local-dns "$root/node-cache"
-    pack_image localhost/node-local-dns:1 "$root" /node-cache
-    rm -rf "$root"
+    make_image node-local-dns fill_node_local_dns /node-cache target/tools/coredns scripts/cluster.d/node-local-dns
+}
+
+fill_node_local_dns() {
+    add_program "$1" busybox nft ip
+    add_applets "$1" sh sleep wget
+    cp target/tools/coredns "$1/coredns"
+    cp scripts/cluster.d/node-local-dns "$1/node-cache"
 }
 
 # The image as users build it, but without optimisation unless PROFILE=release: that takes minutes.

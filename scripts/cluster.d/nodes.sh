@@ -108,55 +108,6 @@ await_nodes() {
     done
 }
 
-# Controllers' hierarchies (cgroup v1) or the one hierarchy (v2) in which the kubelet of this node makes its groups.
-cgroup_roots() {
-    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-        echo /sys/fs/cgroup
-    else
-        local folder
-        for folder in /sys/fs/cgroup/*/; do [ -e "$folder/cgroup.procs" ] && echo "${folder%/}"; done
-    fi
-}
-
-make_cgroups() {
-    local root group file controller controllers above
-    for root in $(cgroup_roots); do
-        mkdir -p "$root/waypost-cluster"
-        # A new group of cpuset has no CPUs, and cannot be joined, until it has its parent's.
-        for group in waypost-cluster "waypost-cluster/$name-node$1"; do
-            mkdir -p "$root/$group"
-            for file in cpuset.cpus cpuset.mems; do
-                [ -e "$root/$group/$file" ] && [ -e "$root/$file" ] && cat "$root/$file" >"$root/$group/$file"
-            done
-            # One at a time: what is not to be had would be the end of all of them.
-            if [ -e "$root/cgroup.controllers" ]; then
-                read -ra controllers <"$root/cgroup.controllers"
-                for controller in "${controllers[@]}"; do
-                    for above in "$root" "$root/waypost-cluster" "$root/$group"; do
-                        echo "+$controller" 2>/dev/null >"$above/cgroup.subtree_control" || true
-                    done
-                done
-            fi
-        done
-    done
-}
-
-# Whatever is still in the node's groups, after a half start say, is the node's and ends with it.
-remove_cgroups() {
-    local root group tries
-    for root in $(cgroup_roots); do
-        group=$root/waypost-cluster/$name-node$1
-        # shellcheck disable=SC2038 # what is printed are process ids
-        for tries in $(seq 200); do
-            [ -d "$group" ] || break
-            find "$group" -name cgroup.procs -exec cat {} + 2>/dev/null | grep -vx 0 | xargs -r kill -9 2>/dev/null || true
-            find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
-            [ "$tries" = 1 ] || sleep 0.05
-        done
-        rmdir "$root/waypost-cluster" 2>/dev/null || true
-    done
-}
-
 node_config() {
     cat <<END
 apiVersion: kubelet.config.k8s.io/v1beta1

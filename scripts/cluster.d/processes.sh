@@ -17,10 +17,14 @@ runs() { process_of "$1" >/dev/null; }
 # end_process NAME: ends it, and with the first process of a namespace all others in it; returns when it is gone, and its ports are free. Fails
 # when it does not run.
 end_process() {
-    local pid
+    local pid tries=0
     pid=$(process_of "$1") || return 1
     kill -9 "$pid" 2>/dev/null || true
-    while runs "$1"; do sleep 0.02; done
+    while runs "$1"; do
+        tries=$((tries + 1))
+        [ $tries -le 1500 ] || die "$1 (process $pid) is still there 30 s after it was killed: the kernel holds it; see /proc/$pid/stack"
+        sleep 0.02
+    done
     rm -f "$state/run/$1.pid"
 }
 

@@ -174,7 +174,8 @@ impl Plan {
         };
         if context != self.context {
             if (&context.nodeport_addresses, &context.zone) != (&self.context.nodeport_addresses, &self.context.zone) {
-                tracing::info!(addresses = ?context.nodeport_addresses, zone = ?context.zone, "NodePorts answer on these addresses, in this zone");
+                let zone = context.zone.as_deref().unwrap_or("none");
+                tracing::info!(addresses = ?context.nodeport_addresses, zone, "NodePorts answer on these addresses, in this zone");
             }
             self.health_checks.set_addresses(&context.nodeport_addresses);
             let before = std::mem::replace(&mut self.context, context);

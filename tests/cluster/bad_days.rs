@@ -112,7 +112,7 @@ pub fn drained(stage: &Stage) {
     says("200");
     let load = Load::from_outside(cluster, &format!("{address}:{port}"));
     let again = uncordon_node2(cluster);
-    let drain = ["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
+    let drain = ["drain", "node2", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=180s"];
     // It waits until the pods have ended, which is later than the load balancer hears of it.
     let mut drain = cluster.command("kubectl").args(drain).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // A load balancer wants to hear it several times. The pod listens for 8 seconds more.

@@ -8,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 /// The nodes that the cluster starts with.
 pub const NODES: [u8; 3] = [1, 2, 3];
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// More than any program takes that a case waits for: the first build of the image compiles everything. `timeout` then says 124.
+const LIMIT: &str = "20m";
 
 /// The cluster of these tests; it ends when this is dropped.
 pub struct Cluster {
@@ -130,9 +132,18 @@ impl Drop for Cluster {
     }
 }
 
-/// Waits for the program; what it printed, or an error with everything that it said.
+/// Waits for the program, but not for ever; what it printed, or an error with everything that it said.
 pub fn finish(command: &mut Command) -> Result<String, String> {
-    let Output { status, stdout, stderr } = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let mut limited = Command::new("timeout");
+    limited.args(["--kill-after=10s", LIMIT]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.current_dir(ROOT).stdin(Stdio::null());
+    let Output { status, stdout, stderr } = limited.output().map_err(|error| format!("{command:?}: {error}"))?;
     let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     if status.success() {
         return Ok(out.into_owned());

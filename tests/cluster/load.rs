@@ -1,4 +1,4 @@
-//! Load while something happens: new connections, datagrams and DNS questions from every node all the time, each without a retry, so that
+//! Load while something happens: new connections, requests over one that is kept, datagrams and DNS questions from every node all the time, each without a retry, so that
 //! each one that is lost counts.
 
 use super::cluster::{Cluster, NODES};
@@ -68,7 +68,7 @@ impl Load {
     }
 
     fn from_everywhere(cluster: &Cluster, shop: &Shop, more: &dyn Fn(u8) -> Vec<String>) -> Load {
-        let services = [format!("--tcp={}:80", shop.cluster_ip), format!("--udp={}:80", shop.cluster_ip)];
+        let services = ["tcp", "kept", "udp"].map(|kind| format!("--{kind}={}:80", shop.cluster_ip));
         let node_port = format!("{}:{}", shop::address_of_node(1), shop::NODE_PORT);
         let mut load = Load::from_outside(cluster, &node_port);
         for node in NODES {

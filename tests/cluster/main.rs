@@ -10,6 +10,7 @@ mod cluster;
 mod documents;
 #[path = "../control_plane/eventually.rs"]
 mod eventually;
+mod groups;
 mod guards;
 mod install;
 mod load;
@@ -46,6 +47,7 @@ const CASES: &[(&str, Case)] = &[
     ("a_node_is_drained_and_connections_from_outside_reach_its_ending_pod_until_the_health_check_says_so", bad_days::drained),
     ("pods_and_agents_that_restart_while_the_api_server_is_away_lose_nothing", bad_days::api_server_away),
     ("make_cluster_starts_one_node_with_waypost_beside_another_cluster", by_make::one_node_with_waypost),
+    ("control_groups_of_version_2_are_handed_on_to_what_runs_on_a_node", groups::of_version_two),
     ("a_wrong_value_is_refused_by_the_charts_schema", bad_days::wrong_value),
     ("an_agent_that_misses_a_permission_says_which", bad_days::missing_permission),
     ("a_kube_proxy_beside_the_agents_is_reported", bad_days::kube_proxy_beside),

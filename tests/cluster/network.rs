@@ -5,8 +5,6 @@ use super::documents::run;
 use super::eventually::eventually;
 use super::shop::{self, DNS, LOAD_BALANCER, NODE_PORT, NODE_PORT_UDP, Shop};
 use super::state::Stage;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 
 pub fn names(stage: &Stage) {
     let Shop { cluster_ip, cluster_ip6 } = stage.with_waypost();
@@ -96,19 +94,18 @@ pub fn kubectl_streams(stage: &Stage) {
         let pod = shop::pod(cluster, "web", node);
         let logs = cluster.kubectl(&["--namespace", shop::NAMESPACE, "logs", &pod, "--limit-bytes=400"]);
         assert!(!logs.is_empty());
-        let mut forward = cluster.command("kubectl");
-        forward.args(["--namespace", shop::NAMESPACE, "port-forward", &pod, ":8080"]).stdout(Stdio::piped());
-        let mut forward = forward.spawn().expect("kubectl can be started");
-        let mut line = String::new();
-        BufReader::new(forward.stdout.as_mut().expect("it is a pipe")).read_line(&mut line).unwrap();
-        let address = line.trim_start_matches("Forwarding from ").split(' ').next().unwrap_or_default();
-        let answer = finish(cluster.command("curl").args(["--silent", "--show-error", &format!("http://{address}/hostname")]));
-        let _ = forward.kill();
-        let _ = forward.wait();
-        assert_eq!(answer.unwrap(), pod, "{line}");
+        let forwarded = ["60", "bash", "-euc", FORWARDED, "forwarded", shop::NAMESPACE, &pod];
+        assert_eq!(finish(cluster.command("timeout").args(forwarded)).unwrap(), pod);
     }
 }
 
+/// Asks a pod through a port that is forwarded meanwhile.
+const FORWARDED: &str = r#"
+    exec 3< <(kubectl --namespace "$1" port-forward "$2" :8080)
+    trap "kill $!" EXIT
+    read -r -u 3 _ _ address _
+    curl --silent --show-error --fail --max-time 10 "http://$address/hostname"
+"#;
 /// Prints what the page at the URL that follows has.
 const TCP: &[&str] = &["curl", "--silent", "--show-error", "--fail", "--max-time", "10"];
 /// Sends `hostname` to the address and port that follow, and prints the answer.

@@ -13,6 +13,7 @@ use super::shop;
 use super::state::Stage;
 use serde_json::{Value, json};
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 const SCRAPE: &str = include_str!("../../docs/prometheus.yaml");
@@ -23,6 +24,21 @@ const ASK: &str = "while sleep 0.2; do
         dig +short @10.96.0.10 $name >/dev/null
     done
 done";
+/// Names that no cache has, as fast as answers come: more of them than were answered before.
+const ASK_OUTSIDE: &str = "while true; do dig +short +tries=1 +timeout=2 @10.96.0.10 $((number += 1)).nowhere.example.org >/dev/null || sleep 0.1; done";
+/// A Corefile, with `UPSTREAM` where names outside are asked.
+const COREFILE: &str = ".:53 {
+    errors
+    kubernetes cluster.local in-addr.arpa ip6.arpa {
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+    }
+    forward . UPSTREAM
+    cache 30
+    reload
+}
+";
+const GUIDE: &str = include_str!("../../docs/operate.md");
 const SERVERS: &str = "--selector=app.kubernetes.io/component=dns";
 /// How often the agent runs out of memory: more would not be seen within a test, because the kubelet waits longer each time.
 const KILLS: usize = 3;
@@ -36,7 +52,9 @@ pub fn by_prometheus(stage: &Stage) {
     operator::await_kinds(&kubectl);
     let switches = ["scrapeAnnotations", "serviceMonitor", "prometheusRule"].map(|what| format!("--set={what}.enabled=true"));
     let switches: Vec<&str> = switches.iter().map(String::as_str).collect();
-    upgrade(cluster, &[&switches[..], &["--set=agent.resources.limits.memory=256Mi", "--wait"]].concat());
+    corefile(cluster, "/etc/resolv.conf");
+    let more = ["--set=agent.resources.limits.memory=256Mi", "--set=corefile.configMaps={kube-system/tried}", "--wait"];
+    upgrade(cluster, &[&switches[..], &more].concat());
     run(stage, "docs/operate.md", "Watching it");
 
     let mut scrape: Value = serde_saphyr::from_str(SCRAPE).expect("it is YAML");
@@ -59,27 +77,32 @@ pub fn by_prometheus(stage: &Stage) {
         firing => Err(format!("{firing:?}")),
     });
 
-    out_of_memory(stage, &prometheus);
+    let mut alerts = Alerts { prometheus: &prometheus, seen: BTreeSet::new() };
+    out_of_memory(stage, &mut alerts);
     let away = without_api_server(cluster);
-    prometheus.await_alert("WaypostApiServerAway");
+    alerts.fires("WaypostApiServerAway");
     away.now();
+    foreign_program(cluster, &mut alerts);
+    configuration(cluster, &mut alerts);
     let scale = |replicas: &str| cluster.kubectl(&[SYSTEM, "scale", "deployment/waypost-dns", "--replicas", replicas]);
     let again = scale_back(cluster);
     scale("1");
-    prometheus.await_alert("WaypostFewDnsServers");
+    alerts.fires("WaypostFewDnsServers");
     scale("0");
-    prometheus.await_alert("WaypostNoDnsServer");
+    alerts.fires("WaypostNoDnsServer");
     again.now();
     let other = take_dns_port(cluster, 2).0;
-    prometheus.await_alert("WaypostDnsNotServed");
+    alerts.fires("WaypostDnsNotServed");
     drop(other);
+    alerts.are_those_of_the_document();
     drop(prometheus);
     roll_back(cluster, &before);
+    cluster.kubectl(&[SYSTEM, "delete", "configmap", "tried"]);
     operator::remove_kinds(&kubectl);
 }
 
 /// The agent that serves a node runs out of memory, again and again, under load. Each time it takes with it what it has in hand.
-fn out_of_memory(stage: &Stage, prometheus: &Prometheus<Outside>) {
+fn out_of_memory(stage: &Stage, alerts: &mut Alerts) {
     let cluster = &stage.cluster;
     let shop = stage.with_waypost();
     let load = Load::start(cluster, &shop);
@@ -88,15 +111,68 @@ fn out_of_memory(stage: &Stage, prometheus: &Prometheus<Outside>) {
         if kill > 1 {
             // The first time the kubelet starts it again at once.
             memory::await_back_off(cluster, 3);
-            prometheus.await_alert("WaypostAgentDown");
+            alerts.fires("WaypostAgentDown");
         }
-        eventually("Prometheus sees that the agent has started again", || match restarts_of(prometheus, 3)? {
+        eventually("Prometheus sees that the agent has started again", || match restarts_of(alerts.prometheus, 3)? {
             seen if seen >= kill => Ok(()),
             seen => Err(format!("{seen} times instead of {kill}")),
         });
     }
-    prometheus.await_alert("WaypostRestarting");
+    alerts.fires("WaypostRestarting");
     assert_lost_at_most(&load.end(), in_hand(3, KILLS));
+}
+
+/// A firewall that begins by removing what is not its own, as often as it is loaded.
+fn foreign_program(cluster: &Cluster, alerts: &mut Alerts) {
+    for _ in 0..4 {
+        cluster.node(1, &["nft", "delete", "table", "ip", "waypost"]);
+        eventually("the agent of node1 has put its table back", || {
+            cluster.try_script(&["node", "1", "nft", "list", "table", "ip", "waypost"])
+        });
+    }
+    alerts.fires("WaypostRepairsRepeatedly");
+}
+
+/// A Corefile whose upstream servers do not answer, and one that cannot be obeyed.
+fn configuration(cluster: &Cluster, alerts: &mut Alerts) {
+    corefile(cluster, "192.0.2.10:5399");
+    let asking = OnNode::start(cluster, &["node", "1"], &["bash", "-c", ASK_OUTSIDE]);
+    alerts.fires("WaypostUpstreamsFailing");
+    alerts.fires("WaypostDnsErrors");
+    drop(asking);
+    corefile(cluster, "nobody");
+    alerts.fires("WaypostDnsConfigurationRefused");
+    corefile(cluster, "/etc/resolv.conf");
+}
+
+/// Writes the Corefile that agents and DNS servers obey.
+fn corefile(cluster: &Cluster, upstream: &str) {
+    let data = json!({ "Corefile": COREFILE.replace("UPSTREAM", upstream) });
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "tried", "namespace": "kube-system" }, "data": data });
+    cluster.apply(&map.to_string());
+}
+
+/// The alerts, and which of them were seen to fire.
+struct Alerts<'a, 'b> {
+    prometheus: &'a Prometheus<Outside<'b>>,
+    seen: BTreeSet<&'static str>,
+}
+
+impl Alerts<'_, '_> {
+    /// Waits until it does.
+    fn fires(&mut self, name: &'static str) {
+        self.prometheus.await_alert(name);
+        self.seen.insert(name);
+    }
+
+    /// # Panics
+    /// When docs/operate.md says of others that a cluster has seen them.
+    fn are_those_of_the_document(&self) {
+        let paragraph = GUIDE.split("\n\n").find(|paragraph| paragraph.starts_with("Seen on a real cluster:"));
+        let paragraph = paragraph.and_then(|paragraph| paragraph.split_once(". ")).expect("the document says which ones").0;
+        let said: BTreeSet<_> = paragraph.split('[').skip(1).filter_map(|link| link.split(']').next()).collect();
+        assert_eq!(said, self.seen);
+    }
 }
 
 /// A Prometheus with exactly the rights that the document gives it.

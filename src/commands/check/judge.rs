@@ -103,7 +103,11 @@ impl Judge<'_> {
             Probe::Fails(reason) => {
                 self.error("nf_tables", format!("the kernel refuses the kinds of rules that are needed: {reason}"), modules)
             }
-            Probe::Untried(reason) => self.note("nf_tables", format!("not tried: {reason}"), "run this check as root"),
+            Probe::Untried(reason) => self.note(
+                "nf_tables",
+                format!("not tried: {reason}"),
+                "nothing, in the pod of an agent; elsewhere run this check as root",
+            ),
         }
     }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -41,6 +42,39 @@ func connect(target string) error {
 	}
 	// The kernel probes for a lost tail after a few milliseconds without an acknowledgement, which a busy machine may need.
 	return sentAgainAtMost(1, connection.(*net.TCPConn))
+}
+
+// connection is one that goes on for as long as nobody ends it.
+type connection struct {
+	open   net.Conn
+	reader *bufio.Reader
+}
+
+// ask sends one request over it and reads the answer. One that has ended is a failure; the next request opens another one.
+func (kept *connection) ask(target string) (err error) {
+	if kept.open == nil {
+		if kept.open, err = net.DialTimeout("tcp", target, patience); err != nil {
+			return err
+		}
+		kept.reader = bufio.NewReader(kept.open)
+	}
+	defer func() {
+		if err != nil {
+			_ = kept.open.Close()
+			kept.open = nil
+		}
+	}()
+	_ = kept.open.SetDeadline(time.Now().Add(patience))
+	if _, err = io.WriteString(kept.open, "GET /hostname HTTP/1.1\r\nHost: kept\r\n\r\n"); err != nil {
+		return err
+	}
+	answer, err := http.ReadResponse(kept.reader, nil)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	_, err = io.Copy(io.Discard, answer.Body)
+	return err
 }
 
 // sentAgainAtMost tells a connection of which packets were lost from one that was slow because the machine is.

@@ -37,6 +37,7 @@ const (
 
 func main() {
 	tcp := flag.String("tcp", "", "connect to this address and read a line of HTTP")
+	kept := flag.String("kept", "", "ask again and again over one connection to this address, which speaks HTTP; that it ends is a failure")
 	udp := flag.String("udp", "", "send a datagram to this address (agnhost's netexec answers) from a new port")
 	dns := flag.String("dns", "", "ask these DNS servers over UDP: addresses with ports, with commas between them")
 	dnsTCP := flag.String("dns-tcp", "", "ask these DNS servers over TCP")
@@ -91,6 +92,9 @@ func main() {
 		}
 	}
 	run("tcp", *tcp, connect)
+	for target := range strings.SplitSeq(*kept, ",") {
+		run("kept", target, new(connection).ask)
+	}
 	run("udp", *udp, func(target string) error {
 		_, err := echo(target)
 		return err
