@@ -150,6 +150,12 @@ impl Store {
         self.slices.get(service).into_iter().flatten().map(|listed| &listed.value).collect()
     }
 
+    /// The slice with this key.
+    pub fn slice(&self, key: &SliceKey) -> Option<&Slice> {
+        let of_service = self.slices.get(self.slice_owner.get(key)?)?;
+        of_service.iter().map(|listed| &listed.value).find(|slice| slice.key == *key)
+    }
+
     /// Every slice.
     pub fn all_slices(&self) -> impl Iterator<Item = &Slice> {
         self.slices.values().flatten().map(|listed| &listed.value)

@@ -9,7 +9,7 @@ use super::stale_flows::StaleFlows;
 use super::watchdog::GuardedSwitch;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::Config;
-use crate::model::{Demand, Kind, Update};
+use crate::model::{Demand, Kind, Service, ServiceKind, Update};
 use crate::nft::Disturbance;
 use crate::notices::Notices;
 use crate::proxy::Dest;
@@ -164,9 +164,17 @@ impl Follow {
 
     fn take_in(&mut self, update: Update) {
         if let Some(plan) = &self.plan {
-            match update {
-                Update::Service(_) | Update::ServiceGone(_) => plan.data_path.metrics.service_changed(),
-                Update::Slice(_) | Update::SliceGone(_) => plan.data_path.metrics.slice_changed(),
+            // What kube-proxy does not watch is no change to its metrics.
+            let is_proxied = |service: &Service| service.proxied && service.kind != ServiceKind::Headless;
+            match &update {
+                Update::Service(service) if is_proxied(service) => plan.data_path.metrics.service_changed(),
+                Update::ServiceGone(key) if self.store.service(key).is_some_and(is_proxied) => {
+                    plan.data_path.metrics.service_changed()
+                }
+                Update::Slice(slice) if !slice.headless => plan.data_path.metrics.slice_changed(),
+                Update::SliceGone(key) if self.store.slice(key).is_some_and(|slice| !slice.headless) => {
+                    plan.data_path.metrics.slice_changed()
+                }
                 _ => {}
             }
         }

@@ -1,6 +1,6 @@
 //! The thread that forgets stale flows.
 
-use super::{Conntrack, Stale, Sysctl, Touched, sysctls};
+use super::{Conntrack, Flow, Stale, Sysctl, Touched, sysctls};
 use crate::model::Family;
 use crate::nft::NftError;
 use crate::proxy::Dest;
@@ -21,6 +21,36 @@ const ATTEMPTS: usize = 10;
 const ONE_BY_ONE: usize = 8;
 /// From so many on, flows of one destination and one server are deleted by one message that makes the kernel walk through its table.
 const BY_FILTER: usize = 32;
+
+/// The kernel's table of flows: [`Conntrack`], or one that a test plays.
+pub trait Tracked {
+    /// Hands every UDP flow of a family to `each`, or only those to one destination. False when a change interrupted it: then some may be missing.
+    ///
+    /// # Errors
+    /// When the socket fails or the kernel refuses.
+    fn each_udp_flow(&mut self, family: Family, to: Option<SocketAddr>, each: &mut dyn FnMut(Flow)) -> Result<bool, NftError>;
+
+    /// Deletes this very flow; false when it was gone already.
+    ///
+    /// # Errors
+    /// When the socket fails or the kernel refuses.
+    fn delete(&mut self, flow: &Flow) -> Result<bool, NftError>;
+
+    /// Deletes every UDP flow to this destination that leads to this server; false, and nothing done, when the kernel cannot do that.
+    ///
+    /// # Errors
+    /// When the socket fails or the kernel refuses.
+    fn delete_all(&mut self, to: SocketAddr, server: SocketAddr) -> Result<bool, NftError>;
+}
+
+/// What came of a look at the flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// How many stale flows were deleted.
+    pub deleted: usize,
+    /// Whether all flows were seen; otherwise changes interrupted every one of the looks.
+    pub whole: bool,
+}
 
 /// What the clean-up moves; kube-proxy's names.
 #[derive(Clone, Debug)]
@@ -147,7 +177,7 @@ fn keep_clean(received: &Receiver<Touched>, mut look: impl FnMut(&Touched) -> bo
     }
 }
 
-fn look(conntrack: &mut Conntrack, touched: &Touched, metrics: &ConntrackMetrics) -> bool {
+fn look(conntrack: &mut impl Tracked, touched: &Touched, metrics: &ConntrackMetrics) -> bool {
     let mut succeeded = true;
     for family in Family::BOTH {
         let touched: Touched =
@@ -157,9 +187,13 @@ fn look(conntrack: &mut Conntrack, touched: &Touched, metrics: &ConntrackMetrics
         }
         let start = Instant::now();
         match reconcile(conntrack, family, &touched) {
-            Ok(deleted) => {
+            Ok(Reconciled { deleted, whole }) => {
                 if deleted > 0 {
                     tracing::info!(%family, deleted, "deleted UDP flows that led to no serving endpoint");
+                }
+                if !whole {
+                    tracing::info!(%family, "the table of tracked flows changed during each look at it; some may have been missed. Looking again");
+                    succeeded = false;
                 }
                 metrics.deleted.with_label_values(&[&family.to_string()]).inc_by(deleted as u64);
             }
@@ -173,12 +207,13 @@ fn look(conntrack: &mut Conntrack, touched: &Touched, metrics: &ConntrackMetrics
     succeeded
 }
 
-/// Deletes the stale ones among the flows to these destinations, all of one family, and says how many they were.
+/// Deletes the stale ones among the flows to these destinations, all of one family. A look that was interrupted is repeated, after what it showed has
+/// been deleted.
 ///
 /// # Errors
 /// When the kernel cannot be asked, or refuses.
-pub fn reconcile(conntrack: &mut Conntrack, family: Family, touched: &Touched) -> Result<usize, NftError> {
-    let mut deleted = 0;
+pub fn reconcile(conntrack: &mut impl Tracked, family: Family, touched: &Touched) -> Result<Reconciled, NftError> {
+    let mut done = Reconciled::default();
     for _ in 0..ATTEMPTS {
         let mut stale = Stale::default();
         let mut whole = true;
@@ -190,15 +225,16 @@ pub fn reconcile(conntrack: &mut Conntrack, family: Family, touched: &Touched) -
                 whole &= conntrack.each_udp_flow(family, Some(SocketAddr::new(*address, *port)), &mut *judge)?;
             }
         }
-        deleted += delete(conntrack, stale)?;
+        done.deleted += delete(conntrack, stale)?;
+        done.whole = whole;
         if whole {
             break;
         }
     }
-    Ok(deleted)
+    Ok(done)
 }
 
-fn delete(conntrack: &mut Conntrack, stale: Stale) -> Result<usize, NftError> {
+fn delete(conntrack: &mut impl Tracked, stale: Stale) -> Result<usize, NftError> {
     let mut deleted = 0;
     for ((to, server), flows) in stale.0 {
         if flows.len() >= BY_FILTER && conntrack.delete_all(to, server)? {
@@ -216,6 +252,64 @@ fn delete(conntrack: &mut Conntrack, stale: Stale) -> Result<usize, NftError> {
 mod tests {
     use super::*;
     use crate::model::Protocol;
+
+    /// A table of flows whose dumps show a part only, and say so, until all but the last are done.
+    struct Restless {
+        flows: Vec<Flow>,
+        interrupted: usize,
+        looks: usize,
+    }
+
+    impl Restless {
+        /// So many flows to an endpoint that is gone.
+        fn stale(count: u32, interrupted: usize) -> Restless {
+            let flow = |id| Flow {
+                client: SocketAddr::new([10, 244, 0, 9].into(), 4000 + id as u16),
+                to: "10.96.0.1:53".parse().unwrap(),
+                server: "10.244.0.77:53".parse().unwrap(),
+                id,
+            };
+            Restless { flows: (0..count).map(flow).collect(), interrupted, looks: 0 }
+        }
+    }
+
+    impl Tracked for Restless {
+        fn each_udp_flow(&mut self, _: Family, _: Option<SocketAddr>, each: &mut dyn FnMut(Flow)) -> Result<bool, NftError> {
+            self.looks += 1;
+            let whole = self.looks > self.interrupted;
+            let shown = if whole { self.flows.len() } else { 1 };
+            self.flows.iter().take(shown).for_each(|flow| each(*flow));
+            Ok(whole)
+        }
+
+        fn delete(&mut self, flow: &Flow) -> Result<bool, NftError> {
+            let before = self.flows.len();
+            self.flows.retain(|one| one != flow);
+            Ok(self.flows.len() < before)
+        }
+
+        fn delete_all(&mut self, _: SocketAddr, _: SocketAddr) -> Result<bool, NftError> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn a_look_that_is_interrupted_is_repeated_until_it_shows_everything() {
+        let nobody = Touched::from([(*touched(53).keys().next().unwrap(), Some(Default::default()))]);
+        let mut kernel = Restless::stale(20, 3);
+        let done = reconcile(&mut kernel, Family::V4, &nobody).unwrap();
+        assert_eq!(done, Reconciled { deleted: 20, whole: true });
+        assert_eq!((kernel.looks, kernel.flows.len()), (4, 0), "what the first looks showed is gone already");
+    }
+
+    #[test]
+    fn looks_that_are_interrupted_for_ever_end_and_are_due_again() {
+        let nobody = Touched::from([(*touched(53).keys().next().unwrap(), Some(Default::default()))]);
+        let mut kernel = Restless::stale(20, usize::MAX);
+        let metrics = ConntrackMetrics::new(&Registry::new()).unwrap();
+        assert!(!look(&mut kernel, &nobody, &metrics), "it did not succeed");
+        assert_eq!((kernel.looks, kernel.flows.len()), (ATTEMPTS, 20 - ATTEMPTS), "what was shown is used");
+    }
 
     fn touched(port: u16) -> Touched {
         Touched::from([(Dest { address: [10, 96, 0, 1].into(), protocol: Protocol::Udp, port }, None)])

@@ -12,7 +12,7 @@ mod flow;
 mod netlink;
 mod sysctls;
 
-pub use cleaner::{Cleaner, ConntrackMetrics, reconcile};
+pub use cleaner::{Cleaner, ConntrackMetrics, Reconciled, Tracked, reconcile};
 pub use flow::{Flow, Stale, Touched};
 pub use netlink::{Conntrack, kernel_version};
 pub use sysctls::{Sysctl, Unset, folder, processors, set, unset, wanted};

@@ -1,6 +1,6 @@
 //! The kernel's table of flows, over netlink (`linux/netfilter/nfnetlink_conntrack.h`).
 
-use super::Flow;
+use super::{Flow, Tracked};
 use crate::model::{Family, Protocol};
 use crate::nft::NftError;
 use crate::nft::socket::NfSocket;
@@ -56,17 +56,10 @@ impl Conntrack {
     pub fn filters(&self) -> bool {
         self.filtered_deletion
     }
+}
 
-    /// Hands every UDP flow of a family to `each`, or only those to one destination. False when a change interrupted it: then some may be missing.
-    ///
-    /// # Errors
-    /// When the socket fails or the kernel refuses.
-    pub fn each_udp_flow(
-        &mut self,
-        family: Family,
-        to: Option<SocketAddr>,
-        mut each: impl FnMut(Flow),
-    ) -> Result<bool, NftError> {
+impl Tracked for Conntrack {
+    fn each_udp_flow(&mut self, family: Family, to: Option<SocketAddr>, each: &mut dyn FnMut(Flow)) -> Result<bool, NftError> {
         let flags = match (to, family) {
             (None, _) => PROTOCOL,
             (Some(_), Family::V4) => DESTINATION | PROTOCOL | DESTINATION_PORT,
@@ -79,15 +72,11 @@ impl Conntrack {
         };
         let filtered = |flow: &Flow| to.is_none_or(|to| flow.to == to);
         self.socket.dump_once(GET, protocol(family), &fill, |message| {
-            read_flow(message).filter(filtered).into_iter().for_each(&mut each)
+            read_flow(message).filter(filtered).into_iter().for_each(&mut *each)
         })
     }
 
-    /// Deletes this very flow; false when it was gone already.
-    ///
-    /// # Errors
-    /// When the socket fails or the kernel refuses.
-    pub fn delete(&mut self, flow: &Flow) -> Result<bool, NftError> {
+    fn delete(&mut self, flow: &Flow) -> Result<bool, NftError> {
         let answer = self.socket.acknowledged(DELETE, protocol(Family::of(flow.to.ip())), |writer| {
             write_tuple(writer, TUPLE_ORIGINAL, Some(flow.client), Some(flow.to));
             writer.u32(ID, flow.id);
@@ -99,11 +88,7 @@ impl Conntrack {
         }
     }
 
-    /// Deletes every UDP flow to this destination that leads to this server; false, and nothing done, when the kernel cannot do that.
-    ///
-    /// # Errors
-    /// When the socket fails or the kernel refuses.
-    pub fn delete_all(&mut self, to: SocketAddr, server: SocketAddr) -> Result<bool, NftError> {
+    fn delete_all(&mut self, to: SocketAddr, server: SocketAddr) -> Result<bool, NftError> {
         // Without this question an old kernel would delete every flow of the host, and any one the wrong flows of IPv6.
         if !self.filtered_deletion || to.is_ipv6() {
             return Ok(false);

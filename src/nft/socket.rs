@@ -250,7 +250,7 @@ impl NfSocket {
         writer.end();
         send(self.socket.as_raw_fd(), &writer.finish(), MsgFlags::empty())
             .map_err(|errno| socket_error("asking for a dump", errno))?;
-        let mut whole = true;
+        let mut dump = Dump { sequence, whole: true };
         loop {
             let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(length) => length,
@@ -258,19 +258,8 @@ impl NfSocket {
                 Err(Errno::ENOBUFS) => return Ok(false),
                 Err(errno) => return Err(socket_error("reading a dump", errno)),
             };
-            for message in messages(&self.buffer[..length]).filter(|message| message.sequence == sequence) {
-                whole &= message.flags & DUMP_INTERRUPTED == 0;
-                match message.kind {
-                    DONE => return Ok(whole),
-                    // The table went away between two dumps.
-                    ERROR => match failure(&message) {
-                        Some((Errno::ENOENT, _)) => return Ok(false),
-                        Some((Errno::EINTR | Errno::EAGAIN, _)) => return Ok(false),
-                        Some((errno, _)) => return Err(socket_error("reading a dump", errno)),
-                        None => return Ok(whole),
-                    },
-                    _ => each(&message),
-                }
+            if let Some(whole) = dump.take(&self.buffer[..length], &mut each)? {
+                return Ok(whole);
             }
         }
     }
@@ -285,6 +274,34 @@ impl NfSocket {
     }
 }
 
+/// A dump under way, which comes in many datagrams.
+struct Dump {
+    sequence: u32,
+    /// Whether no change has interrupted it so far.
+    whole: bool,
+}
+
+impl Dump {
+    /// Takes a datagram. At the end of the dump: whether it is complete.
+    fn take(&mut self, datagram: &[u8], each: &mut impl FnMut(&Message<'_>)) -> Result<Option<bool>, NftError> {
+        for message in messages(datagram).filter(|message| message.sequence == self.sequence) {
+            self.whole &= message.flags & DUMP_INTERRUPTED == 0;
+            if !matches!(message.kind, DONE | ERROR) {
+                each(&message);
+                continue;
+            }
+            // What goes wrong half way through stands in the message that ends the dump (`netlink_dump_done`).
+            return match code(&message) {
+                None => Ok(Some(self.whole)),
+                // What is dumped went away meanwhile, or has changed.
+                Some(Errno::ENOENT | Errno::EINTR | Errno::EAGAIN) => Ok(Some(false)),
+                Some(errno) => Err(socket_error("reading a dump", errno)),
+            };
+        }
+        Ok(None)
+    }
+}
+
 impl AsFd for NfSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -296,10 +313,16 @@ fn failure(message: &Message<'_>) -> Option<(Errno, Option<String>)> {
     if message.kind != ERROR {
         return None;
     }
-    let code = i32::from_ne_bytes(*message.body.first_chunk()?);
+    let errno = code(message)?;
     // Behind the code stand the header of the failed message (NETLINK_CAP_ACK) and the kernel's remarks.
     let remarks = super::wire::Attributes(message.body.get(4 + super::wire::HEADER..).unwrap_or_default());
-    (code != 0).then(|| (Errno::from_raw(-code), remarks.string(ERROR_TEXT).map(str::to_string)))
+    Some((errno, remarks.string(ERROR_TEXT).map(str::to_string)))
+}
+
+/// The error at the beginning of a message that ends something.
+fn code(message: &Message<'_>) -> Option<Errno> {
+    let code = i32::from_ne_bytes(*message.body.first_chunk()?);
+    (code < 0).then(|| Errno::from_raw(-code))
 }
 
 fn describe((errno, text): (Errno, Option<String>)) -> String {
@@ -317,5 +340,57 @@ fn socket_error(action: &'static str, errno: Errno) -> NftError {
     match errno {
         Errno::EPERM | Errno::EACCES => NftError::NotPermitted(error),
         _ => NftError::Socket { action, error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A datagram of a dump: messages of these types, each with flags and what follows its header.
+    fn datagram(parts: &[(u16, u16, i32)]) -> Vec<u8> {
+        let message = |(kind, flags, body): &(u16, u16, i32)| {
+            let header = [&20u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &7u32.to_ne_bytes(), &[0; 4]];
+            [&header.concat()[..], &body.to_ne_bytes()].concat()
+        };
+        parts.iter().flat_map(message).collect()
+    }
+
+    const ELEMENTS: u16 = SUBSYSTEM << 8 | 12;
+
+    /// What becomes of a dump that comes in these datagrams, and how many of its messages were taken.
+    fn dump(datagrams: &[&[(u16, u16, i32)]]) -> (Result<Option<bool>, NftError>, usize) {
+        let (mut dump, mut taken) = (Dump { sequence: 7, whole: true }, 0);
+        for parts in datagrams {
+            let result = dump.take(&datagram(parts), &mut |_| taken += 1);
+            if !matches!(result, Ok(None)) {
+                return (result, taken);
+            }
+        }
+        (Ok(None), taken)
+    }
+
+    #[test]
+    fn a_dump_is_complete_when_its_end_says_so_and_nothing_interrupted_it() {
+        let part = (ELEMENTS, 0, 0);
+        assert!(matches!(dump(&[&[part, part], &[part]]), (Ok(None), 3)));
+        assert!(matches!(dump(&[&[part, part], &[part, (DONE, 0, 0)]]), (Ok(Some(true)), 3)));
+        let interrupted = (ELEMENTS, DUMP_INTERRUPTED, 0);
+        assert!(matches!(dump(&[&[part, interrupted], &[part, (DONE, 0, 0)]]), (Ok(Some(false)), 3)));
+        assert!(matches!(dump(&[&[part], &[(DONE, DUMP_INTERRUPTED, 0)]]), (Ok(Some(false)), 1)));
+    }
+
+    #[test]
+    fn what_goes_wrong_half_way_through_a_dump_is_not_taken_for_its_end() {
+        let part = (ELEMENTS, 0, 0);
+        for errno in [Errno::ENOENT, Errno::EINTR, Errno::EAGAIN] {
+            let code = -(errno as i32);
+            assert!(matches!(dump(&[&[part], &[(DONE, 0, code)]]), (Ok(Some(false)), 1)), "{errno}: it is to be made again");
+            assert!(matches!(dump(&[&[(ERROR, 0, code)]]), (Ok(Some(false)), 0)));
+        }
+        let out_of_memory = -(Errno::ENOMEM as i32);
+        assert!(matches!(dump(&[&[part], &[(DONE, 0, out_of_memory)]]), (Err(NftError::Socket { .. }), 1)));
+        let forbidden = -(Errno::EPERM as i32);
+        assert!(matches!(dump(&[&[(ERROR, 0, forbidden)]]), (Err(NftError::NotPermitted(_)), 0)));
     }
 }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
-use waypost::conntrack::{Conntrack, Flow, Touched, reconcile};
+use waypost::conntrack::{Conntrack, Flow, Reconciled, Touched, Tracked, reconcile};
 use waypost::lab::{Namespace, Pod, Serve};
 use waypost::model::{Family, Protocol};
 use waypost::proxy::{Backend, Dest};
@@ -198,13 +198,13 @@ fn both_ways() -> Result<(), Failed> {
                 let output = here.output(Command::new("conntrack").args([&ends[..], &ports, state].concat()))?;
                 assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             }
-            let deleted = here.run(|| {
+            let done = here.run(|| {
                 let mut conntrack = way(Conntrack::open().unwrap());
                 let dest = Dest { address: format!("{vips}2").parse().unwrap(), protocol: Protocol::Udp, port: 53 };
                 let serving: Arc<[Backend]> = [Backend { address: pod("12").parse().unwrap(), port: 53 }].into();
                 reconcile(&mut conntrack, family, &Touched::from([(dest, Some(serving))])).unwrap()
             })?;
-            assert_eq!(deleted, 96, "{family}");
+            assert_eq!(done, Reconciled { deleted: 96, whole: true }, "{family}");
             let listed = here.output(Command::new("conntrack").args(["-L", "-f", family_name(family)]))?;
             let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
             let client = |line: &str| line.split_whitespace().find_map(|word| word.strip_prefix("src=")).map(str::to_string);
@@ -344,7 +344,7 @@ impl Client {
 fn flows(namespace: &Namespace, family: Family) -> Vec<Flow> {
     let look = || {
         let mut flows = Vec::new();
-        Conntrack::open().unwrap().each_udp_flow(family, None, |flow| flows.push(flow)).unwrap();
+        Conntrack::open().unwrap().each_udp_flow(family, None, &mut |flow| flows.push(flow)).unwrap();
         flows
     };
     namespace.run(look).unwrap()

@@ -70,11 +70,17 @@ async fn a_change_is_timed_until_it_is_in_the_kernel_unless_its_slice_is_headles
         Update::Slice(slice) => Update::Slice(Box::new(Slice { triggered: Some(SystemTime::now()), headless, ..*slice })),
         other => other,
     };
+    let changes = |agent: &Agent| {
+        let families = agent.proxy_metrics.gather();
+        let name = "kubeproxy_sync_proxy_rules_endpoint_changes_total";
+        let metric = families.iter().find(|metric| metric.name() == name).expect("there is such a metric");
+        metric.get_metric()[0].get_counter().get_value() as u64
+    };
     agent.send([triggered(true)]).await;
     agent.until("it is taken in", |agent| agent.updates.capacity() == agent.updates.max_capacity()).await;
     assert!(!agent.holds(routed()), "kube-proxy does not look at such a slice");
     agent.send([triggered(false)]).await;
     agent.until("it is programmed", |agent| agent.holds(routed())).await;
     agent.until("and timed", |agent| timed(agent) > 0).await;
-    assert_eq!(timed(&agent), 1);
+    assert_eq!((timed(&agent), changes(&agent)), (1, 1), "and what it does not look at is no change to it");
 }
