@@ -4,7 +4,7 @@
 //! never reach the heap. Numbers are wide and lists may be null, so that a bad value is a complaint about one object ([`super::convert`])
 //! and never an error of the decoder, which would cost the whole listing.
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
+use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -194,7 +194,7 @@ pub struct EndpointConditions {
 }
 
 /// A Namespace.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Namespace {
     /// Name, version, labels and times; nothing else is kept.
     #[serde(deserialize_with = "slim_metadata")]
@@ -202,7 +202,7 @@ pub struct Namespace {
 }
 
 /// A Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Node {
     /// Name, version, labels and times; nothing else is kept.
     #[serde(deserialize_with = "slim_metadata")]
@@ -216,7 +216,7 @@ pub struct Node {
 }
 
 /// `spec` of a Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct NodeSpec {
     /// `podCIDR`.
@@ -230,7 +230,7 @@ pub struct NodeSpec {
 }
 
 /// A taint of a Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Taint {
     /// `key`.
@@ -238,7 +238,7 @@ pub struct Taint {
 }
 
 /// `status` of a Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct NodeStatus {
     /// `addresses`.
@@ -246,7 +246,7 @@ pub struct NodeStatus {
 }
 
 /// An address of a Node.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct NodeAddress {
     /// `type`.
@@ -257,18 +257,55 @@ pub struct NodeAddress {
 }
 
 /// A Pod.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Pod {
     /// Name, namespace, version, labels and times; nothing else is kept.
     #[serde(deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
+    /// The specification.
+    #[serde(default)]
+    pub spec: Option<PodSpec>,
     /// The status.
     #[serde(default)]
     pub status: Option<PodStatus>,
 }
 
+/// `spec` of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    /// `nodeName`.
+    pub node_name: Option<String>,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// `subdomain`.
+    pub subdomain: Option<String>,
+    /// `containers`.
+    pub containers: Option<Vec<Container>>,
+}
+
+/// A container of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Container {
+    /// `ports`.
+    pub ports: Option<Vec<ContainerPort>>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerPort {
+    /// `name`.
+    pub name: Option<String>,
+    /// `protocol`.
+    pub protocol: Option<String>,
+    /// `containerPort`.
+    pub container_port: i64,
+}
+
 /// `status` of a Pod.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct PodStatus {
     /// `phase`.
@@ -282,11 +319,43 @@ pub struct PodStatus {
 }
 
 /// An address of a Pod.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct PodIp {
     /// `ip`.
     pub ip: Option<String>,
+}
+
+/// A Deployment.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub struct Deployment {
+    /// Name, namespace, version, labels and times; nothing else is kept.
+    #[serde(deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// The specification.
+    #[serde(default)]
+    pub spec: Option<DeploymentSpec>,
+}
+
+/// `spec` of a Deployment.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct DeploymentSpec {
+    /// `replicas`.
+    pub replicas: Option<i64>,
+    /// `template`.
+    pub template: PodTemplate,
+}
+
+/// `spec.template` of a Deployment.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PodTemplate {
+    /// Labels; nothing else is of use.
+    #[serde(deserialize_with = "slim_metadata")]
+    pub metadata: ObjectMeta,
+    /// The specification.
+    pub spec: Option<PodSpec>,
 }
 
 /// A ServiceImport (KEP-1645), `multicluster.x-k8s.io/v1alpha1`.
@@ -379,6 +448,7 @@ served_as!(EndpointSlice, discovery::EndpointSlice);
 served_as!(Node, core::Node);
 served_as!(ServiceCidr, networking::ServiceCIDR);
 served_as!(Pod, core::Pod);
+served_as!(Deployment, apps::Deployment);
 
 impl kube::Resource for ServiceImport {
     type DynamicType = ();

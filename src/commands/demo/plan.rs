@@ -4,7 +4,7 @@ use super::allocate::Allocator;
 use super::slices;
 use crate::model::{Family, ObjectKey, Protocol};
 use crate::source::manifests::Manifests;
-use k8s_openapi::api::core::v1 as core;
+use crate::source::objects::{Deployment, Node, NodeAddress, NodeStatus, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -89,7 +89,7 @@ pub fn plan(
 }
 
 fn pods(manifests: &Manifests, allocator: &mut Allocator) -> Result<BTreeMap<ObjectKey, PlannedPod>, PlanError> {
-    let replicas = |deployment: &k8s_openapi::api::apps::v1::Deployment| {
+    let replicas = |deployment: &Deployment| {
         deployment.spec.as_ref().and_then(|spec| spec.replicas).map_or(0, |count| usize::try_from(count).unwrap_or(0))
     };
     let count = manifests.pods.len() + manifests.deployments.iter().map(replicas).sum::<usize>();
@@ -107,7 +107,7 @@ fn pods(manifests: &Manifests, allocator: &mut Allocator) -> Result<BTreeMap<Obj
     }
     for deployment in &manifests.deployments {
         let Some(template) = deployment.spec.as_ref().map(|spec| &spec.template) else { continue };
-        let labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone());
+        let labels = template.metadata.labels.clone();
         let of = key_of(&deployment.metadata);
         for number in 1..=replicas(deployment) {
             let key = ObjectKey::new(of.namespace.clone(), format!("{}-{number}", of.name));
@@ -124,10 +124,10 @@ fn pods(manifests: &Manifests, allocator: &mut Allocator) -> Result<BTreeMap<Obj
 fn planned(
     key: ObjectKey,
     labels: Option<BTreeMap<String, String>>,
-    spec: Option<&core::PodSpec>,
+    spec: Option<&PodSpec>,
     addresses: Vec<IpAddr>,
 ) -> PlannedPod {
-    let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let containers = spec.and_then(|spec| spec.containers.as_deref()).unwrap_or_default();
     let (mut named_ports, mut served) = (BTreeMap::new(), BTreeSet::new());
     for port in containers.iter().filter_map(|container| container.ports.as_ref()).flatten() {
         let (Some(protocol), Ok(number)) = (protocol(port.protocol.as_deref()), u16::try_from(port.container_port)) else {
@@ -143,22 +143,19 @@ fn planned(
 }
 
 /// The addresses that a Pod's manifest gives it, so that EndpointSlices in the same folder can name them.
-fn own_addresses(key: &ObjectKey, pod: &core::Pod) -> Result<Vec<IpAddr>, PlanError> {
+fn own_addresses(key: &ObjectKey, pod: &Pod) -> Result<Vec<IpAddr>, PlanError> {
     let Some(status) = &pod.status else { return Ok(Vec::new()) };
-    let several = status.pod_ips.iter().flatten().map(|pod_ip| &pod_ip.ip);
+    let several = status.pod_ips.iter().flatten().filter_map(|pod_ip| pod_ip.ip.as_ref());
     let texts: BTreeSet<&String> = several.chain(&status.pod_ip).collect();
     texts.into_iter().map(|text| text.parse().map_err(|_| PlanError::PodAddress(key.clone(), text.clone()))).collect()
 }
 
-fn node(addresses: &[IpAddr]) -> core::Node {
-    let address = |address: &IpAddr| core::NodeAddress { type_: "InternalIP".to_string(), address: address.to_string() };
-    core::Node {
+fn node(addresses: &[IpAddr]) -> Node {
+    let address = |address: &IpAddr| NodeAddress { type_: Some("InternalIP".to_string()), address: Some(address.to_string()) };
+    Node {
         metadata: ObjectMeta { name: Some(NODE_NAME.to_string()), ..ObjectMeta::default() },
-        status: Some(core::NodeStatus {
-            addresses: Some(addresses.iter().map(address).collect()),
-            ..core::NodeStatus::default()
-        }),
-        ..core::Node::default()
+        status: Some(NodeStatus { addresses: Some(addresses.iter().map(address).collect()) }),
+        ..Node::default()
     }
 }
 

@@ -78,7 +78,7 @@ fn the_samples_become_a_cluster_in_which_every_service_has_what_it_asked_for() {
 #[test]
 fn planning_again_moves_nobody_and_a_dead_pods_address_is_not_given_away() {
     let mut allocator = Allocator::default();
-    let mut again = |dead: &[&str], replicas: i32| {
+    let mut again = |dead: &[&str], replicas: i64| {
         let mut manifests = samples();
         manifests.deployments.iter_mut().for_each(|deployment| deployment.spec.as_mut().unwrap().replicas = Some(replicas));
         plan(manifests, &node(), &dead.iter().map(|name| key(name)).collect(), &mut allocator).unwrap()

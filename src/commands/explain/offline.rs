@@ -15,7 +15,6 @@ use crate::source::{kubernetes, objects};
 use crate::store::Store;
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -140,9 +139,9 @@ fn pod_name(from: &str) -> anyhow::Result<Option<(&str, &str)>> {
     name.split_once('/').map(Some).with_context(|| format!("--from {from:?} lacks a namespace: write pod/NAMESPACE/NAME"))
 }
 
-fn pod_addresses(pod: &Pod, from: &str) -> anyhow::Result<Vec<IpAddr>> {
+fn pod_addresses(pod: &objects::Pod, from: &str) -> anyhow::Result<Vec<IpAddr>> {
     let ips = pod.status.as_ref().and_then(|status| status.pod_ips.as_ref());
-    let addresses: Vec<IpAddr> = ips.into_iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect();
+    let addresses: Vec<IpAddr> = ips.into_iter().flatten().filter_map(|ip| ip.ip.as_ref()?.parse().ok()).collect();
     if addresses.is_empty() { bail!("{from} has no address yet (status.podIPs)") } else { Ok(addresses) }
 }
 
@@ -164,8 +163,9 @@ fn of_manifests(manifests: &Manifests, config: &Config, node: Option<&str>, from
     let pod = match pod_name(from)? {
         None => None,
         Some((namespace, name)) => {
-            let is_it =
-                |pod: &&Pod| pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name);
+            let is_it = |pod: &&objects::Pod| {
+                pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name)
+            };
             Some(
                 manifests
                     .pods
@@ -203,7 +203,7 @@ async fn of_api_server(config: &Config, node: Option<&str>, from: &str) -> anyho
     let pod = match pod_name(from)? {
         None => None,
         Some((namespace, name)) => {
-            let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+            let pods: Api<objects::Pod> = Api::namespaced(client.clone(), namespace);
             Some(pods.get(name).await.with_context(|| format!("cannot read Pod {namespace}/{name}"))?)
         }
     };

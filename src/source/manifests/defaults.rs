@@ -1,7 +1,7 @@
 //! What the API server would have filled in before it stored an object.
 
-use crate::source::objects::ServiceImport;
-use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
+use crate::source::objects::{Deployment, Namespace, Node, Pod, PodSpec, ServiceImport};
+use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -51,11 +51,11 @@ impl Defaults for EndpointSlice {
     }
 }
 
-impl Defaults for core::Namespace {
+impl Defaults for Namespace {
     fn fill(&mut self) {}
 }
 
-impl Defaults for core::Node {
+impl Defaults for Node {
     fn fill(&mut self) {}
 }
 
@@ -69,7 +69,7 @@ impl Defaults for ServiceImport {
     }
 }
 
-impl Defaults for core::Pod {
+impl Defaults for Pod {
     /// Protocols of container ports.
     fn fill(&mut self) {
         in_default_namespace(&mut self.metadata);
@@ -92,8 +92,8 @@ impl Defaults for Deployment {
     }
 }
 
-fn fill_pod(spec: &mut core::PodSpec) {
-    for port in spec.containers.iter_mut().filter_map(|container| container.ports.as_mut()).flatten() {
+fn fill_pod(spec: &mut PodSpec) {
+    for port in spec.containers.iter_mut().flatten().filter_map(|container| container.ports.as_mut()).flatten() {
         port.protocol.get_or_insert_with(|| "TCP".into());
     }
 }

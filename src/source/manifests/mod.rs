@@ -12,7 +12,7 @@ pub use watch::watch;
 use super::objects;
 use super::translate::{Translate, Translator};
 use crate::model::{Kind, Update};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1 as core, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -21,21 +21,21 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifests {
     /// Services.
-    pub services: Vec<core::Service>,
+    pub services: Vec<Service>,
     /// EndpointSlices.
     pub slices: Vec<EndpointSlice>,
     /// Namespaces that are written down; see [`Manifests::namespaces`] for all.
-    pub namespaces: Vec<core::Namespace>,
+    pub namespaces: Vec<objects::Namespace>,
     /// Nodes.
-    pub nodes: Vec<core::Node>,
+    pub nodes: Vec<objects::Node>,
     /// ServiceCIDRs.
     pub service_cidrs: Vec<ServiceCIDR>,
     /// ServiceImports.
     pub imports: Vec<objects::ServiceImport>,
     /// Pods.
-    pub pods: Vec<core::Pod>,
+    pub pods: Vec<objects::Pod>,
     /// Deployments.
-    pub deployments: Vec<Deployment>,
+    pub deployments: Vec<objects::Deployment>,
     /// Objects of kinds that mean nothing here.
     pub ignored: Vec<Ignored>,
 }
@@ -76,9 +76,9 @@ impl Manifests {
         list::<objects::Service>(self.services.iter().map(objects::slim), translator, &mut updates);
         list::<objects::EndpointSlice>(self.slices.iter().map(objects::slim), translator, &mut updates);
         let own_node = self.nodes.iter().filter(|node| node_name.is_some() && node.metadata.name.as_deref() == node_name);
-        list::<objects::Node>(own_node.map(objects::slim), translator, &mut updates);
+        list::<objects::Node>(own_node.cloned().map(Ok), translator, &mut updates);
         list::<objects::ServiceCidr>(self.service_cidrs.iter().map(objects::slim), translator, &mut updates);
-        list::<objects::Pod>(self.pods.iter().map(objects::slim), translator, &mut updates);
+        list::<objects::Pod>(self.pods.iter().cloned().map(Ok), translator, &mut updates);
         list::<objects::ServiceImport>(self.imports.iter().cloned().map(Ok), translator, &mut updates);
         list::<objects::ImportedSlice>(self.slices.iter().map(objects::slim), translator, &mut updates);
         updates.push(Update::ListBegin(Kind::Namespace));

@@ -79,7 +79,7 @@ fn files_documents_and_lists_are_read() {
     let spec = manifests.deployments[0].spec.as_ref().unwrap();
     assert_eq!(spec.replicas, Some(1));
     let pod = spec.template.spec.as_ref().unwrap();
-    assert_eq!(pod.containers[0].ports.as_ref().unwrap()[0].protocol.as_deref(), Some("TCP"));
+    assert_eq!(pod.containers.as_ref().unwrap()[0].ports.as_ref().unwrap()[0].protocol.as_deref(), Some("TCP"));
 }
 
 #[test]
