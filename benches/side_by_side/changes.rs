@@ -10,25 +10,15 @@ use kube::Api;
 use kube::Client;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
 
-const PEERS: &str = "kube-proxy + CoreDNS";
+pub const PEERS: &str = "kube-proxy + CoreDNS";
 /// At most so many changes one after the other, and no new one after this long: kube-proxy takes seconds for each.
 const CHANGES: usize = 200;
 const ROUND: Duration = Duration::from_secs(5);
 /// kube-proxy takes a minute and more for its largest tables.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// So many changes a second, for so long, three times over.
-const RATE: u32 = 500;
-const WINDOW: Duration = Duration::from_secs(20);
-const WINDOWS: usize = 3;
-/// A peer that falls behind gets this long after the last change.
-const GRACE: Duration = Duration::from_secs(30);
 /// How long a connection is waited for before it is tried anew: packets to nowhere are dropped.
 const ATTEMPT: Duration = Duration::from_millis(1);
 /// The pod that stands behind new services, and its port.
@@ -37,7 +27,7 @@ const PORT: u16 = 8080;
 
 /// A change of a slice: what is patched, with an address that nothing else has.
 #[derive(Clone, Copy)]
-enum Kind {
+pub enum Kind {
     /// The address of the first endpoint.
     Replaced,
     /// One endpoint more.
@@ -45,7 +35,7 @@ enum Kind {
 }
 
 /// Every change has an address of its own in this network, by which it is recognised in the kernel.
-fn address_of_change(number: u32) -> Ipv4Addr {
+pub fn address_of_change(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 192, 0, 0)) + number)
 }
 
@@ -116,7 +106,7 @@ fn one_by_one(bench: &Bench, stage: &Stage<'_>, kind: Kind, size: u32) -> Vec<f6
 }
 
 /// What a program missed while it was stopped, or while another one was measured, is not its slowness.
-fn catch_up(bench: &Bench, notices: &mut Notices, size: u32) {
+pub fn catch_up(bench: &Bench, notices: &mut Notices, size: u32) {
     timed_change(bench, notices, Kind::Replaced, size);
 }
 
@@ -130,7 +120,7 @@ fn timed_change(bench: &Bench, notices: &mut Notices, kind: Kind, size: u32) -> 
     seen.duration_since(sent).as_secs_f64()
 }
 
-async fn change(client: Client, slice: String, kind: Kind, address: Ipv4Addr) {
+pub async fn change(client: Client, slice: String, kind: Kind, address: Ipv4Addr) {
     let patch = match kind {
         Kind::Replaced => json!([{ "op": "replace", "path": "/endpoints/0/addresses/0", "value": address }]),
         Kind::Added => {
@@ -192,7 +182,7 @@ fn timed_service(bench: &Bench, stage: &Stage<'_>, dns: &str) -> f64 {
         made.spec.and_then(|spec| spec.cluster_ip).and_then(|address| address.parse().ok()).expect("an address");
     let full_name = stage.dns_name(&name);
     let took = stage.client.namespace().run(|| {
-        let resolver = super::dns::Asker::new(dns);
+        let resolver = super::asker::Asker::new(dns);
         until(sent, || resolver.resolves(&full_name, address));
         until(sent, || TcpStream::connect_timeout(&SocketAddr::new(address, 80), ATTEMPT).is_ok());
         sent.elapsed().as_secs_f64()
@@ -207,101 +197,6 @@ fn timed_service(bench: &Bench, stage: &Stage<'_>, dns: &str) -> f64 {
 fn until(sent: Instant, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(sent.elapsed() < PATIENCE, "the new service does not answer within {PATIENCE:?}");
-    }
-}
-
-/// A storm of changes: how far behind the kernel is, and what it costs.
-pub fn storm(bench: &Bench, size: u32, pair: &mut Pair<'_>) -> Vec<Row> {
-    pair.theirs.1.freeze(true);
-    let ours = storm_on(bench, size, &pair.ours.0, &mut pair.ours.1);
-    pair.theirs.1.freeze(false);
-    let theirs = storm_on(bench, size, &pair.theirs.0, &mut pair.theirs.1);
-    let note = |storm: &Storm| format!("{:.0} changes a second written, {} never seen", storm.rate, storm.lost);
-    let note = format!("here {}; there {}", note(&ours), note(&theirs));
-    let what = "500 endpoints a second change: API write → kernel, p99";
-    let what_cpu = "500 endpoints a second change: processor time";
-    let lag = Row::new("storm-p99", what, size, Unit::Seconds).beside("kube-proxy", [ours.lags, theirs.lags]);
-    let cost = Row::new("storm-cpu", what_cpu, size, Unit::Share).beside(PEERS, [ours.shares, theirs.shares]);
-    vec![lag.goal(0.050, None).note(note.clone()), cost.goal(0.5, None).note(note)]
-}
-
-struct Storm {
-    /// Of each window: the 99th percentile, and the share of a core.
-    lags: Vec<f64>,
-    shares: Vec<f64>,
-    rate: f64,
-    lost: usize,
-}
-
-fn storm_on(bench: &Bench, size: u32, stage: &Stage<'_>, server: &mut dyn Server) -> Storm {
-    let mut notices = Notices::listen(stage.node.namespace());
-    catch_up(bench, &mut notices, size);
-    let mut storm = Storm { lags: Vec::new(), shares: Vec::new(), rate: 0.0, lost: 0 };
-    let mut seen = HashMap::new();
-    let mut windows = Vec::new();
-    for _ in 0..WINDOWS {
-        let (began, before) = (Instant::now(), server.processor_time());
-        let writer = Writer::start(bench, size);
-        while began.elapsed() < WINDOW {
-            notices.wait(Instant::now() + Duration::from_millis(100));
-            notices.take_seen(&mut seen);
-        }
-        storm.shares.push((server.processor_time() - before) / began.elapsed().as_secs_f64());
-        windows.push(writer.stop(bench.runtime()));
-    }
-    let end = Instant::now() + GRACE;
-    let missing = |seen: &HashMap<_, _>| windows.iter().flatten().any(|(address, _)| !seen.contains_key(address));
-    while missing(&seen) && notices.wait(end) {
-        notices.take_seen(&mut seen);
-    }
-    for window in &windows {
-        // Whoever overwrites a change before the kernel has it hides it: slices are changed in turn, seconds apart.
-        let lag =
-            |(address, sent): &(Ipv4Addr, Instant)| seen.get(address).copied().unwrap_or_else(Instant::now).duration_since(*sent);
-        storm.lags.push(percentile(&window.iter().map(|change| lag(change).as_secs_f64()).collect::<Vec<_>>(), 0.99));
-    }
-    let all = windows.iter().map(Vec::len).sum::<usize>();
-    storm.rate = all as f64 / (WINDOW.as_secs_f64() * WINDOWS as f64);
-    storm.lost = windows.iter().flatten().filter(|(address, _)| !seen.contains_key(address)).count();
-    storm
-}
-
-/// Changes slices at a steady rate.
-struct Writer {
-    task: JoinHandle<Vec<(Ipv4Addr, Instant)>>,
-}
-
-impl Writer {
-    fn start(bench: &Bench, size: u32) -> Writer {
-        let (client, first) = (bench.cluster.client(), bench.next_change().0);
-        let count = RATE * WINDOW.as_secs() as u32;
-        bench.skip_changes(count);
-        let write = async move {
-            let mut clock = interval(Duration::from_secs(1) / RATE);
-            clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
-            let end = Instant::now() + WINDOW;
-            let (mut sent, mut under_way) = (Vec::new(), tokio::task::JoinSet::new());
-            for number in first + 1..first + count {
-                clock.tick().await;
-                // Bounded: an API server that cannot keep up gets fewer, and the report says how many.
-                while under_way.len() >= 32 {
-                    under_way.join_next().await;
-                }
-                if Instant::now() > end {
-                    break;
-                }
-                let address = address_of_change(number);
-                sent.push((address, Instant::now()));
-                under_way.spawn(change(client.clone(), format!("many-{}", number % size), Kind::Replaced, address));
-            }
-            under_way.join_all().await;
-            sent
-        };
-        Writer { task: bench.runtime().spawn(write) }
-    }
-
-    fn stop(self, runtime: &Handle) -> Vec<(Ipv4Addr, Instant)> {
-        runtime.block_on(self.task).expect("it does not panic")
     }
 }
 
@@ -325,13 +220,13 @@ pub fn wide(bench: &Bench, size: u32, pair: &mut Pair<'_>) -> Row {
 }
 
 impl Bench {
-    fn next_change(&self) -> (u32, Ipv4Addr) {
+    pub fn next_change(&self) -> (u32, Ipv4Addr) {
         let number = self.changes.get();
         self.skip_changes(1);
         (number, address_of_change(number))
     }
 
-    fn skip_changes(&self, count: u32) {
+    pub fn skip_changes(&self, count: u32) {
         self.changes.set(self.changes.get() + count);
     }
 }

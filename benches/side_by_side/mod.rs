@@ -3,16 +3,20 @@
 //! Times mean nothing on a machine that others use too. So every row is a ratio: both programs in turns, on nodes of their own, with one API
 //! server; and after each row kernel and answers are compared with what that API server holds.
 
+mod asker;
 mod changes;
 mod check;
-mod dns;
 mod drawing;
 mod kernel;
+mod paced;
 mod peers;
 mod questions;
 mod report;
+mod responders;
+mod servers;
 mod starts;
 mod steady;
+mod storm;
 
 use crate::cluster::Cluster;
 use crate::scale;
@@ -42,9 +46,11 @@ const IDLE: &[&str] = &["idle"];
 const CONNECTIONS: &[&str] = &["connection-p50", "connection-rate"];
 const STORM: &[&str] = &["storm-p99", "storm-cpu"];
 const SIZES: &[&str] = &["binary", "image"];
-const QUESTIONS: &[&str] = &["dns-cpu", "dns-missing-cpu", "dns-rate", "dns-p50", "dns-p99"];
+const CHANGES: &[&str] = &["dns-changes-p99"];
+const QUESTIONS: &[&str] =
+    &["dns-cpu", "dns-missing-cpu", "dns-rate", "dns-tcp-cpu", "dns-cached-cpu", "dns-forwarded-cpu", "dns-p50", "dns-p99"];
 
-pub use questions::{FLOOR, turn_round};
+pub use responders::become_one;
 
 /// What every row is measured with.
 pub struct Bench {
@@ -56,7 +62,7 @@ pub struct Bench {
 
 /// Measures the row of this name, or all, at these sizes.
 pub fn run(only: Option<String>, sizes: &[u32]) -> ExitCode {
-    let groups = [STARTS, OFFLINE, ENDPOINTS, SERVICES, WIDE, IDLE, CONNECTIONS, STORM, SIZES, QUESTIONS];
+    let groups = [STARTS, OFFLINE, ENDPOINTS, SERVICES, WIDE, IDLE, CONNECTIONS, STORM, CHANGES, SIZES, QUESTIONS];
     if let Some(name) = &only
         && !groups.iter().any(|group| group.contains(&name.as_str()))
     {
@@ -92,7 +98,7 @@ impl Bench {
         if self.wants(OFFLINE) {
             self.add(rows, vec![starts::without_api_server(self, size)]);
         }
-        let of_pair = [ENDPOINTS, SERVICES, WIDE, IDLE, CONNECTIONS, STORM];
+        let of_pair = [ENDPOINTS, SERVICES, WIDE, IDLE, CONNECTIONS, STORM, CHANGES];
         if !of_pair.iter().any(|group| self.wants(group)) {
             return;
         }
@@ -111,7 +117,8 @@ impl Bench {
         measure(WIDE, &mut |pair| vec![changes::wide(self, size, pair)]);
         measure(CONNECTIONS, &mut |pair| steady::connections(size, pair));
         if size >= STORM_FROM || is_last {
-            measure(STORM, &mut |pair| changes::storm(self, size, pair));
+            measure(STORM, &mut |pair| storm::rows(self, size, pair));
+            measure(CHANGES, &mut |pair| storm::questions(self, size, pair));
         }
     }
 

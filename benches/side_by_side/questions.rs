@@ -1,55 +1,49 @@
-//! What a DNS question over UDP costs: this agent beside Knot DNS and CoreDNS with the same names, and beside a responder that only turns datagrams
-//! round, which is the floor of any server that uses sockets.
+//! What a DNS question costs: over UDP and TCP, for names of the cluster and for forwarded ones, and how long an answer takes.
 //!
 //! Each server answers the same questions in turns; CPU time is the kernel's count for the whole process. Only loopback is used, and each run
 //! has a fixed number of questions.
 
 use super::ROUNDS;
+use super::paced::ask_at_a_pace;
 use super::report::{Row, Spread, Unit, percentile};
-use crate::agent::WAYPOST;
-use crate::cluster::tool;
-use crate::processes::outside_id;
+use super::servers::{COREDNS, FLOOR_NAME, KNOT, OURS, SERVICES, Server, name_of, question};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
-use std::fs;
-use std::io::{IoSlice, IoSliceMut, Write};
-use std::net::{SocketAddr, UdpSocket};
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
+use std::cell::Cell;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const SERVICES: usize = 10_000;
 const QUESTIONS: usize = 200_000;
+/// Of those that a server asks another one.
+const FORWARDED: usize = 20_000;
 const BURST: usize = 32;
-/// The argument that makes this program the responder.
-pub const FLOOR: &str = "--floor";
-/// Latencies are taken at this rate, for so long.
-const RATE: u32 = 20_000;
-const PACED: Duration = Duration::from_secs(4);
-/// An answer that takes longer counts as lost.
-const PATIENCE: Duration = Duration::from_millis(200);
 
-/// All rows. A server that is not installed is left out.
+/// All rows.
 pub fn rows() -> Vec<Row> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-dns");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(folder.join("manifests")).unwrap();
-    fs::write(folder.join("manifests/services.yaml"), manifests()).unwrap();
-    fs::write(folder.join("zone"), zone()).unwrap();
-    let servers: Vec<Server> = [waypost(&folder), floor(), knot(&folder), coredns(&folder)].into_iter().flatten().collect();
+    let (servers, _upstream) = Server::start_all();
+    let servers: Vec<&Server> = servers.iter().collect();
+    let mut rows = over_udp(&servers);
+    rows.extend(over_tcp(&servers));
+    rows.extend(forwarded(&servers));
+    rows.extend(latencies(&servers));
+    rows
+}
+
+fn over_udp(servers: &[&Server]) -> Vec<Row> {
     let mut rows = Vec::new();
     let costs = [
         ("dns-cpu", "processor time for the address of a service, UDP", hits(), Some(2.6e-6)),
         ("dns-missing-cpu", "processor time for a name of the search path that is missing, UDP", misses(), None),
     ];
     for (name, what, questions, goal) in costs {
-        let taken = in_turns(&servers, |server| server.ask(&questions));
-        let floor = of(&servers, &taken, FLOOR_NAME, |taken| taken.cpu);
+        let taken = in_turns(servers, |server| ask(server, &questions, QUESTIONS));
+        let floor = of(servers, &taken, FLOOR_NAME, |taken| taken.cpu);
         let floor = Spread::of(&floor).map_or(0.0, |floor| floor.median * 1e6);
         for peer in [COREDNS, KNOT] {
-            let both = |value: fn(&Taken) -> f64| [OURS, peer].map(|name| of(&servers, &taken, name, value));
-            let lost: usize = of(&servers, &taken, OURS, |taken| taken.lost as f64).iter().sum::<f64>() as usize;
+            let both = |value: fn(&Taken) -> f64| beside(servers, &taken, peer, value);
+            let lost = lost(servers, &taken);
             let note = format!("a responder that only turns datagrams round: {floor:.2} µs; lost here: {lost}");
             rows.push(Row::new(name, what, 0, Unit::Seconds).beside(peer, both(|taken| taken.cpu)).goal(goal, None).note(note));
             if name == "dns-cpu" {
@@ -58,25 +52,63 @@ pub fn rows() -> Vec<Row> {
             }
         }
     }
-    let questions = hits();
-    let taken = in_turns(&servers, |server| server.ask_at_a_pace(&questions));
-    for (name, what, share, goal) in [
-        ("dns-p50", "20,000 questions a second over UDP: p50", 0.5, None),
-        ("dns-p99", "20,000 questions a second over UDP: p99", 0.99, Some(3.0)),
-    ] {
-        let both = [OURS, COREDNS].map(|name| of(&servers, &taken, name, |latencies| percentile(latencies, share)));
-        rows.push(Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, both).goal(None, goal));
-    }
     rows
 }
 
-const OURS: &str = "waypost";
-const FLOOR_NAME: &str = "floor";
-const KNOT: &str = "Knot DNS";
-const COREDNS: &str = "CoreDNS";
+fn over_tcp(servers: &[&Server]) -> Vec<Row> {
+    let (with_tcp, questions) = (of_names(servers, &[OURS, COREDNS, KNOT]), hits());
+    let taken = in_turns(&with_tcp, |server| ask_over_tcp(server, &questions));
+    let row = |peer| {
+        let row = Row::new("dns-tcp-cpu", "processor time for the address of a service, TCP", 0, Unit::Seconds);
+        row.beside(peer, beside(&with_tcp, &taken, peer, |taken| taken.cpu))
+            .goal(None, if peer == COREDNS { Some(2.0) } else { None })
+    };
+    let note = format!("one connection, {BURST} questions at a time");
+    vec![row(COREDNS).note(note.clone()), row(KNOT).note(note)]
+}
+
+/// Names that another server knows: those that are in the cache, and each for the first time.
+fn forwarded(servers: &[&Server]) -> Vec<Row> {
+    let forwarding = of_names(servers, &[OURS, COREDNS]);
+    let (cached, new) = (forwarded_names("cached", 1000), Cell::new(0));
+    let taken_cached = in_turns(&forwarding, |server| {
+        ask(server, &cached, cached.len());
+        ask(server, &cached, QUESTIONS)
+    });
+    let taken_new = in_turns(&forwarding, |server| {
+        new.set(new.get() + 1);
+        ask(server, &forwarded_names(&format!("new-{}", new.get()), FORWARDED), FORWARDED)
+    });
+    let row = |name, what, taken: &[Vec<Taken>]| {
+        let row = Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, beside(&forwarding, taken, COREDNS, |taken| taken.cpu));
+        row.goal(None, 2.0).note(format!("lost here: {}", lost(&forwarding, taken)))
+    };
+    vec![
+        row("dns-cached-cpu", "processor time for a forwarded name in the cache, UDP", &taken_cached),
+        row("dns-forwarded-cpu", "processor time for a name that is forwarded, UDP", &taken_new),
+    ]
+}
+
+fn latencies(servers: &[&Server]) -> Vec<Row> {
+    let questions = hits();
+    let taken = in_turns(servers, |server| ask_at_a_pace(&server.client(), &questions));
+    let row = |(name, what, share, goal): (_, _, f64, Option<f64>)| {
+        let both = beside(servers, &taken, COREDNS, |latencies| percentile(latencies, share));
+        Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, both).goal(None, goal)
+    };
+    let rows = [
+        ("dns-p50", "20,000 questions a second over UDP: p50", 0.5, None),
+        ("dns-p99", "20,000 questions a second over UDP: p99", 0.99, Some(3.0)),
+    ];
+    rows.map(row).into()
+}
+
+fn of_names<'a>(servers: &[&'a Server], names: &[&str]) -> Vec<&'a Server> {
+    servers.iter().copied().filter(|server| names.contains(&server.name)).collect()
+}
 
 /// What each server came to in each round.
-fn in_turns<T>(servers: &[Server], mut measure: impl FnMut(&Server) -> T) -> Vec<Vec<T>> {
+fn in_turns<T>(servers: &[&Server], mut measure: impl FnMut(&Server) -> T) -> Vec<Vec<T>> {
     let mut taken: Vec<Vec<T>> = servers.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
         servers.iter().zip(&mut taken).for_each(|(server, taken)| taken.push(measure(server)));
@@ -85,9 +117,19 @@ fn in_turns<T>(servers: &[Server], mut measure: impl FnMut(&Server) -> T) -> Vec
 }
 
 /// A value of one server, round by round.
-fn of<T>(servers: &[Server], taken: &[Vec<T>], name: &str, value: impl Fn(&T) -> f64) -> Vec<f64> {
+fn of<T>(servers: &[&Server], taken: &[Vec<T>], name: &str, value: impl Fn(&T) -> f64) -> Vec<f64> {
     let found = servers.iter().zip(taken).find(|(server, _)| server.name == name);
     found.map(|(_, taken)| taken.iter().map(value).collect()).unwrap_or_default()
+}
+
+/// A value of this agent and of a peer.
+fn beside<T>(servers: &[&Server], taken: &[Vec<T>], peer: &str, value: impl Fn(&T) -> f64) -> [Vec<f64>; 2] {
+    [OURS, peer].map(|name| of(servers, taken, name, &value))
+}
+
+/// How many questions this agent has not answered.
+fn lost(servers: &[&Server], taken: &[Vec<Taken>]) -> f64 {
+    of(servers, taken, OURS, |taken| taken.lost as f64).iter().sum()
 }
 
 /// What a run of one server came to.
@@ -100,103 +142,36 @@ struct Taken {
     lost: usize,
 }
 
-struct Server {
-    name: &'static str,
-    address: SocketAddr,
-    process: Child,
+/// Asks this many questions over UDP, in bursts from two sockets.
+fn ask(server: &Server, questions: &[Vec<u8>], count: usize) -> Taken {
+    let clients = [server.client(), server.client()];
+    let mut headers = MultiHeaders::preallocate(BURST, None);
+    measured(server, count, |burst| {
+        let of = |client: usize| questions.iter().cycle().skip((burst * clients.len() + client) * BURST % questions.len());
+        clients.iter().enumerate().for_each(|(index, client)| send(client, of(index)));
+        clients.iter().map(|client| BURST - receive(client, &mut headers)).sum::<usize>()
+    })
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Asks over one TCP connection, as many questions at a time as over UDP.
+fn ask_over_tcp(server: &Server, questions: &[Vec<u8>]) -> Taken {
+    let mut connection = server.connection();
+    let framed = |question: &Vec<u8>| [&(question.len() as u16).to_be_bytes(), question.as_slice()].concat();
+    let framed: Vec<Vec<u8>> = questions.iter().map(framed).collect();
+    measured(server, QUESTIONS, |burst| {
+        let burst = framed.iter().cycle().skip(burst * 2 * BURST % framed.len()).take(2 * BURST);
+        connection.write_all(&burst.cloned().collect::<Vec<_>>().concat()).expect("the server reads");
+        (0..2 * BURST).for_each(|_| read_answer(&mut connection));
+        0
+    })
 }
 
-impl Server {
-    /// Started, and answering the last of all names.
-    fn start(name: &'static str, address: &str, command: &mut Command) -> Option<Server> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = match command.spawn() {
-            Ok(process) => process,
-            Err(error) => {
-                eprintln!("{name} is left out: {error}");
-                return None;
-            }
-        };
-        let server = Server { name, address: address.parse().unwrap(), process };
-        let began = Instant::now();
-        let client = server.client();
-        let question = question(&name_of(SERVICES - 1), 1);
-        loop {
-            assert!(began.elapsed() < Duration::from_secs(60), "{name} does not answer");
-            let mut answer = [0; 1500];
-            let _ = client.send(&question);
-            // The number of answers, or of anything for the floor.
-            if client.recv(&mut answer).is_ok_and(|length| length > 12 && (answer[7] == 1 || name == FLOOR_NAME)) {
-                return Some(server);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn client(&self) -> UdpSocket {
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.connect(self.address).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client
-    }
-
-    /// Nanoseconds on a processor, of all its threads.
-    fn cpu(&self) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", outside_id(self.process.id()))).unwrap();
-        let of = |path: PathBuf| fs::read_to_string(path).ok()?.split(' ').next()?.parse::<u64>().ok();
-        tasks.filter_map(|task| of(task.unwrap().path().join("schedstat"))).sum()
-    }
-
-    fn ask(&self, questions: &[Vec<u8>]) -> Taken {
-        let clients = [self.client(), self.client()];
-        let (cpu, began) = (self.cpu(), Instant::now());
-        let mut lost = 0;
-        let mut headers = MultiHeaders::preallocate(BURST, None);
-        for burst in 0..QUESTIONS / (BURST * clients.len()) {
-            let of = |client: usize| questions.iter().cycle().skip((burst * clients.len() + client) * BURST % questions.len());
-            clients.iter().enumerate().for_each(|(index, client)| send(client, of(index)));
-            lost += clients.iter().map(|client| BURST - receive(client, &mut headers)).sum::<usize>();
-        }
-        let cpu = self.cpu() - cpu;
-        Taken { cpu: cpu as f64 / 1e9 / QUESTIONS as f64, rate: QUESTIONS as f64 / began.elapsed().as_secs_f64(), lost }
-    }
-
-    /// How long each answer takes when questions come at a steady rate, whether or not earlier ones are answered; one that does not come
-    /// counts as long as the client's patience.
-    fn ask_at_a_pace(&self, questions: &[Vec<u8>]) -> Vec<f64> {
-        let client = self.client();
-        client.set_nonblocking(true).unwrap();
-        let count = (RATE as f64 * PACED.as_secs_f64()) as usize;
-        // By the number that the question carries.
-        let mut sent: Vec<Option<Instant>> = vec![None; 1 << 16];
-        let (mut latencies, mut next, mut answer) = (Vec::with_capacity(count), 0, [0; 1500]);
-        let began = Instant::now();
-        while next < count || (latencies.len() < count && began.elapsed() < PACED + PATIENCE) {
-            let due = (began.elapsed().as_secs_f64() * f64::from(RATE)) as usize;
-            while next < due.min(count) {
-                let mut question = questions[next % questions.len()].clone();
-                question[..2].copy_from_slice(&(next as u16).to_be_bytes());
-                sent[usize::from(next as u16)] = Some(Instant::now());
-                // A full buffer is a lost question.
-                let _ = client.send(&question);
-                next += 1;
-            }
-            while client.recv(&mut answer).is_ok() {
-                let number = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
-                latencies.extend(sent[number].take().map(|sent| sent.elapsed().as_secs_f64()));
-            }
-            std::hint::spin_loop();
-        }
-        latencies.resize(count, PATIENCE.as_secs_f64());
-        latencies
-    }
+/// Has it asked in pairs of bursts; each call says how many questions were lost.
+fn measured(server: &Server, count: usize, mut ask_two_bursts: impl FnMut(usize) -> usize) -> Taken {
+    let (cpu, began, bursts) = (server.cpu(), Instant::now(), count / (2 * BURST));
+    let lost = (0..bursts).map(&mut ask_two_bursts).sum();
+    let (cpu, count) = (server.cpu() - cpu, (bursts * 2 * BURST) as f64);
+    Taken { cpu: cpu as f64 / 1e9 / count, rate: count / began.elapsed().as_secs_f64(), lost }
 }
 
 fn send<'a>(client: &UdpSocket, questions: impl Iterator<Item = &'a Vec<u8>>) {
@@ -220,73 +195,12 @@ fn receive(client: &UdpSocket, headers: &mut MultiHeaders<SockaddrStorage>) -> u
     received
 }
 
-fn waypost(folder: &Path) -> Option<Server> {
-    let mut command = Command::new(WAYPOST);
-    command
-        .args(["run", "--role=dns", "--node-name=bench", "--dns-address=127.0.0.1:5301"])
-        .arg("--manifests")
-        .arg(folder.join("manifests"));
-    command.args(["--dns-health-address=", "--dns-ready-address=", "--dns-metrics-address=127.0.0.1:5391"]);
-    Server::start(OURS, "127.0.0.1:5301", &mut command)
-}
-
-fn floor() -> Option<Server> {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    Server::start(FLOOR_NAME, "127.0.0.1:5302", command.args([FLOOR, "127.0.0.1:5302"]))
-}
-
-fn knot(folder: &Path) -> Option<Server> {
-    let text = format!(
-        "server:\n  listen: 127.0.0.1@5303\n  rundir: {0}\ndatabase:\n  storage: {0}\ntemplate:\n - id: default\n   storage: {0}\n   journal-content: none\n\
-         zone:\n - domain: cluster.local\n   file: zone\n",
-        folder.display()
-    );
-    fs::write(folder.join("knot.conf"), text).unwrap();
-    let mut command = Command::new("/usr/sbin/knotd");
-    Server::start(KNOT, "127.0.0.1:5303", command.arg("-c").arg(folder.join("knot.conf")))
-}
-
-fn coredns(folder: &Path) -> Option<Server> {
-    let corefile =
-        format!("cluster.local:5304 {{\n  bind 127.0.0.1\n  file {}/zone\n  prometheus 127.0.0.1:5394\n}}\n", folder.display());
-    fs::write(folder.join("Corefile"), corefile).unwrap();
-    let mut command = tool("coredns");
-    Server::start(COREDNS, "127.0.0.1:5304", command.arg("-conf").arg(folder.join("Corefile")))
-}
-
-/// Sends every datagram back as a response.
-pub fn turn_round(address: SocketAddr) -> ! {
-    let socket = UdpSocket::bind(address).unwrap();
-    let mut headers: MultiHeaders<SockaddrStorage> = MultiHeaders::preallocate(BURST, None);
-    let mut buffers = [[0_u8; 1500]; BURST];
-    loop {
-        let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
-        let received = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None).unwrap();
-        let met: Vec<(usize, SocketAddrAny)> = received
-            .map(|message| {
-                let client = *message.address.unwrap().as_sockaddr_in().unwrap();
-                (message.bytes, SocketAddr::from((client.ip(), client.port())).into())
-            })
-            .collect();
-        buffers.iter_mut().take(met.len()).for_each(|buffer| buffer[2] |= 0x80);
-        let slices: Vec<_> = met.iter().zip(&buffers).map(|((length, _), buffer)| [IoSlice::new(&buffer[..*length])]).collect();
-        let mut controls: Vec<_> = slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
-        let messages = met.iter().zip(&slices).zip(&mut controls);
-        let mut messages: Vec<_> =
-            messages.map(|(((_, client), slice), control)| MMsgHdr::new_with_addr(client, slice, control)).collect();
-        let mut sent = 0;
-        while sent < messages.len() {
-            sent += sendmmsg(&socket, &mut messages[sent..], SendFlags::empty()).unwrap();
-        }
-    }
-}
-
-fn name_of(number: usize) -> String {
-    format!("service-{number}.namespace-{}.svc.cluster.local", number % 100)
-}
-
-fn address_of(number: usize) -> String {
-    format!("10.96.{}.{}", number / 250, number % 250 + 1)
+fn read_answer(connection: &mut TcpStream) {
+    let (mut length, mut answer) = ([0; 2], [0; 1500]);
+    connection.read_exact(&mut length).expect("the server answers");
+    let length = usize::from(u16::from_be_bytes(length));
+    connection.read_exact(&mut answer[..length]).expect("an answer is whole");
+    assert_eq!(answer[7], 1, "a service has an address");
 }
 
 fn hits() -> Vec<Vec<u8>> {
@@ -299,45 +213,6 @@ fn misses() -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn question(name: &str, rtype: u16) -> Vec<u8> {
-    let mut bytes = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        bytes.push(label.len() as u8);
-        bytes.extend_from_slice(label.as_bytes());
-    }
-    bytes.push(0);
-    bytes.extend_from_slice(&rtype.to_be_bytes());
-    bytes.extend_from_slice(&[0, 1]);
-    bytes
-}
-
-fn manifests() -> Vec<u8> {
-    let mut text = Vec::new();
-    for number in 0..100 {
-        writeln!(text, "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: namespace-{number}}}").unwrap();
-    }
-    for number in 0..SERVICES {
-        writeln!(
-            text,
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: service-{number}, namespace: namespace-{}}}\n\
-             spec: {{clusterIP: {address}, clusterIPs: [{address}], ports: [{{name: http, port: 80}}]}}",
-            number % 100,
-            address = address_of(number),
-        )
-        .unwrap();
-    }
-    text
-}
-
-fn zone() -> Vec<u8> {
-    let mut text = Vec::new();
-    writeln!(
-        text,
-        "$ORIGIN cluster.local.\n@ 30 SOA ns.dns hostmaster 1 7200 1800 86400 30\n@ 30 NS ns.dns\nns.dns 30 A 127.0.0.1"
-    )
-    .unwrap();
-    for number in 0..SERVICES {
-        writeln!(text, "{}. 30 A {}", name_of(number), address_of(number)).unwrap();
-    }
-    text
+fn forwarded_names(prefix: &str, count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|number| question(&format!("{prefix}-{number}.example.com"), 1)).collect()
 }

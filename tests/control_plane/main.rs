@@ -97,11 +97,9 @@ const CASES: &[(&str, Case)] = &[
 
 fn main() -> ExitCode {
     let mode = std::env::args().nth(1).unwrap_or_default();
+    side_by_side::become_one(&mode, &std::env::args().nth(2).unwrap_or_default());
     match mode.as_str() {
         "--playground" => playground::main(),
-        side_by_side::FLOOR => {
-            side_by_side::turn_round(std::env::args().nth(2).and_then(|address| address.parse().ok()).expect("an address"))
-        }
         "--bench" => {
             walls::build_tools(&["control-plane", "kubectl", "kube-proxy", "coredns"]);
             let sizes = std::env::args().nth(2).unwrap_or_default();
