@@ -2,16 +2,15 @@
 //! objects, then with a rolling update. `cargo bench --bench scale -- SERVICES ENDPOINTS [kernel]`; without `kernel` the tables are committed to the
 //! in-memory kernel of the tests. docs/scale.md uses its numbers.
 
+mod objects;
+
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
+use objects::{address, key, service, slices};
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant, SystemTime};
 use waypost::dns::records::Records;
-use waypost::model::{
-    Endpoint, Family, Interner, Kind, Name, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort,
-    Slice, SlicePort, Update,
-};
+use waypost::model::{Endpoint, Family, Interner, Kind, Update};
 use waypost::nft::{Committer, Kernel, Layout, Memory, Netlink};
 use waypost::proxy::{Context, Delta, DetectLocal, Planner};
 use waypost::snapshot;
@@ -23,10 +22,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// So many endpoints are replaced one by one, and as many come on top.
 const CHANGES: u32 = 2000;
-/// Endpoints lie on so many nodes.
-const NODES: u32 = 5000;
-/// `maxEndpointsPerSlice` of the EndpointSlice controller.
-const SLICE: u32 = 100;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // cargo adds `--bench`.
@@ -126,58 +121,6 @@ fn commit(committer: &mut Committer<impl Kernel>, delta: Delta) -> Result<(), Bo
         }
     }
     Ok(())
-}
-
-fn key(names: &mut Interner, number: u32) -> ObjectKey {
-    ObjectKey { namespace: names.intern("shop"), name: names.intern(&format!("service-{number}")) }
-}
-
-fn service(names: &mut Interner, number: u32) -> Service {
-    let port = ServicePort { name: names.intern("http"), protocol: Protocol::Tcp, port: 80, node_port: 0 };
-    Service {
-        key: key(names, number),
-        kind: ServiceKind::ClusterIp,
-        cluster_ips: vec![address(0x0a60_0000 + number)],
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        source_ranges: vec![],
-        ports: vec![port],
-        internal_policy: Policy::Cluster,
-        external_policy: Policy::Cluster,
-        affinity_seconds: None,
-        health_check_node_port: 0,
-        proxied: true,
-        created: i64::from(number),
-        options: ServiceOptions::default(),
-    }
-}
-
-fn slices(names: &mut Interner, number: u32, endpoints: u32) -> impl Iterator<Item = Slice> {
-    let service = key(names, number);
-    let port = SlicePort { name: names.intern("http"), protocol: Protocol::Tcp, port: 8080 };
-    let nodes: Vec<Name> =
-        (0..endpoints).map(|endpoint| names.intern(&format!("node-{}", (number + endpoint) % NODES))).collect();
-    (0..endpoints.div_ceil(SLICE)).map(move |part| {
-        let of_part = part * SLICE..endpoints.min((part + 1) * SLICE);
-        let endpoint = |at: u32| Endpoint {
-            node: nodes.get(at as usize).cloned(),
-            ..Endpoint::at(address(0x0a80_0000 + number * endpoints + at))
-        };
-        Slice {
-            key: ObjectKey { namespace: service.namespace.clone(), name: format!("{}-{part}", service.name).into() },
-            service: service.clone(),
-            family: Family::V4,
-            ports: [port.clone()].into(),
-            endpoints: of_part.map(endpoint).collect(),
-            headless: false,
-            weight: 1,
-            triggered: None,
-        }
-    })
-}
-
-fn address(number: u32) -> IpAddr {
-    Ipv4Addr::from(number).into()
 }
 
 fn spread(mut times: Vec<Duration>) -> String {
