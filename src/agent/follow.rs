@@ -136,11 +136,7 @@ impl Follow {
             if let Some(dns) = &mut self.dns
                 && self.plan.as_ref().is_none_or(|plan| plan.committed)
             {
-                let was_local = dns.is_local();
                 dns.close_switch();
-                if let (false, true, Some(plan), Some(tracked)) = (was_local, dns.is_local(), &self.plan, dns.tracked()) {
-                    plan.stale_flows.forget(tracked);
-                }
                 if dns.is_to_be_local() {
                     self.status.dns_local(dns.is_local());
                 }
@@ -154,12 +150,7 @@ impl Follow {
 
     /// New questions go elsewhere from now on.
     fn open_switch(&mut self) -> Option<GuardedSwitch> {
-        let dns = self.dns.as_mut()?;
-        let switch = dns.open_switch()?;
-        if let (Some(plan), Some(tracked)) = (&self.plan, dns.tracked()) {
-            plan.stale_flows.forget(tracked);
-        }
-        Some(switch)
+        self.dns.as_mut()?.open_switch()
     }
 
     fn take_in(&mut self, update: Update) {
@@ -209,7 +200,7 @@ impl Follow {
         }
         self.listed.get_or_insert_with(Instant::now);
         let dirty = self.store.take_dirty();
-        if let Some(last_state) = self.last_state.as_mut().filter(|_| dirty.is_to_be_remembered()) {
+        if let Some(last_state) = self.last_state.as_mut().filter(|_| !dirty.is_empty()) {
             last_state.changed();
         }
         if let Some(plan) = &mut self.plan {
@@ -285,7 +276,7 @@ impl Follow {
 
     fn announce(&mut self) {
         if self.dns.as_ref().is_some_and(|dns| dns.synced) {
-            Demand::ALL.kinds().iter().for_each(|kind| self.status.without_kind(*kind));
+            Demand::KINDS.iter().for_each(|kind| self.status.without_kind(*kind));
         }
         let in_kernel = self.plan.as_ref().is_none_or(|plan| plan.committed);
         let in_dns = self.dns.as_ref().is_none_or(|dns| dns.synced);

@@ -1,15 +1,13 @@
 //! The half of DNS of the agent's task: names are published once their rules are committed.
 
 use super::follow::RETRY_REFUSED;
-use super::local_dns::DNS_PORT;
 use super::watchdog::GuardedSwitch;
 use crate::config::Config;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
-use crate::model::{Demand, Kind, Name, ObjectKey, Protocol, ServiceKind};
+use crate::model::{Demand, Kind, Name, ObjectKey, ServiceKind};
 use crate::nft::Tracking;
-use crate::proxy::Dest;
 use crate::store::{Dirty, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -115,7 +113,7 @@ impl Dns {
     }
 
     fn set_namespace(&self, store: &Store, name: &Name) {
-        self.records.set_namespace(name, store.has_namespace(name));
+        self.records.set_namespace(name, store.has_namespace(name), store.namespace_labels(name));
     }
 
     /// Names whose commit failed wait on, until their deadline.
@@ -195,13 +193,6 @@ impl Dns {
         let mut switch = self.switch.take()?;
         switch.only_finish();
         Some(switch)
-    }
-
-    /// Where flows of DNS lead that are tracked: when questions go elsewhere from now on, or come home, these flows would not. `None` where none are
-    /// tracked.
-    pub fn tracked(&self) -> Option<Vec<Dest>> {
-        let dest = |address: &IpAddr| Dest { address: *address, protocol: Protocol::Udp, port: DNS_PORT };
-        (self.tracking == Tracking::Tracked).then(|| self.local.iter().map(dest).collect())
     }
 
     /// Whether the pods of this node are to be answered here.

@@ -2,7 +2,6 @@
 
 use crate::conntrack::{Cleaner, Touched};
 use crate::model::Family;
-use crate::proxy::Dest;
 
 /// What was planned and whose flows have not been looked at yet.
 #[derive(Debug, Default)]
@@ -18,13 +17,6 @@ impl StaleFlows {
     /// Without a cleaner nothing is ever looked at.
     pub fn new(cleaner: Option<Cleaner>) -> StaleFlows {
         StaleFlows { cleaner, ..StaleFlows::default() }
-    }
-
-    /// Forgets the flows to these destinations, wherever they lead: from now on they would lead elsewhere.
-    pub fn forget(&self, dests: Vec<Dest>) {
-        if let Some(cleaner) = &self.cleaner {
-            cleaner.look(dests.into_iter().map(|dest| (dest, Some(Default::default()))).collect());
-        }
     }
 
     /// These are part of what is being committed.

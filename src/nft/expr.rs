@@ -159,6 +159,18 @@ pub enum Expr {
     RejectReset,
     /// Refuses with ICMP "port unreachable": this code of the family's ICMP.
     RejectUnreachable(u8),
+    /// Puts bytes into a register.
+    Load {
+        /// Register to fill.
+        to: u32,
+        /// The bytes.
+        value: Vec<u8>,
+    },
+    /// Has the packet tracked among the connections of a zone, whose number (16 bits) is in a register.
+    SetZone {
+        /// The register.
+        from: u32,
+    },
     /// Leaves the connection untracked.
     NoTrack,
     /// Ends the rule with a verdict.
@@ -208,6 +220,8 @@ pub const META_L4PROTO: u32 = 16;
 pub const CT_STATE: u32 = 0;
 /// `NFT_CT_STATUS`.
 pub const CT_STATUS: u32 = 2;
+/// `NFT_CT_ZONE`.
+const CT_ZONE: u32 = 17;
 /// `NFT_CT_PROTO_DST`.
 pub const CT_DESTINATION_PORT: u32 = 12;
 /// `NFT_CT_DST_IP`.
@@ -353,6 +367,14 @@ impl Expr {
             Expr::RejectUnreachable(code) => element(writer, "reject", |w| {
                 w.u32(1, 0);
                 w.bytes(2, &[*code]);
+            }),
+            Expr::Load { to, value } => element(writer, "immediate", |w| {
+                w.u32(1, register(*to));
+                w.nest(2, |data| data.bytes(VALUE, value));
+            }),
+            Expr::SetZone { from } => element(writer, "ct", |w| {
+                w.u32(2, CT_ZONE);
+                w.u32(4, register(*from));
             }),
             Expr::NoTrack => element(writer, "notrack", |_| {}),
             Expr::Verdict(verdict) => element(writer, "immediate", |w| {

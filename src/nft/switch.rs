@@ -13,7 +13,10 @@
 //! sends none, and needs nobody beside it who notices.
 //!
 //! Where DNS is to be tracked ([`Tracking::Tracked`]) a question is not left alone but translated to what it says already, before anybody else may
-//! translate it: a connection is translated once. Connections then stay where they began by what the kernel knows of them.
+//! translate it: a connection is translated once. TCP connections then stay where they began by what the kernel knows of them. UDP has no
+//! connections, but a client that sends on over one socket would stay where its first question went, be there nobody or not. So questions over UDP are
+//! tracked in a zone of their own while they come here: once they do not, the kernel knows no flow of theirs, and the next one is translated like a
+//! new one; and when they come home the flow elsewhere does not hold them.
 //!
 //! Untracked, a TCP connection stays where it began: its first segment puts it into a set, and the others come here if it is there. Otherwise a connection
 //! to a server elsewhere would be cut when the switch closes, and one to the agent when it opens: a segment in the middle of a connection
@@ -66,6 +69,9 @@ const FROM_PACKETS: u32 = 0x10 | 0x20;
 const ALIVE_ROOM: u32 = 1024;
 /// User data as `nft` stores it: keys are in network order.
 const BIG_ENDIAN_KEYS: [u8; 6] = if cfg!(target_endian = "little") { [0, 4, 2, 0, 0, 0] } else { [0, 4, 0, 0, 0, 2] };
+/// The conntrack zone of questions over UDP that come here ("wd"); nobody else's, because those of network plugins are small numbers or one for
+/// each network.
+const ZONE: u16 = 0x7764;
 /// Only processes with CAP_NET_ADMIN can mark their packets ("wayp").
 const BEAT_MARK: u32 = 0x7761_7970;
 /// The port of the discard service, which nobody offers; the packets never get there.
@@ -244,17 +250,24 @@ fn chains(family: Family, addresses: &[IpAddr], keep: Keep, tracking: Tracking) 
             Keep::Questions => [Protocol::Udp, Protocol::Tcp].map(|protocol| stay(family, protocol)).to_vec(),
             Keep::Connections => Vec::new(),
         };
+        let questions = (keep == Keep::Questions).then(|| question(family, in_zone()));
+        // One that was under way when the heart stopped belongs to its question as well.
+        let answers = addresses.iter().map(|address| answer(*address, Protocol::Udp, in_zone()));
+        let output = beats.into_iter().chain(questions.clone()).chain(answers).collect();
         return vec![
+            chain("zone-prerouting", "filter", PREROUTING, RAW, questions.into_iter().collect()),
+            chain("zone-output", "filter", OUTPUT, RAW, output),
             chain("keep-prerouting", "nat", PREROUTING, BEFORE_NAT, stay()),
             chain("keep-output", "nat", OUTPUT, BEFORE_NAT, stay()),
-            chain("heart", "filter", OUTPUT, RAW, beats.into_iter().collect()),
         ];
     }
     let questions = || match keep {
-        Keep::Questions => vec![question(family), first_segment(family), segment(family, true)],
+        Keep::Questions => vec![question(family, vec![Expr::NoTrack]), first_segment(family), segment(family, true)],
         Keep::Connections => vec![segment(family, false)],
     };
-    let answers = addresses.iter().flat_map(|address| [Protocol::Udp, Protocol::Tcp].map(|protocol| answer(*address, protocol)));
+    let untracked =
+        |address: &IpAddr| [Protocol::Udp, Protocol::Tcp].map(|protocol| answer(*address, protocol, vec![Expr::NoTrack]));
+    let answers = addresses.iter().flat_map(untracked);
     vec![
         chain("keep-prerouting", "filter", PREROUTING, RAW, questions()),
         chain("keep-output", "filter", OUTPUT, RAW, beats.into_iter().chain(questions()).chain(answers).collect()),
@@ -325,9 +338,14 @@ fn connection(family: Family) -> Vec<Expr> {
     }
 }
 
-/// `meta l4proto udp udp dport 53 ip daddr @alive notrack`
-fn question(family: Family) -> Vec<Expr> {
-    [is_dns(Protocol::Udp), is_alive(family), vec![Expr::NoTrack]].concat()
+/// `meta l4proto udp udp dport 53 ip daddr @alive …`
+fn question(family: Family, then: Vec<Expr>) -> Vec<Expr> {
+    [is_dns(Protocol::Udp), is_alive(family), then].concat()
+}
+
+/// `ct zone set ZONE`
+fn in_zone() -> Vec<Expr> {
+    vec![Expr::Load { to: 0, value: ZONE.to_ne_bytes().into() }, Expr::SetZone { from: 0 }]
 }
 
 /// `… tcp dport 53 ip daddr @alive tcp flags & (syn | ack) == syn update @connections { … } notrack`
@@ -348,19 +366,19 @@ fn segment(family: Family, only_alive: bool) -> Vec<Expr> {
     [is_dns(Protocol::Tcp), alive, connection(family), known].concat()
 }
 
-/// `ip saddr ADDRESS meta l4proto PROTOCOL th sport 53 notrack`
-fn answer(address: IpAddr, protocol: Protocol) -> Vec<Expr> {
+/// `ip saddr ADDRESS meta l4proto PROTOCOL th sport 53 …`
+fn answer(address: IpAddr, protocol: Protocol, then: Vec<Expr>) -> Vec<Expr> {
     let (bytes, offset): (Vec<u8>, u32) = match address {
         IpAddr::V4(address) => (address.octets().into(), 12),
         IpAddr::V6(address) => (address.octets().into(), 8),
     };
-    vec![
+    let from = vec![
         Expr::Payload { base: Base::Network, offset, length: bytes.len() as u32, to: 0 },
         is(&bytes),
         Expr::Meta { key: META_L4PROTO, to: 0 },
         is(&[protocol.number()]),
         port(true),
         is(&DNS.to_be_bytes()),
-        Expr::NoTrack,
-    ]
+    ];
+    [from, then].concat()
 }

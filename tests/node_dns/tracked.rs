@@ -21,7 +21,7 @@ pub fn tests() -> Vec<Trial> {
     vec![
         Trial::test("tracked_questions_pass_a_firewall_that_wants_connections_and_follow_the_agent", follow_the_agent),
         Trial::test("tracked_questions_are_answered_where_no_server_is_behind_kube_dns", nobody_behind),
-        Trial::test("a_client_that_keeps_its_socket_goes_where_the_agent_is_if_that_ends_in_order", one_socket),
+        Trial::test("a_client_that_keeps_its_socket_is_answered_by_whoever_is_there", one_socket),
     ]
 }
 
@@ -114,9 +114,15 @@ fn one_socket() -> Result<(), Failed> {
         }
     };
     all_answered_with(AGENT_TTL);
-    agent.end("-TERM");
+    for signal in ["-TERM", "-KILL"] {
+        agent.end(signal);
+        all_answered_with(FALLBACK_TTL);
+        agent = tracked(&world);
+        all_answered_with(AGENT_TTL);
+    }
+    agent.signal("-STOP");
     all_answered_with(FALLBACK_TTL);
-    let _agent = tracked(&world);
+    agent.signal("-CONT");
     all_answered_with(AGENT_TTL);
     Ok(())
 }
