@@ -29,7 +29,7 @@ criterion_main!(hot);
 fn cluster() -> Store {
     let mut names = Interner::default();
     let mut store = Store::default();
-    store.apply(Update::Namespace("shop".into()));
+    store.apply(Update::Namespace("shop".into(), None));
     for number in 0..SERVICES {
         store.apply(Update::Service(Box::new(service(&mut names, number))));
         slices(&mut names, number, ENDPOINTS).for_each(|slice| store.apply(Update::Slice(Box::new(slice))));
@@ -40,7 +40,7 @@ fn cluster() -> Store {
 /// From a datagram to the bytes of its reply.
 fn questions(criterion: &mut Criterion) {
     let (store, mut names, records) = (cluster(), Interner::default(), Records::new("cluster.local", 30));
-    records.set_namespace(&"shop".into(), true);
+    records.set_namespace(&"shop".into(), true, None);
     for number in 0..SERVICES {
         let key = key(&mut names, number);
         records.publish(&key, store.service(&key), &store.slices(&key));

@@ -43,7 +43,7 @@ fn simulate(kernel: impl Kernel, services: u32, endpoints: u32) -> Result<(), Bo
     let mut names = Interner::default();
     let mut store = Store::default();
     [Kind::Service, Kind::Slice, Kind::Namespace].into_iter().for_each(|kind| store.apply(Update::ListBegin(kind)));
-    store.apply(Update::Namespace("shop".into()));
+    store.apply(Update::Namespace("shop".into(), None));
     for number in 0..services {
         store.apply(Update::Service(Box::new(service(&mut names, number))));
         slices(&mut names, number, endpoints).for_each(|slice| store.apply(Update::Slice(Box::new(slice))));

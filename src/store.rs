@@ -3,12 +3,13 @@
 //! One owner (the agent's loop) applies [`Update`]s and takes the dirty keys. Listings may be repeated at any time: what a new
 //! listing does not mention is gone, which is how deletions survive a lost watch.
 
-use crate::model::{Family, Import, ImportedSlice, Kind, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
+use crate::model::{Family, Import, ImportedSlice, Kind, Labels, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
 use ipnet::IpNet;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Services, slices, namespaces and the node.
@@ -19,7 +20,7 @@ pub struct Store {
     /// which a tree would make room for eleven.
     slices: HashMap<ObjectKey, Vec<Listed<Slice>>>,
     slice_owner: HashMap<SliceKey, ObjectKey>,
-    namespaces: HashMap<Name, u32>,
+    namespaces: HashMap<Name, Listed<Option<Arc<Labels>>>>,
     node: Option<Listed<Node>>,
     service_cidrs: BTreeMap<Name, Listed<Box<[IpNet]>>>,
     pods: HashMap<PodDigest, Listed<Pod>>,
@@ -39,6 +40,7 @@ struct PodDigest(u128);
 struct Pod {
     namespace: Name,
     addresses: Box<[IpAddr]>,
+    labels: Option<Arc<Labels>>,
 }
 
 /// A value and the number of the listing that mentioned it last.
@@ -60,7 +62,7 @@ struct Listing {
 pub struct Dirty {
     /// Services whose own object or slices changed.
     pub services: BTreeSet<ObjectKey>,
-    /// Namespaces that appeared or disappeared.
+    /// Namespaces that appeared or disappeared, or whose labels changed.
     pub namespaces: BTreeSet<Name>,
     /// The node changed.
     pub node: bool,
@@ -92,6 +94,8 @@ pub struct PodMove {
     pub namespace: Name,
     /// The address.
     pub address: IpAddr,
+    /// The pod's labels, where they are known.
+    pub labels: Option<Arc<Labels>>,
     /// Whether it has it now.
     pub is_there: bool,
 }
@@ -99,13 +103,12 @@ pub struct PodMove {
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        !self.is_to_be_remembered() && self.pods.is_empty() && self.imports.is_empty()
-    }
-
-    /// Whether something changed that is a part of the last known state. Pods are not: they come and go, and that there is one now is all that is
-    /// ever said of them. Nor are services of other clusters, which are reached by what other programs know.
-    pub fn is_to_be_remembered(&self) -> bool {
-        !self.services.is_empty() || !self.namespaces.is_empty() || self.node || self.service_cidrs
+        self.services.is_empty()
+            && self.namespaces.is_empty()
+            && !self.node
+            && !self.service_cidrs
+            && self.pods.is_empty()
+            && self.imports.is_empty()
     }
 }
 
@@ -119,13 +122,13 @@ impl Store {
             Update::ServiceGone(key) => self.drop_service(&key),
             Update::Slice(slice) => self.put_slice(*slice),
             Update::SliceGone(key) => self.drop_slice(&key),
-            Update::Namespace(name) => self.put_namespace(name),
+            Update::Namespace(name, labels) => self.put_namespace(name, labels),
             Update::NamespaceGone(name) => self.drop_namespace(&name),
             Update::ServiceCidr(name, networks) => self.put_service_cidr(name, networks),
             Update::ServiceCidrGone(name) => self.drop_service_cidr(&name),
             Update::Node(node) => self.put_node(Some(node)),
             Update::NodeGone => self.put_node(None),
-            Update::Pod(key, addresses) => self.put_pod(&key, addresses),
+            Update::Pod(key, addresses, labels) => self.put_pod(&key, addresses, labels),
             Update::PodGone(key) => self.drop_pod(PodDigest::of(&key)),
             Update::Import(import) => self.put_import(*import),
             Update::ImportGone(key) => self.drop_import(&key),
@@ -173,6 +176,21 @@ impl Store {
         of_import.map(|(_, listed)| &listed.value).collect()
     }
 
+    /// Every ServiceImport.
+    pub fn all_imports(&self) -> impl Iterator<Item = &Import> {
+        self.imports.values().map(|listed| &listed.value)
+    }
+
+    /// Every slice of a ServiceImport.
+    pub fn all_imported_slices(&self) -> impl Iterator<Item = &ImportedSlice> {
+        self.imported_slices.values().map(|listed| &listed.value)
+    }
+
+    /// Every pod: its namespace, its addresses, and its labels where they are known.
+    pub fn pods(&self) -> impl Iterator<Item = (&Name, &[IpAddr], Option<&Arc<Labels>>)> {
+        self.pods.values().map(|Listed { value: pod, .. }| (&pod.namespace, &*pod.addresses, pod.labels.as_ref()))
+    }
+
     /// Every namespace.
     pub fn namespaces(&self) -> impl Iterator<Item = &Name> {
         self.namespaces.keys()
@@ -186,6 +204,11 @@ impl Store {
     /// Whether a listing of any kind has ever begun: whether anything was heard of the cluster.
     pub fn has_heard(&self) -> bool {
         self.listing.iter().any(|listing| listing.number > 0)
+    }
+
+    /// The labels of a namespace, where they are known.
+    pub fn namespace_labels(&self, name: &str) -> Option<&Arc<Labels>> {
+        self.namespaces.get(name)?.value.as_ref()
     }
 
     /// Whether the namespace exists.
@@ -244,7 +267,7 @@ impl Store {
                 gone.iter().for_each(|key| self.drop_slice(key));
             }
             Kind::Namespace => {
-                let gone: Vec<_> = stale(self.namespaces.iter().map(|(name, listing)| (name, *listing)), current);
+                let gone: Vec<_> = stale(self.namespaces.iter().map(|(name, listed)| (name, listed.listing)), current);
                 gone.iter().for_each(|name| self.drop_namespace(name));
             }
             Kind::ServiceCidr => {
@@ -332,11 +355,12 @@ impl Store {
         self.dirty.services.insert(service);
     }
 
-    fn put_namespace(&mut self, name: Name) {
+    fn put_namespace(&mut self, name: Name, labels: Option<Arc<Labels>>) {
         let listing = self.number(Kind::Namespace);
-        if self.namespaces.insert(name.clone(), listing).is_none() {
-            self.dirty.namespaces.insert(name);
+        if self.namespaces.get(&name).is_none_or(|listed| listed.value != labels) {
+            self.dirty.namespaces.insert(name.clone());
         }
+        self.namespaces.insert(name, Listed { value: labels, listing });
     }
 
     fn drop_namespace(&mut self, name: &Name) {
@@ -391,9 +415,9 @@ impl Store {
         self.dirty.imports.insert(import);
     }
 
-    fn put_pod(&mut self, key: &ObjectKey, addresses: Box<[IpAddr]>) {
+    fn put_pod(&mut self, key: &ObjectKey, addresses: Box<[IpAddr]>, labels: Option<Arc<Labels>>) {
         let listing = self.number(Kind::Pod);
-        let new = Pod { namespace: key.namespace.clone(), addresses };
+        let new = Pod { namespace: key.namespace.clone(), addresses, labels };
         let old = self.pods.insert(PodDigest::of(key), Listed { value: new, listing });
         let new = &self.pods[&PodDigest::of(key)].value;
         if old.as_ref().is_none_or(|old| old.value != *new) {
@@ -419,7 +443,11 @@ impl Store {
 
 impl Pod {
     fn moves(&self, is_there: bool) -> impl Iterator<Item = PodMove> {
-        self.addresses.iter().map(move |address| PodMove { namespace: self.namespace.clone(), address: *address, is_there })
+        let one = move |address: &IpAddr| {
+            let (namespace, labels) = (self.namespace.clone(), self.labels.clone());
+            PodMove { namespace, address: *address, labels, is_there }
+        };
+        self.addresses.iter().map(one)
     }
 }
 
@@ -458,6 +486,7 @@ mod tests {
             headless: false,
             weight: 1,
             triggered: None,
+            details: None,
         }))
     }
 
@@ -529,13 +558,12 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_pods_come_and_go_with_them_and_are_nothing_to_be_remembered() {
+    fn addresses_of_pods_come_and_go_with_them() {
         let pod = |name: &str, address: &str| {
-            Update::Pod(ObjectKey::new("shop", name), [address].map(|text| text.parse().unwrap()).into())
+            Update::Pod(ObjectKey::new("shop", name), [address].map(|text| text.parse().unwrap()).into(), None)
         };
         let moves = |store: &mut Store| -> Vec<(String, bool)> {
             let dirty = store.take_dirty();
-            assert!(!dirty.is_to_be_remembered());
             dirty.pods.iter().map(|pod| (pod.address.to_string(), pod.is_there)).collect()
         };
         let came = |address: &str| (address.to_string(), true);
@@ -557,14 +585,14 @@ mod tests {
     fn a_listing_that_broke_off_removes_nothing() {
         let mut store: Store = [
             Update::ListBegin(Kind::Namespace),
-            Update::Namespace("a".into()),
-            Update::Namespace("b".into()),
+            Update::Namespace("a".into(), None),
+            Update::Namespace("b".into(), None),
             Update::ListEnd(Kind::Namespace),
             Update::ListBegin(Kind::Namespace),
-            Update::Namespace("a".into()),
+            Update::Namespace("a".into(), None),
             Update::ListBegin(Kind::Namespace),
-            Update::Namespace("a".into()),
-            Update::Namespace("b".into()),
+            Update::Namespace("a".into(), None),
+            Update::Namespace("b".into(), None),
             Update::ListEnd(Kind::Namespace),
         ]
         .into_iter()

@@ -34,6 +34,7 @@ pub fn service(names: &mut Interner, number: u32) -> Service {
         proxied: true,
         created: i64::from(number),
         options: ServiceOptions::default(),
+        labels: None,
     }
 }
 
@@ -58,6 +59,7 @@ pub fn slices(names: &mut Interner, number: u32, endpoints: u32) -> impl Iterato
             headless: false,
             weight: 1,
             triggered: None,
+            details: None,
         }
     })
 }

@@ -188,6 +188,7 @@ mod tests {
             proxied: true,
             created,
             options: ServiceOptions::default(),
+            labels: None,
         }
     }
 

@@ -135,7 +135,7 @@ async fn source(
     config: &Config,
     registries: &Registries,
     updates: mpsc::Sender<Update>,
-    demand: watch::Receiver<Demand>,
+    mut demand: watch::Receiver<Demand>,
 ) -> anyhow::Result<(Source, Notices)> {
     let node_name = (config.role != Role::Dns).then(|| config.node_name.clone());
     if let ClusterSource::Manifests(folder) = config.cluster.clone() {
@@ -147,12 +147,14 @@ async fn source(
         Role::Dns => &[Kind::Service, Kind::Slice, Kind::Namespace],
         Role::All | Role::Proxy => &[Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node, Kind::ServiceCidr],
     };
+    let zones = config.dns.zones.clone();
     let health = kubernetes::Health::default();
     health.show(kinds, &registries.process)?;
     let Some(node_name) = node_name else {
         // The agents of the nodes say the same of bad objects, and have the right to.
         let watch = async move {
             let told = kubernetes::Told { updates, health, notices: Notices::logged() };
+            first_word(&zones, &mut demand).await;
             kubernetes::watch(client, None, kinds, demand, told).await;
             Ok(())
         };
@@ -161,7 +163,10 @@ async fn source(
     let (notices, received) = Notices::sent();
     let told = kubernetes::Told { updates, health, notices: notices.clone() };
     let work = async move {
-        let watch = kubernetes::watch(client.clone(), Some(&node_name), kinds, demand, told);
+        let watch = async {
+            first_word(&zones, &mut demand).await;
+            kubernetes::watch(client.clone(), Some(&node_name), kinds, demand, told).await;
+        };
         tokio::select! {
             () = watch => {}
             never = async { kubernetes::send_events(client.clone(), &node_name, received).await; std::future::pending().await } => never,
@@ -169,6 +174,14 @@ async fn source(
         Ok(())
     };
     Ok((tokio::spawn(work), notices))
+}
+
+/// Waits until it is known what DNS needs to know of the cluster, so that nothing is listed twice; the flags alone ask for nothing.
+async fn first_word(zones: &ZonesSource, demand: &mut watch::Receiver<Demand>) {
+    if *zones != ZonesSource::Flags {
+        // Without anybody who could ask for more, what is asked for is known.
+        let _ = demand.changed().await;
+    }
 }
 
 /// The ConfigMaps with a Corefile, where DNS takes its zones from there.

@@ -6,7 +6,7 @@
 use super::lookup::{self, Node};
 use super::name::DomainName;
 use super::records::{Records, View};
-use super::service_record::{EndpointRecord, RecordKind, ServiceRecord};
+use super::service_record::{RecordKind, ShownEndpoint};
 use super::shape::Shape;
 use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -216,10 +216,12 @@ fn fill(view: &View<'_>, node: &Node<'_>, owner: Owner, rtype: u16, answer: &mut
         Node::Version if rtype == rtype::TXT => put(VERSION_TTL, Data::Txt(VERSION)),
         Node::Version => {}
         Node::NameServer => put_addresses(view, name_servers(view).into_iter().map(|(_, address)| address), rtype, put),
-        Node::Service(ServiceRecord { kind: RecordKind::Alias(Some(target)), .. }) if rtype == rtype::CNAME => {
-            put(view.ttl(), Data::Cname(target.clone()));
-        }
         _ if rtype == rtype::SRV => put_services(view, node, owner, answer),
+        Node::Service(service) if rtype == rtype::CNAME => {
+            if let RecordKind::Alias(Some(target)) = &service.kind {
+                put(view.ttl(), Data::Cname(target.clone()));
+            }
+        }
         _ => {
             let mut addresses = Vec::new();
             node.each_address(|address| addresses.push(address));
@@ -237,7 +239,7 @@ fn name_servers(view: &View<'_>) -> Vec<(DomainName, IpAddr)> {
     let own = view.records().name_server();
     let mut servers = BTreeSet::new();
     for service in own.iter().flat_map(|address| view.services_at(*address)) {
-        let label_and_address = |endpoint: &EndpointRecord| (endpoint.label(), endpoint.address);
+        let label_and_address = |endpoint: ShownEndpoint<'_>| (endpoint.label(), endpoint.address);
         let of_service: Vec<(Vec<u8>, IpAddr)> = match service.kind {
             RecordKind::ClusterIp => service.cluster_ips.iter().map(|address| (Vec::new(), *address)).collect(),
             RecordKind::Headless => service.endpoints().map(label_and_address).collect(),
@@ -296,10 +298,12 @@ fn reverse(view: &View<'_>, question: Question<'_>) -> Verdict {
             return Verdict::Answer(Answer { answers: targets.into_iter().map(pointer).collect(), ..Answer::default() });
         }
     }
-    if view.shape().lets_through(question.name) {
+    // The zone itself is answered in any case, as CoreDNS does.
+    let is_apex = question.name == view.zone().as_wire();
+    if !is_apex && view.shape().lets_through(question.name) {
         return Verdict::Elsewhere;
     }
-    let node = if question.name == view.zone().as_wire() { Node::Apex } else { Node::Missing };
+    let node = if is_apex { Node::Apex } else { Node::Missing };
     let mut answer = Answer::default();
     fill(view, &node, Owner::Question, question.rtype, &mut answer);
     Verdict::Answer(answer)
@@ -310,7 +314,7 @@ fn names_at(view: &View<'_>, address: IpAddr) -> Vec<DomainName> {
     let Some(zone) = view.shape().zones.first() else { return Vec::new() };
     let mut targets = Vec::new();
     lookup::each_name_at(view, address, |service, endpoint| {
-        let label = endpoint.map(EndpointRecord::label).unwrap_or_default();
+        let label = endpoint.map(|endpoint| endpoint.label()).unwrap_or_default();
         targets.extend(DomainName::concat(&[&label, &service.labels, b"\x03svc"], zone));
     });
     let mut seen = HashSet::new();

@@ -274,8 +274,8 @@ impl Desk {
             let mut found = Vec::new();
             lookup::each_name_at(&view, address, |service, endpoint| {
                 found.push(match endpoint {
-                    Some(endpoint) => format!("endpoint {} of {}", endpoint.address, object(service)),
-                    None => object(service),
+                    Some(endpoint) => format!("endpoint {} of {}", endpoint.address, object(&service)),
+                    None => object(&service),
                 });
             });
             return Some(found);
@@ -286,14 +286,15 @@ impl Desk {
         Some(vec![match lookup::find(&view, name.as_wire()) {
             Node::Missing if !self.records.is_synced() => "the cluster is not fully known yet".to_string(),
             Node::Missing => format!("nothing in {zone} has this name"),
-            Node::Unheard => "the cluster's pods are not known yet".to_string(),
+            Node::Unheard => "what decides it is not known of the cluster yet".to_string(),
             Node::Bare => "a name that has others below it, and no records".to_string(),
             Node::Apex | Node::Version | Node::NameServer => format!("the zone {zone} itself"),
             Node::Pod(address) if shape.pods == PodNames::Verified => format!("a pod that has the address {address}"),
             Node::Pod(address) => format!("the address {address}, which the name spells (pods: insecure)"),
-            Node::Service(service) => object(service),
-            Node::Port { service, port, protocol } => format!("port {}/{} of {}", label(port), label(protocol), object(service)),
-            Node::Endpoint { service, label: name, .. } => format!("endpoint {} of {}", label(name), object(service)),
+            Node::Service(service) => object(&service),
+            Node::Port { service, port, protocol } => format!("port {}/{} of {}", label(port), label(protocol), object(&service)),
+            Node::Endpoint { service, label: name, .. } => format!("endpoint {} of {}", label(name), object(&service)),
+            Node::Zonal { service, .. } => format!("endpoints of {} in a zone of nodes", object(&service)),
         }])
     }
 

@@ -59,6 +59,11 @@ impl Guard {
         self.metrics.dropped(DropReason::Busy, count);
     }
 
+    /// An answer that nobody takes: its connection ends.
+    pub fn unsent(&self) {
+        self.metrics.dropped(DropReason::Unsent, 1);
+    }
+
     /// How many connections each address may have at a time.
     pub fn connections(&self) -> usize {
         self.config.connections

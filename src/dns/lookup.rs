@@ -3,8 +3,8 @@
 //! Pure, and without allocation: what is found is borrowed from the records and the question.
 
 use super::name::{DomainName, Labels, push_label};
-use super::records::View;
-use super::service_record::{EndpointRecord, Group, Port, RecordKind, ServiceRecord, pod_address, undashed};
+use super::records::{Unheard, View};
+use super::service_record::{Port, RecordKind, Shown, ShownEndpoint, ShownGroup, pod_address, undashed};
 use super::shape::{PodNames, Shape};
 use crate::model::Name;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,18 +22,26 @@ pub enum Node<'a> {
     Apex,
     Version,
     NameServer,
-    Service(&'a ServiceRecord),
+    Service(Shown<'a>),
     Port {
-        service: &'a ServiceRecord,
+        service: Shown<'a>,
         port: &'a [u8],
         protocol: &'a [u8],
     },
     Endpoint {
-        service: &'a ServiceRecord,
+        service: Shown<'a>,
         label: &'a [u8],
         address: Option<IpAddr>,
         /// The other cluster that it is in, of an imported service.
         cluster: Option<&'a [u8]>,
+    },
+    /// The endpoints of a headless service in a zone of nodes.
+    Zonal {
+        service: Shown<'a>,
+        /// The zone, in wire form without the root: its name may have dots.
+        zone: &'a [u8],
+        /// Whether all endpoints count where the zone has none (`prefer`, as opposed to `pin`).
+        prefers: bool,
     },
     Pod(IpAddr),
 }
@@ -49,7 +57,7 @@ pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
     let mut labels = [&[][..]; MAX_LABELS];
     let mut count = 0;
     for label in Labels::of(front) {
-        let Some(place) = labels.get_mut(count) else { return Node::Missing };
+        let Some(place) = labels.get_mut(count) else { return find_in_zone(view, front) };
         *place = label;
         count += 1;
     }
@@ -66,33 +74,66 @@ pub fn find<'a>(view: &'a View<'_>, name: &'a [u8]) -> Node<'a> {
             Some(address) => if_namespace(view, namespace, Node::Pod(address)),
             None => Node::Missing,
         },
-        [ref below @ .., service, namespace, b"svc"] => {
-            let key_length = service.len() + namespace.len() + 2;
-            let key_end = front.len() - b"\x03svc".len();
-            match view.service(&front[key_end - key_length..key_end]) {
-                Some(service) if view.is_multicluster() => find_in_import(view.shape(), service, below),
-                Some(service) => find_in_service(view.shape(), service, below),
-                None if !view.knows_all_services() => Node::Unheard,
-                None => Node::Missing,
-            }
-        }
+        [ref below @ .., service, namespace, b"svc"] => match view.service(key_in(front, service, namespace)) {
+            Ok(Some(service)) if view.is_multicluster() => find_in_import(view.shape(), service, below),
+            Ok(Some(service)) => find_in_service(view.shape(), service, below),
+            Ok(None) => Node::Missing,
+            Err(Unheard) => Node::Unheard,
+        },
         _ => Node::Missing,
     }
 }
 
 fn if_namespace<'a>(view: &View<'_>, namespace: &[u8], node: Node<'a>) -> Node<'a> {
-    if view.has_namespace(namespace) { node } else { Node::Missing }
+    match view.has_namespace(namespace) {
+        Ok(true) => node,
+        Ok(false) => Node::Missing,
+        Err(Unheard) => Node::Unheard,
+    }
 }
 
 fn verified<'a>(view: &View<'_>, namespace: &[u8], address: IpAddr) -> Node<'a> {
     match view.has_pod(namespace, address) {
-        Some(true) => if_namespace(view, namespace, Node::Pod(address)),
-        Some(false) => Node::Missing,
-        None => Node::Unheard,
+        Ok(true) => if_namespace(view, namespace, Node::Pod(address)),
+        Ok(false) => Node::Missing,
+        Err(Unheard) => Node::Unheard,
     }
 }
 
-fn find_in_service<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'a> {
+/// The labels of service and namespace, which stand before `svc` at the end of these.
+fn key_in<'a>(front: &'a [u8], service: &[u8], namespace: &[u8]) -> &'a [u8] {
+    let end = front.len() - b"\x03svc".len();
+    &front[end - service.len() - namespace.len() - 2..end]
+}
+
+/// Names for a zone of nodes, which are longer than all others: `zone.pin._zone.service.namespace.svc` and the same with `prefer`.
+fn find_in_zone<'a>(view: &'a View<'_>, front: &'a [u8]) -> Node<'a> {
+    if !view.shape().zonal || view.is_multicluster() {
+        return Node::Missing;
+    }
+    let count = Labels::of(front).count();
+    let mut last = Labels::of(front).skip(count - MAX_LABELS);
+    let last: [&[u8]; MAX_LABELS] = std::array::from_fn(|_| last.next().unwrap_or_default());
+    let [directive, b"_zone", service, namespace, b"svc"] = last else { return Node::Missing };
+    let prefers = match directive {
+        b"pin" => false,
+        b"prefer" => true,
+        _ => return Node::Missing,
+    };
+    let zone = &front[..front.len() - last.iter().map(|label| label.len() + 1).sum::<usize>()];
+    match view.service(key_in(front, service, namespace)) {
+        Ok(Some(service)) if service.kind == RecordKind::Headless => Node::Zonal { service, zone, prefers },
+        Ok(_) => Node::Missing,
+        Err(Unheard) => Node::Unheard,
+    }
+}
+
+fn is_zone(wire: &[u8], zone: &str) -> bool {
+    let same = |(label, part): (&[u8], &str)| label.eq_ignore_ascii_case(part.as_bytes());
+    Labels::of(wire).count() == zone.split('.').count() && Labels::of(wire).zip(zone.split('.')).all(same)
+}
+
+fn find_in_service<'a>(shape: &Shape, service: Shown<'a>, below: &[&'a [u8]]) -> Node<'a> {
     let exists = match &service.kind {
         RecordKind::ClusterIp => shape.empty_services || service.endpoints().next().is_some(),
         RecordKind::Headless => shape.endpoints && service.endpoints().next().is_some(),
@@ -118,7 +159,7 @@ fn find_in_service<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [
             let matches = |candidate: &Port| candidate.is(port, protocol);
             let found = match service.kind {
                 RecordKind::ClusterIp => service.ports.iter().any(matches),
-                _ => service.groups.iter().any(|group| group.ports.iter().any(matches)),
+                _ => service.groups().any(|group| group.ports().iter().any(matches)),
             };
             if found { Node::Port { service, port, protocol } } else { Node::Missing }
         }
@@ -128,15 +169,15 @@ fn find_in_service<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [
 
 /// Names of services of other clusters: an endpoint is `endpoint.cluster`, so that two labels are a port only where one of them says so with an
 /// underscore (CoreDNS's `parse.go`).
-fn find_in_import<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [u8]]) -> Node<'a> {
-    let is_there = |group: &Group, cluster: &[u8]| group.cluster.as_deref().is_some_and(|name| name.as_bytes() == cluster);
+fn find_in_import<'a>(shape: &Shape, service: Shown<'a>, below: &[&'a [u8]]) -> Node<'a> {
+    let is_there = |group: ShownGroup<'_>, cluster: &[u8]| group.cluster().is_some_and(|name| name.as_bytes() == cluster);
     match *below {
-        [cluster] if service.groups.iter().any(|group| shape.endpoints && is_there(group, cluster)) => Node::Bare,
+        [cluster] if service.groups().any(|group| shape.endpoints && is_there(group, cluster)) => Node::Bare,
         [label] if service.has_protocol(label) => Node::Bare,
         [_] => Node::Missing,
         [label, cluster] if !label.starts_with(b"_") && !cluster.starts_with(b"_") => {
             let address = undashed(label);
-            let mut endpoints = service.groups.iter().filter(|group| is_there(group, cluster)).flat_map(|group| &group.endpoints);
+            let mut endpoints = service.groups().filter(|group| is_there(*group, cluster)).flat_map(ShownGroup::endpoints);
             if shape.endpoints && endpoints.any(|endpoint| endpoint.is_named(label, address)) {
                 Node::Endpoint { service, label, address, cluster: Some(cluster) }
             } else {
@@ -151,7 +192,7 @@ fn find_in_import<'a>(shape: &Shape, service: &'a ServiceRecord, below: &[&'a [u
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
     /// The endpoint; `None` stands for the Service itself.
-    pub endpoint: Option<&'a EndpointRecord>,
+    pub endpoint: Option<ShownEndpoint<'a>>,
     /// The other cluster that the endpoint is in.
     pub cluster: Option<&'a Name>,
     pub address: IpAddr,
@@ -168,14 +209,16 @@ impl<'a> Node<'a> {
             }
             Node::Service(service) => service.endpoints().for_each(|endpoint| tell(endpoint.address)),
             Node::Port { service, port, protocol } => {
-                let has_port = |group: &&Group| group.ports.iter().any(|candidate| candidate.is(port, protocol));
-                let endpoints = service.groups.iter().filter(has_port).flat_map(|group| &group.endpoints);
+                let has_port = |group: &ShownGroup<'_>| group.ports().iter().any(|candidate| candidate.is(port, protocol));
+                let endpoints = service.groups().filter(has_port).flat_map(ShownGroup::endpoints);
                 endpoints.for_each(|endpoint| tell(endpoint.address));
             }
             Node::Endpoint { service, label, address, cluster } => {
-                let groups = service.groups.iter().filter(|group| is_in(group.cluster.as_ref(), cluster));
-                let endpoints = groups.flat_map(|group| &group.endpoints);
+                let endpoints = service.groups().filter(|group| is_in(group.cluster(), cluster)).flat_map(ShownGroup::endpoints);
                 endpoints.filter(|endpoint| endpoint.is_named(label, address)).for_each(|endpoint| tell(endpoint.address));
+            }
+            Node::Zonal { service, zone, prefers } => {
+                each_in_zone(service, zone, prefers, |_, endpoint| tell(endpoint.address));
             }
             Node::Missing | Node::Unheard | Node::Bare | Node::Apex | Node::Version | Node::NameServer => {}
         }
@@ -196,14 +239,26 @@ impl<'a> Node<'a> {
                     }
                 },
             ),
+            Node::Zonal { service, zone, prefers } => each_in_zone(service, zone, prefers, |group, endpoint| {
+                let target = |port: &Port| Target {
+                    endpoint: Some(endpoint),
+                    cluster: None,
+                    address: endpoint.address,
+                    port: port.number,
+                };
+                group.ports().iter().map(target).for_each(&mut tell);
+            }),
             _ => {}
         }
     }
 
     /// The Service to which the node belongs.
-    pub fn service(&self) -> Option<&'a ServiceRecord> {
+    pub fn service(&self) -> Option<Shown<'a>> {
         match *self {
-            Node::Service(service) | Node::Port { service, .. } | Node::Endpoint { service, .. } => Some(service),
+            Node::Service(service)
+            | Node::Port { service, .. }
+            | Node::Endpoint { service, .. }
+            | Node::Zonal { service, .. } => Some(service),
             _ => None,
         }
     }
@@ -227,21 +282,29 @@ impl Target<'_> {
     }
 }
 
-fn each_target_of<'a>(service: &'a ServiceRecord, matches: impl Fn(&Port) -> bool, mut tell: impl FnMut(Target<'a>)) {
+/// Tells the endpoints in a zone of nodes; all of them where there are none and they are preferred only.
+fn each_in_zone<'a>(service: Shown<'a>, zone: &[u8], prefers: bool, mut tell: impl FnMut(ShownGroup<'a>, ShownEndpoint<'a>)) {
+    let all = || service.groups().flat_map(|group| group.endpoints().map(move |endpoint| (group, endpoint)));
+    let is_there = |endpoint: &ShownEndpoint<'_>| endpoint.zone.is_some_and(|name| is_zone(zone, name));
+    let everywhere = prefers && !all().any(|(_, endpoint)| is_there(&endpoint));
+    all().filter(|(_, endpoint)| everywhere || is_there(endpoint)).for_each(|(group, endpoint)| tell(group, endpoint));
+}
+
+fn each_target_of<'a>(service: Shown<'a>, matches: impl Fn(&Port) -> bool, mut tell: impl FnMut(Target<'a>)) {
     if service.kind != RecordKind::ClusterIp {
         return each_endpoint_of(service, matches, tell);
     }
-    for address in &service.cluster_ips {
-        let ports = service.ports.iter().filter(|port| matches(port));
+    for address in &service.record().cluster_ips {
+        let ports = service.record().ports.iter().filter(|port| matches(port));
         ports.for_each(|port| tell(Target { endpoint: None, cluster: None, address: *address, port: port.number }));
     }
 }
 
-fn each_endpoint_of<'a>(service: &'a ServiceRecord, matches: impl Fn(&Port) -> bool, mut tell: impl FnMut(Target<'a>)) {
-    for group in &service.groups {
-        for endpoint in &group.endpoints {
-            let ports = group.ports.iter().filter(|port| matches(port));
-            let cluster = group.cluster.as_ref();
+fn each_endpoint_of<'a>(service: Shown<'a>, matches: impl Fn(&Port) -> bool, mut tell: impl FnMut(Target<'a>)) {
+    for group in service.groups() {
+        for endpoint in group.endpoints() {
+            let ports = group.ports().iter().filter(|port| matches(port));
+            let cluster = group.cluster();
             ports.for_each(|port| {
                 tell(Target { endpoint: Some(endpoint), cluster, address: endpoint.address, port: port.number })
             });
@@ -279,11 +342,7 @@ fn octet(label: &[u8]) -> Option<u8> {
 }
 
 /// Tells the names at an address that the cluster knows: each one's Service, and the endpoint if it is one's. Perhaps some of them twice.
-pub fn each_name_at<'a>(
-    view: &'a View<'_>,
-    address: IpAddr,
-    mut tell: impl FnMut(&'a ServiceRecord, Option<&'a EndpointRecord>),
-) {
+pub fn each_name_at<'a>(view: &'a View<'_>, address: IpAddr, mut tell: impl FnMut(Shown<'a>, Option<ShownEndpoint<'a>>)) {
     for service in view.services_at(address) {
         if service.kind == RecordKind::ClusterIp && service.cluster_ips.contains(&address) {
             tell(service, None);

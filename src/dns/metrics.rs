@@ -79,6 +79,8 @@ pub enum DropReason {
     Size,
     /// Too many others were being worked on.
     Busy,
+    /// Its client does not take the answers over TCP.
+    Unsent,
 }
 
 /// Where a question was answered. Cheap to clone.
@@ -210,7 +212,7 @@ impl Metrics {
             )?,
             dropped: counters(
                 "waypost_dns_dropped_questions_total",
-                "Questions that were not answered on purpose, by reason: source, rate, size, or busy (with SERVFAIL where possible).",
+                "Questions that were not answered on purpose, by reason: source, rate, size, busy (with SERVFAIL where possible), or unsent (its client takes no answers over TCP).",
                 &["reason"],
             )?,
             slips: IntCounter::new(
@@ -236,7 +238,7 @@ impl Metrics {
             top: Top::default(),
         };
         registry.register(Box::new(build))?;
-        for reason in [DropReason::Source, DropReason::Rate, DropReason::Size, DropReason::Busy] {
+        for reason in [DropReason::Source, DropReason::Rate, DropReason::Size, DropReason::Busy, DropReason::Unsent] {
             metrics.dropped(reason, 0);
         }
         metrics.register(registry)?;
@@ -493,6 +495,7 @@ fn reason_label(reason: DropReason) -> &'static str {
         DropReason::Rate => "rate",
         DropReason::Size => "size",
         DropReason::Busy => "busy",
+        DropReason::Unsent => "unsent",
     }
 }
 

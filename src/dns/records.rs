@@ -5,16 +5,16 @@
 //! others.
 
 use super::name::DomainName;
-use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, service_labels};
+use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, Shown, service_labels};
 use super::shape::Shape;
-use crate::model::{Import, ImportedSlice, Name, ObjectKey, Service, Slice};
+use crate::model::{Import, ImportedSlice, Labels, Name, ObjectKey, Service, Slice};
 use crate::store::PodMove;
 use papaya::{HashMapRef, LocalGuard};
 use std::collections::BTreeSet;
 use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The names of the cluster; see the module's documentation.
@@ -26,14 +26,27 @@ pub struct Records {
     imports: papaya::HashMap<ServiceLabels, ServiceRecord>,
     imports_listed: AtomicBool,
     reverse: papaya::HashMap<IpAddr, Claims>,
-    namespaces: papaya::HashMap<Box<[u8]>, ()>,
-    /// How many pods each namespace has at an address: nearly always one of one.
-    pods: papaya::HashMap<IpAddr, Box<[(Name, u32)]>>,
+    /// With their labels, where they are known.
+    namespaces: papaya::HashMap<Box<[u8]>, Option<Arc<Labels>>>,
+    /// Who is at an address: nearly always one pod.
+    pods: papaya::HashMap<IpAddr, Box<[Pods]>>,
     pods_listed: AtomicBool,
     name_server: RwLock<Vec<IpAddr>>,
     synced: AtomicBool,
     changed: AtomicU32,
 }
+
+/// Pods of a namespace with the same labels at the same address.
+#[derive(Clone, Debug)]
+struct Pods {
+    namespace: Name,
+    labels: Option<Arc<Labels>>,
+    count: u32,
+}
+
+/// Nobody can say yet: what decides it is not known.
+#[derive(Debug)]
+pub struct Unheard;
 
 type Pinned<'a, K, V> = HashMapRef<'a, K, V, RandomState, LocalGuard<'a>>;
 
@@ -47,7 +60,7 @@ pub struct View<'a> {
     is_multicluster: bool,
     services: Pinned<'a, ServiceLabels, ServiceRecord>,
     reverse: Pinned<'a, IpAddr, Claims>,
-    namespaces: Pinned<'a, Box<[u8]>, ()>,
+    namespaces: Pinned<'a, Box<[u8]>, Option<Arc<Labels>>>,
 }
 
 impl Records {
@@ -113,11 +126,15 @@ impl Records {
         self.touch();
     }
 
-    /// Notes that a namespace exists, or no longer does. Services in a missing namespace are answered all the same.
-    pub fn set_namespace(&self, name: &Name, exists: bool) {
+    /// Notes that a namespace exists, with its labels where they are known, or no longer does. Services in a missing namespace are answered all the
+    /// same.
+    pub fn set_namespace(&self, name: &Name, exists: bool, labels: Option<&Arc<Labels>>) {
         let label = name.to_ascii_lowercase().into_bytes().into_boxed_slice();
         let namespaces = self.namespaces.pin();
-        let changed = if exists { namespaces.insert(label, ()).is_none() } else { namespaces.remove(&label).is_some() };
+        let changed = match exists {
+            true => namespaces.insert(label, labels.cloned()).is_none_or(|before| before.as_ref() != labels),
+            false => namespaces.remove(&label).is_some(),
+        };
         if changed {
             self.touch();
         }
@@ -142,12 +159,13 @@ impl Records {
     /// Notes that a pod has got or lost an address.
     pub fn move_pod(&self, pod: &PodMove) {
         let pods = self.pods.pin();
-        let mut at: Vec<(Name, u32)> = pods.get(&pod.address).map(|at| at.to_vec()).unwrap_or_default();
-        match (at.iter().position(|(namespace, _)| *namespace == pod.namespace), pod.is_there) {
-            (Some(place), true) => at[place].1 += 1,
-            (Some(place), false) if at[place].1 > 1 => at[place].1 -= 1,
+        let mut at: Vec<Pods> = pods.get(&pod.address).map(|at| at.to_vec()).unwrap_or_default();
+        let are_alike = |known: &Pods| known.namespace == pod.namespace && known.labels == pod.labels;
+        match (at.iter().position(are_alike), pod.is_there) {
+            (Some(place), true) => at[place].count += 1,
+            (Some(place), false) if at[place].count > 1 => at[place].count -= 1,
             (Some(place), false) => drop(at.remove(place)),
-            (None, true) => at.push((pod.namespace.clone(), 1)),
+            (None, true) => at.push(Pods { namespace: pod.namespace.clone(), labels: pod.labels.clone(), count: 1 }),
             (None, false) => {}
         }
         if at.is_empty() {
@@ -242,39 +260,75 @@ impl View<'_> {
     }
 
     /// Whether a service that is not known does not exist.
-    pub(super) fn knows_all_services(&self) -> bool {
+    fn knows_all_services(&self) -> bool {
         !self.is_multicluster || self.records.imports_listed.load(Ordering::Acquire)
     }
 
-    pub(super) fn service(&self, labels: &[u8]) -> Option<&ServiceRecord> {
-        self.services.get(labels).filter(|service| self.shape.namespaces.is_empty() || self.shape.shows(service.namespace()))
+    /// The service of these labels, if the shape shows it.
+    pub(super) fn service(&self, labels: &[u8]) -> Result<Option<Shown<'_>>, Unheard> {
+        let Some(record) = self.services.get(labels) else {
+            return if self.knows_all_services() { Ok(None) } else { Err(Unheard) };
+        };
+        let shown = Shown::new(record, self.shape);
+        if !self.shape.selects() {
+            return Ok(Some(shown));
+        }
+        let by_its_labels = match (&self.shape.labels, &record.marks) {
+            // A ServiceImport is shown whatever its labels, as in CoreDNS.
+            (Some(selector), Some(marks)) if !self.is_multicluster => selector.selects(marks),
+            // Slices alone have names at their addresses, by their own labels.
+            (Some(_), None) if !self.is_multicluster && record.kind != RecordKind::SlicesOnly => return Err(Unheard),
+            _ => true,
+        };
+        let is_shown = by_its_labels && self.shows_namespace(record.namespace())?;
+        if is_shown && !shown.is_known() { Err(Unheard) } else { Ok(Some(shown).filter(|_| is_shown)) }
     }
 
-    pub(super) fn has_namespace(&self, label: &[u8]) -> bool {
-        self.namespaces.contains_key(label) && self.shape.shows(label)
+    /// Whether the namespace exists, and is shown.
+    pub(super) fn has_namespace(&self, label: &[u8]) -> Result<bool, Unheard> {
+        Ok(self.namespaces.contains_key(label) && self.shows_namespace(label)?)
     }
 
-    /// Whether a pod of the namespace (a label in lower case) has this address; `None` as long as nobody can say.
-    pub(super) fn has_pod(&self, namespace: &[u8], address: IpAddr) -> Option<bool> {
+    /// Whether names of this namespace are shown.
+    fn shows_namespace(&self, label: &[u8]) -> Result<bool, Unheard> {
+        let Some(selector) = self.shape.namespace_labels.as_ref() else { return Ok(self.shape.shows(label)) };
+        match self.namespaces.get(label) {
+            Some(Some(labels)) => Ok(self.shape.shows(label) && selector.selects(labels)),
+            Some(None) => Err(Unheard),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a pod of the namespace (a label in lower case) has this address.
+    pub(super) fn has_pod(&self, namespace: &[u8], address: IpAddr) -> Result<bool, Unheard> {
         let pods = self.records.pods.pin();
-        let is_there = pods.get(&address).is_some_and(|at| at.iter().any(|(name, _)| name.as_bytes() == namespace));
-        (is_there || self.records.pods_listed.load(Ordering::Acquire)).then_some(is_there)
+        let mut unheard = !self.records.pods_listed.load(Ordering::Acquire);
+        let mut is_one = |pods: &Pods| match (&self.shape.labels, &pods.labels) {
+            _ if pods.namespace.as_bytes() != namespace => false,
+            (None, _) => true,
+            (Some(selector), Some(labels)) => selector.selects(labels),
+            (Some(_), None) => {
+                unheard = true;
+                false
+            }
+        };
+        let is_there = pods.get(&address).is_some_and(|at| at.iter().any(&mut is_one));
+        if is_there || !unheard { Ok(is_there) } else { Err(Unheard) }
     }
 
     /// The namespace of the pods at this address, if they are all of one.
     pub(super) fn namespace_of_pods_at(&self, address: IpAddr) -> Option<Name> {
-        match self.records.pods.pin().get(&address).map(AsRef::as_ref) {
-            Some([(namespace, _)]) => Some(namespace.clone()),
-            _ => None,
-        }
+        let pods = self.records.pods.pin();
+        let (first, others) = pods.get(&address)?.split_first()?;
+        others.iter().all(|other| other.namespace == first.namespace).then(|| first.namespace.clone())
     }
 
     /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone.
-    pub(super) fn services_at(&self, address: IpAddr) -> impl Iterator<Item = &ServiceRecord> {
+    pub(super) fn services_at(&self, address: IpAddr) -> impl Iterator<Item = Shown<'_>> {
         let claims = self.reverse.get(&address).map(Claims::as_slice).unwrap_or_default();
-        let found = move || claims.iter().filter_map(|labels| self.service(labels));
-        let owner = found().find(move |record| record.kind == RecordKind::ClusterIp && record.cluster_ips.contains(&address));
-        found().filter(move |record| owner.is_none_or(|owner| std::ptr::eq(owner, *record)))
+        let found = move || claims.iter().filter_map(|labels| self.service(labels).ok()?);
+        let owner = found().find(move |shown| shown.kind == RecordKind::ClusterIp && shown.cluster_ips.contains(&address));
+        found().filter(move |shown| owner.is_none_or(|owner| std::ptr::eq(owner.record(), shown.record())))
     }
 }
 
@@ -339,6 +393,7 @@ mod tests {
             headless: false,
             weight: 1,
             triggered: None,
+            details: None,
         }
     }
 
@@ -379,14 +434,15 @@ mod tests {
             proxied: true,
             created: 0,
             options: ServiceOptions::default(),
+            labels: None,
         };
         records.publish(&web, Some(&service), &[]);
-        records.set_namespace(&"default".into(), true);
+        records.set_namespace(&"default".into(), true, None);
         records.changed.store(7, Ordering::Relaxed);
         records.publish(&web, Some(&service), &[]);
-        records.set_namespace(&"default".into(), true);
+        records.set_namespace(&"default".into(), true, None);
         assert_eq!(records.serial(), 7);
-        records.set_namespace(&"default".into(), false);
+        records.set_namespace(&"default".into(), false, None);
         assert!(records.serial() > 7);
     }
 }

@@ -120,12 +120,12 @@ impl Resolver {
         let (Some(cache), Some(key)) = (&self.0.cache, self.0.key_of(&question)) else {
             return self.0.ask(question, client).await.map(|message| Resolved { message, cached: false });
         };
-        let metrics = &self.0.metrics;
-        metrics.cache_asked(server);
+        let count = |note: fn(&Metrics, &Place)| self.0.count(server, note);
+        count(Metrics::cache_asked);
         match cache.get(&key, Instant::now()) {
             Found::Fresh { answer, kind, ttl, refresh } => {
                 if refresh {
-                    metrics.cache_prefetched(server);
+                    count(Metrics::cache_prefetched);
                     drop(self.fetch(server, key, question, client));
                 }
                 self.serve(server, &answer, kind, ttl, false)
@@ -136,18 +136,18 @@ impl Resolver {
                     if let Ok(Ok(message)) = fetched
                         && is_helpful(&message)
                     {
-                        metrics.cache_missed(server);
+                        count(Metrics::cache_missed);
                         return Ok(Resolved { message: (*message).clone(), cached: false });
                     }
                     cache.failed(&key, Instant::now());
                 } else if refresh == Refresh::Meanwhile {
                     drop(self.fetch(server, key, question, client));
                 }
-                metrics.cache_served_stale(server);
+                count(Metrics::cache_served_stale);
                 self.serve(server, &answer, kind, STALE_TTL, true)
             }
             Found::Nothing => {
-                metrics.cache_missed(server);
+                count(Metrics::cache_missed);
                 let message = self.fetch(server, key, question, client).await?;
                 Ok(Resolved { message: (*message).clone(), cached: false })
             }
@@ -156,7 +156,9 @@ impl Resolver {
 
     /// Serves what was kept, with this TTL. Cached answers say that they are authoritative, as CoreDNS's do: old C libraries drop others.
     fn serve(&self, server: &Place, answer: &[u8], kind: Kind, ttl: u32, stale: bool) -> Result<Resolved, ForwardError> {
-        self.0.metrics.cache_hit(server, kind);
+        if !trace::is_watched() {
+            self.0.metrics.cache_hit(server, kind);
+        }
         // We wrote it ourselves.
         let mut message = Message::from_vec(answer).map_err(|_| ForwardError::NoAnswer)?;
         trace::note(|| {
@@ -189,6 +191,13 @@ impl Resolver {
 }
 
 impl Inner {
+    /// Counts what is done for clients; what people ask for themselves would distort it.
+    fn count(&self, server: &Place, note: fn(&Metrics, &Place)) {
+        if !trace::is_watched() {
+            note(&self.metrics, server);
+        }
+    }
+
     /// Asks by the forwarder that takes the name.
     async fn ask(&self, question: Message, client: Transport) -> Result<Message, ForwardError> {
         let name = question.queries.first().map(|query| query.name());

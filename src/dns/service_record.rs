@@ -1,10 +1,12 @@
 //! What DNS keeps of one Service: addresses, ports and ready endpoints, and nothing else.
 
 use super::name::{DomainName, Labels, MAX_LABEL, push_label};
-use crate::model::{Import, ImportedSlice, Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
+use super::shape::Shape;
+use crate::model::{self, Import, ImportedSlice, Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// The labels `<service><namespace>` in lower-case wire form: a piece of every name of the Service, so that a question's
@@ -19,6 +21,8 @@ pub struct ServiceRecord {
     pub cluster_ips: Box<[IpAddr]>,
     pub ports: Box<[Port]>,
     pub groups: Box<[Group]>,
+    /// The labels of the object, where some shape looks at them.
+    pub marks: Option<Arc<model::Labels>>,
 }
 
 /// How the Service's names answer.
@@ -46,6 +50,17 @@ pub struct Group {
     pub cluster: Option<Name>,
     pub ports: Box<[Port]>,
     pub endpoints: Box<[EndpointRecord]>,
+    pub details: Option<Box<GroupDetails>>,
+}
+
+/// What some shapes want to know of endpoints.
+#[derive(Debug, PartialEq, Eq)]
+pub struct GroupDetails {
+    /// The labels of the slice.
+    marks: Option<Arc<model::Labels>>,
+    /// The pod and the zone of each endpoint.
+    pods: Option<Box<[Option<Name>]>>,
+    zones: Option<Box<[Option<Name>]>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -72,6 +87,7 @@ impl ServiceRecord {
             ports: service.map(service_ports).unwrap_or_default(),
             groups: slices.iter().map(|slice| group(slice)).filter(|group| !group.endpoints.is_empty()).collect(),
             kind,
+            marks: service.and_then(|service| service.labels.clone()),
         })
     }
 
@@ -87,6 +103,7 @@ impl ServiceRecord {
             cluster_ips: import.addresses.clone(),
             ports: import.ports.iter().map(port).collect(),
             groups: slices.iter().map(imported).filter(|group| !group.endpoints.is_empty()).collect(),
+            marks: None,
         })
     }
 
@@ -95,24 +112,117 @@ impl ServiceRecord {
         Labels::of(&self.labels).nth(1).unwrap_or_default()
     }
 
-    /// Every ready endpoint.
-    pub fn endpoints(&self) -> impl Iterator<Item = &EndpointRecord> {
-        self.groups.iter().flat_map(|group| &group.endpoints)
-    }
-
     /// Every address with a reverse name.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.cluster_ips.iter().copied().chain(self.endpoints().map(|endpoint| endpoint.address)).collect()
+        self.cluster_ips
+            .iter()
+            .copied()
+            .chain(self.groups.iter().flat_map(|group| &group.endpoints).map(|endpoint| endpoint.address))
+            .collect()
+    }
+}
+
+/// A Service as a shape shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    record: &'a ServiceRecord,
+    shape: &'a Shape,
+}
+
+/// Some of its endpoints as the shape shows them.
+#[derive(Clone, Copy, Debug)]
+pub struct ShownGroup<'a> {
+    group: &'a Group,
+    shape: &'a Shape,
+}
+
+/// An endpoint as a shape shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct ShownEndpoint<'a> {
+    /// The address.
+    pub address: IpAddr,
+    /// By which it is named, if not by its address.
+    name: Option<&'a Name>,
+    /// The zone that it is in.
+    pub zone: Option<&'a Name>,
+}
+
+impl Deref for Shown<'_> {
+    type Target = ServiceRecord;
+
+    fn deref(&self) -> &ServiceRecord {
+        self.record
+    }
+}
+
+impl<'a> Shown<'a> {
+    pub fn new(record: &'a ServiceRecord, shape: &'a Shape) -> Shown<'a> {
+        Shown { record, shape }
+    }
+
+    /// The record itself.
+    pub fn record(self) -> &'a ServiceRecord {
+        self.record
+    }
+
+    /// Whether it is known of all slices whether they are shown.
+    pub fn is_known(self) -> bool {
+        let marked = |group: &Group| group.details.as_ref().is_some_and(|details| details.marks.is_some());
+        self.shape.labels.is_none() || self.record.groups.iter().all(marked)
+    }
+
+    /// Its endpoints, by the ports that they share.
+    pub fn groups(self) -> impl Iterator<Item = ShownGroup<'a>> {
+        self.record.groups.iter().map(move |group| ShownGroup { group, shape: self.shape }).filter(|group| group.is_shown())
+    }
+
+    /// Every ready endpoint.
+    pub fn endpoints(self) -> impl Iterator<Item = ShownEndpoint<'a>> {
+        self.groups().flat_map(ShownGroup::endpoints)
     }
 
     /// Whether some port of the Service (or, headless, of its endpoints) has this protocol label.
-    pub fn has_protocol(&self, label: &[u8]) -> bool {
+    pub fn has_protocol(self, label: &[u8]) -> bool {
         let matches = |port: &Port| is_protocol(label, port.protocol);
-        match self.kind {
-            RecordKind::ClusterIp => self.ports.iter().any(matches),
-            RecordKind::Headless => self.groups.iter().any(|group| group.ports.iter().any(matches)),
+        match self.record.kind {
+            RecordKind::ClusterIp => self.record.ports.iter().any(matches),
+            RecordKind::Headless => self.groups().any(|group| group.ports().iter().any(matches)),
             RecordKind::Alias(_) | RecordKind::SlicesOnly => false,
         }
+    }
+}
+
+impl<'a> ShownGroup<'a> {
+    fn is_shown(&self) -> bool {
+        let Some(selector) = &self.shape.labels else { return true };
+        let marks = self.group.details.as_ref().and_then(|details| details.marks.as_ref());
+        marks.is_some_and(|marks| selector.selects(marks))
+    }
+
+    /// The ports.
+    pub fn ports(self) -> &'a [Port] {
+        &self.group.ports
+    }
+
+    /// The other cluster that they are in.
+    pub fn cluster(self) -> Option<&'a Name> {
+        self.group.cluster.as_ref()
+    }
+
+    /// The endpoints.
+    pub fn endpoints(self) -> impl Iterator<Item = ShownEndpoint<'a>> {
+        let details = self.group.details.as_deref();
+        let pods = details.and_then(|details| details.pods.as_deref()).filter(|_| self.shape.pod_names);
+        let zones = details.and_then(|details| details.zones.as_deref()).filter(|_| self.shape.zonal);
+        self.group.endpoints.iter().enumerate().map(move |(place, endpoint)| {
+            let is_label = |name: &&Name| (1..=MAX_LABEL).contains(&name.len());
+            let pod = || pods?.get(place)?.as_ref().filter(is_label);
+            ShownEndpoint {
+                address: endpoint.address,
+                name: endpoint.hostname.as_ref().filter(is_label).or_else(pod),
+                zone: zones.and_then(|zones| zones.get(place)?.as_ref()),
+            }
+        })
     }
 }
 
@@ -124,8 +234,8 @@ impl Port {
     }
 }
 
-impl EndpointRecord {
-    /// The endpoint's own label in wire form: its host name, else its address with dashes.
+impl ShownEndpoint<'_> {
+    /// The endpoint's own label in wire form: its host name, else its pod's name where that is shown, else its address with dashes.
     pub fn label(&self) -> Vec<u8> {
         let mut wire = Vec::with_capacity(16);
         self.push_label(&mut wire);
@@ -134,10 +244,10 @@ impl EndpointRecord {
 
     /// Appends that label.
     pub fn push_label(&self, wire: &mut Vec<u8>) {
-        match self.hostname.as_deref().filter(|name| (1..=MAX_LABEL).contains(&name.len())) {
-            Some(hostname) => {
-                wire.push(hostname.len() as u8);
-                wire.extend(hostname.bytes().map(|byte| byte.to_ascii_lowercase()));
+        match self.name {
+            Some(name) => {
+                wire.push(name.len() as u8);
+                wire.extend(name.bytes().map(|byte| byte.to_ascii_lowercase()));
             }
             None => {
                 let text = dashed(self.address);
@@ -149,8 +259,8 @@ impl EndpointRecord {
 
     /// Whether this is the endpoint that a (lower-case) label names, when the label read as an address is `address`.
     pub fn is_named(&self, label: &[u8], address: Option<IpAddr>) -> bool {
-        match self.hostname.as_deref().filter(|name| (1..=MAX_LABEL).contains(&name.len())) {
-            Some(hostname) => hostname.as_bytes().eq_ignore_ascii_case(label),
+        match self.name {
+            Some(name) => name.as_bytes().eq_ignore_ascii_case(label),
             None => address == Some(self.address),
         }
     }
@@ -224,10 +334,17 @@ fn service_ports(service: &Service) -> Box<[Port]> {
 fn group(slice: &Slice) -> Group {
     let ports =
         slice.ports.iter().map(|port| Port { name: port.name.clone(), protocol: port.protocol, number: port.port }).collect();
-    let ready = slice.endpoints.iter().filter(|endpoint| endpoint.ready);
-    let endpoints =
-        ready.map(|endpoint| EndpointRecord { address: endpoint.address, hostname: endpoint.hostname.clone() }).collect();
-    Group { cluster: None, ports, endpoints }
+    let ready = || slice.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ready);
+    let endpoints = ready().map(|(_, one)| EndpointRecord { address: one.address, hostname: one.hostname.clone() }).collect();
+    let of_ready = |names: &[Option<Name>]| ready().map(|(place, _)| names.get(place).cloned().flatten()).collect();
+    let details = slice.details.as_ref().map(|details| {
+        Box::new(GroupDetails {
+            marks: details.labels.clone(),
+            pods: details.pods.as_deref().map(of_ready),
+            zones: details.zones.as_deref().map(of_ready),
+        })
+    });
+    Group { cluster: None, ports, endpoints, details }
 }
 
 fn is_protocol(label: &[u8], protocol: Protocol) -> bool {

@@ -4,6 +4,7 @@
 //! the settings may change while the records stay.
 
 use super::name::DomainName;
+use crate::model::Selector;
 use std::collections::BTreeSet;
 
 /// The settings.
@@ -23,8 +24,16 @@ pub struct Shape {
     pub pods: PodNames,
     /// Only these namespaces are shown, by their labels in lower case; empty: all.
     pub namespaces: BTreeSet<Box<[u8]>>,
+    /// Only namespaces with such labels are shown; `None`: all.
+    pub namespace_labels: Option<Selector>,
+    /// Only services, endpoint slices and pods with such labels are shown; `None`: all.
+    pub labels: Option<Selector>,
     /// Whether endpoints have names and addresses (false: `noendpoints`).
     pub endpoints: bool,
+    /// Whether endpoints without a host name are named by their pod (`endpoint_pod_names`).
+    pub pod_names: bool,
+    /// Whether headless services have names for each zone of the nodes (`zonal`).
+    pub zonal: bool,
     /// Whether a service with an address but without a ready endpoint exists (false: `ignore empty_service`).
     pub empty_services: bool,
 }
@@ -52,7 +61,11 @@ impl Shape {
             ttl,
             pods: PodNames::Insecure,
             namespaces: BTreeSet::new(),
+            namespace_labels: None,
+            labels: None,
             endpoints: true,
+            pod_names: false,
+            zonal: false,
             empty_services: true,
         }
     }
@@ -72,7 +85,12 @@ impl Shape {
         self.falls_through.iter().any(|zone| zone.is_above(name))
     }
 
-    /// Whether this namespace, by its label in lower case, is shown.
+    /// Whether some objects are not shown.
+    pub fn selects(&self) -> bool {
+        self.labels.is_some() || self.namespace_labels.is_some() || !self.namespaces.is_empty()
+    }
+
+    /// Whether this namespace, by its name in lower case, is shown, as far as names go.
     pub fn shows(&self, namespace: &[u8]) -> bool {
         self.namespaces.is_empty() || self.namespaces.contains(namespace)
     }

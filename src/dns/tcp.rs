@@ -119,7 +119,7 @@ async fn converse(
         // One question waits here, and the others where the client has them.
         let Ok(place) = places.clone().acquire_owned().await else { break };
         let Some(worked_on) = limits.tcp().await else { break };
-        let (responder, to, broken) = (responder.clone(), to.clone(), broken.clone());
+        let (responder, to, broken, guard) = (responder.clone(), to.clone(), broken.clone(), guard.clone());
         let (limits, unsent) = (limits.clone(), unsent.clone());
         answers.spawn(async move {
             let _place = place;
@@ -127,6 +127,7 @@ async fn converse(
             drop(worked_on);
             let Some(_waits) = limits.waits(&unsent, answer.len()) else {
                 debug!(%client, "a DNS connection ends: its client asks and does not take the answers");
+                guard.unsent();
                 return broken.notify_one();
             };
             if let Err(error) = send(&to, &answer).await {

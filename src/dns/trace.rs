@@ -63,6 +63,11 @@ pub fn note(step: impl FnOnce() -> Step) {
     let _ = STEPS.try_with(|steps| steps.lock().unwrap_or_else(PoisonError::into_inner).push(step()));
 }
 
+/// Whether somebody watches: then it is a question of people, and of no client.
+pub fn is_watched() -> bool {
+    STEPS.try_with(|_| ()).is_ok()
+}
+
 /// What comes out, and the steps on the way.
 pub async fn watched<F: Future>(work: F) -> (F::Output, Vec<Step>) {
     let steps = Steps::default();

@@ -1,6 +1,6 @@
 //! EndpointSlices as the agent sees them.
 
-use super::{Family, Name, ObjectKey, Protocol};
+use super::{Family, Labels, Name, ObjectKey, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,6 +29,19 @@ pub struct Slice {
     /// When the pod or Service changed that made the controller write this slice (annotation
     /// `endpoints.kubernetes.io/last-change-trigger-time`): from then on network programming latency counts.
     pub triggered: Option<SystemTime>,
+    /// What [`super::Details`] ask for.
+    pub details: Option<Box<SliceDetails>>,
+}
+
+/// What few want to know of an EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SliceDetails {
+    /// Its labels, which are mostly those of the Service.
+    pub labels: Option<Arc<Labels>>,
+    /// The pod (`targetRef`) of each of [`Slice::endpoints`].
+    pub pods: Option<Box<[Option<Name>]>>,
+    /// The zone of each of [`Slice::endpoints`].
+    pub zones: Option<Box<[Option<Name>]>>,
 }
 
 /// A port of an EndpointSlice.

@@ -1,10 +1,11 @@
 //! Services of other clusters (KEP-1645), which DNS alone knows: how they are reached is the matter of whoever imports them.
 
 use super::{Name, ObjectKey, Protocol, Slice};
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// A ServiceImport.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Import {
     /// Namespace and name.
     pub key: ObjectKey,
@@ -17,7 +18,7 @@ pub struct Import {
 }
 
 /// An EndpointSlice of a ServiceImport.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImportedSlice {
     /// The slice; its service is the ServiceImport.
     pub slice: Slice,

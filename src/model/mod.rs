@@ -6,12 +6,14 @@ mod endpoints;
 mod import;
 mod intern;
 mod selector;
+mod selector_text;
 mod service;
 
-pub use endpoints::{Endpoint, Hints, Slice, SliceKey, SlicePort};
+pub use endpoints::{Endpoint, Hints, Slice, SliceDetails, SliceKey, SlicePort};
 pub use import::{Import, ImportedSlice};
 pub use intern::Interner;
 pub use selector::{Labels, Requirement, Selector};
+pub use selector_text::selector;
 pub use service::{AddressKind, Balance, Policy, Service, ServiceKind, ServiceOptions, ServicePort};
 
 use ipnet::IpNet;
@@ -152,8 +154,8 @@ pub enum Update {
     Slice(Box<Slice>),
     /// An EndpointSlice is gone, malformed, or no longer belongs to a Service.
     SliceGone(SliceKey),
-    /// A Namespace exists.
-    Namespace(Name),
+    /// A Namespace exists; with its labels, where [`Details`] ask for them.
+    Namespace(Name, Option<Arc<Labels>>),
     /// A Namespace is gone.
     NamespaceGone(Name),
     /// A ServiceCIDR was added or changed: its networks.
@@ -164,8 +166,8 @@ pub enum Update {
     Node(Node),
     /// The agent's own Node is gone.
     NodeGone,
-    /// A pod was added or changed: its addresses.
-    Pod(ObjectKey, Box<[IpAddr]>),
+    /// A pod was added or changed: its addresses, and its labels where [`Details`] ask for them.
+    Pod(ObjectKey, Box<[IpAddr]>, Option<Arc<Labels>>),
     /// A pod is gone, is about to end, or has no address.
     PodGone(ObjectKey),
     /// A ServiceImport was added or changed.
@@ -187,11 +189,53 @@ pub struct Demand {
     pub pods: bool,
     /// Services of other clusters.
     pub imports: bool,
+    /// What objects tell beyond what is always read of them.
+    pub details: Details,
+}
+
+/// What is read of objects only where the configuration of DNS needs it, because it would take more memory than all the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// Labels of Services, EndpointSlices and pods.
+    pub labels: bool,
+    /// Labels of namespaces.
+    pub namespace_labels: bool,
+    /// The pods that endpoints are.
+    pub pod_names: bool,
+    /// The zones that endpoints are in.
+    pub zones: bool,
+}
+
+impl Details {
+    /// All of them.
+    pub const ALL: Details = Details { labels: true, namespace_labels: true, pod_names: true, zones: true };
+
+    /// Those that objects of a kind have.
+    pub fn of(self, kind: Kind) -> Details {
+        let has = |kinds: &[Kind]| kinds.contains(&kind);
+        let of_slices = has(&[Kind::Slice, Kind::ImportedSlice]);
+        Details {
+            labels: self.labels && (of_slices || has(&[Kind::Service, Kind::Pod])),
+            namespace_labels: self.namespace_labels && has(&[Kind::Namespace]),
+            pod_names: self.pod_names && of_slices,
+            zones: self.zones && of_slices,
+        }
+    }
+
+    /// These and the other ones.
+    pub fn and(self, other: Details) -> Details {
+        Details {
+            labels: self.labels || other.labels,
+            namespace_labels: self.namespace_labels || other.namespace_labels,
+            pod_names: self.pod_names || other.pod_names,
+            zones: self.zones || other.zones,
+        }
+    }
 }
 
 impl Demand {
-    /// Everything.
-    pub const ALL: Demand = Demand { pods: true, imports: true };
+    /// The kinds that are watched for some demand, and not always.
+    pub const KINDS: &[Kind] = &[Kind::Pod, Kind::Import, Kind::ImportedSlice];
 
     /// The kinds that are watched for it.
     pub fn kinds(self) -> &'static [Kind] {
@@ -199,18 +243,18 @@ impl Demand {
             (false, false) => &[],
             (true, false) => &[Kind::Pod],
             (false, true) => &[Kind::Import, Kind::ImportedSlice],
-            (true, true) => &[Kind::Pod, Kind::Import, Kind::ImportedSlice],
+            (true, true) => Demand::KINDS,
         }
     }
 
     /// This one and the other one.
     pub fn and(self, other: Demand) -> Demand {
-        Demand { pods: self.pods || other.pods, imports: self.imports || other.imports }
+        Demand { pods: self.pods || other.pods, imports: self.imports || other.imports, details: self.details.and(other.details) }
     }
 }
 
 /// The kinds that the agent watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// Services.
     Service,

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A Service: where it is reached, and how its traffic is to be treated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct Service {
     pub created: i64,
     /// What our own annotations ask for.
     pub options: ServiceOptions,
+    /// Its labels, where [`super::Details`] ask for them.
+    pub labels: Option<Arc<Labels>>,
 }
 
 /// What the annotations `waypost.dev/…` of a Service ask for; the default where there are none.

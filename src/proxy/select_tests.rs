@@ -22,6 +22,7 @@ fn slice(endpoints: Vec<Endpoint>) -> Slice {
         headless: false,
         weight: 1,
         triggered: None,
+        details: None,
     }
 }
 

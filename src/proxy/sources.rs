@@ -88,6 +88,7 @@ mod tests {
                 denied_sources: networks(denied).into(),
                 ..ServiceOptions::default()
             },
+            labels: None,
         }
     }
 

@@ -119,6 +119,7 @@ mod tests {
             headless: false,
             weight: 1,
             triggered: None,
+            details: None,
         }
     }
 
@@ -138,6 +139,7 @@ mod tests {
             proxied: true,
             created: 0,
             options,
+            labels: None,
         }
     }
 

@@ -1,23 +1,25 @@
 //! A snapshot as bytes; pure. Behind the header (`seal.rs`) are the store's objects, one after the other, in the form of `postcard`.
 
 use super::seal::{HEADER, SnapshotError, seal, unseal};
-use crate::model::{Endpoint, Hints, Interner, Kind, Name, Node, ObjectKey, Service, Slice, Update};
+use crate::model::{Demand, Endpoint, Hints, Import, ImportedSlice, Interner, Kind, Labels, Name, Node, ObjectKey};
+use crate::model::{Service, Slice, Update};
 use crate::store::Store;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 const MAGIC: &[u8; 8] = b"WAYPOST\0";
 /// To be raised whenever an entry is written differently; a test notices.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The state of a cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// When it was taken.
     pub taken: SystemTime,
-    /// A full listing of every kind.
+    /// A full listing of every kind that was known.
     pub updates: Vec<Update>,
 }
 
@@ -26,9 +28,14 @@ pub struct Snapshot {
 enum Written<'a> {
     Service(&'a Service),
     Slice(&'a Slice),
-    Namespace(&'a Name),
+    Namespace(&'a Name, Option<&'a Arc<Labels>>),
     ServiceCidr(&'a Name, &'a [IpNet]),
     Node(&'a Node),
+    Import(&'a Import),
+    ImportedSlice(&'a ImportedSlice),
+    Pod(&'a Name, &'a [IpAddr], Option<&'a Arc<Labels>>),
+    /// What is not always watched was listed.
+    Listed(Kind),
 }
 
 /// The same on its way in: variants in the same order.
@@ -36,20 +43,28 @@ enum Written<'a> {
 enum Read {
     Service(Box<Service>),
     Slice(Box<Slice>),
-    Namespace(Name),
+    Namespace(Name, Option<Arc<Labels>>),
     ServiceCidr(Name, Box<[IpNet]>),
     Node(Node),
+    Import(Box<Import>),
+    ImportedSlice(Box<ImportedSlice>),
+    Pod(Name, Box<[IpAddr]>, Option<Arc<Labels>>),
+    Listed(Kind),
 }
 
 /// The state of a store as bytes.
 pub fn encode(store: &Store, taken: SystemTime) -> Vec<u8> {
     let services = store.service_keys().filter_map(|key| store.service(key)).map(Written::Service);
     let slices = store.all_slices().map(Written::Slice);
-    let namespaces = store.namespaces().map(Written::Namespace);
+    let namespaces = store.namespaces().map(|name| Written::Namespace(name, store.namespace_labels(name)));
     let cidrs = store.named_service_cidrs().map(|(name, networks)| Written::ServiceCidr(name, networks));
     let node = store.node().map(Written::Node);
+    let (imports, imported) = (store.all_imports().map(Written::Import), store.all_imported_slices().map(Written::ImportedSlice));
+    let pods = store.pods().map(|(namespace, addresses, labels)| Written::Pod(namespace, addresses, labels));
+    let listed = Demand::KINDS.iter().filter(|kind| store.is_listed(**kind)).map(|kind| Written::Listed(*kind));
     let mut bytes = vec![0; HEADER];
-    for entry in services.chain(slices).chain(namespaces).chain(cidrs).chain(node) {
+    let always = services.chain(slices).chain(namespaces).chain(cidrs).chain(node);
+    for entry in always.chain(imports).chain(imported).chain(pods).chain(listed) {
         // Writing to memory cannot fail, and every entry is of a kind that postcard knows.
         match postcard::to_extend(&entry, bytes) {
             Ok(longer) => bytes = longer,
@@ -83,6 +98,11 @@ struct Objects {
     namespaces: Vec<Update>,
     cidrs: Vec<Update>,
     node: Vec<Update>,
+    imports: Vec<Update>,
+    imported: Vec<Update>,
+    pods: Vec<Update>,
+    /// Which of the last three were known.
+    listed: Vec<Kind>,
     hints: Option<Arc<Hints>>,
 }
 
@@ -95,15 +115,38 @@ impl Objects {
                 self.services.push(Update::Service(service));
             }
             Read::Slice(mut slice) => {
-                share(&mut slice.key, names);
-                share(&mut slice.service, names);
-                slice.ports.iter_mut().for_each(|port| port.name = names.intern(&port.name));
-                slice.endpoints.iter_mut().for_each(|endpoint| self.share_endpoint(endpoint, names));
+                self.share_slice(&mut slice, names);
                 self.slices.push(Update::Slice(slice));
             }
-            Read::Namespace(name) => self.namespaces.push(Update::Namespace(names.intern(&name))),
+            Read::Namespace(name, labels) => self.namespaces.push(Update::Namespace(names.intern(&name), labels)),
             Read::ServiceCidr(name, networks) => self.cidrs.push(Update::ServiceCidr(name, networks)),
             Read::Node(node) => self.node.push(Update::Node(node)),
+            Read::Import(mut import) => {
+                share(&mut import.key, names);
+                self.imports.push(Update::Import(import));
+            }
+            Read::ImportedSlice(mut imported) => {
+                self.share_slice(&mut imported.slice, names);
+                imported.cluster = names.intern(&imported.cluster);
+                self.imported.push(Update::ImportedSlice(imported));
+            }
+            Read::Pod(namespace, addresses, labels) => {
+                // Nobody remembers the names of pods: any that no other one has will do.
+                let key = ObjectKey::new(names.intern(&namespace), self.pods.len().to_string());
+                self.pods.push(Update::Pod(key, addresses, labels));
+            }
+            Read::Listed(kind) => self.listed.push(kind),
+        }
+    }
+
+    fn share_slice(&mut self, slice: &mut Slice, names: &mut Interner) {
+        share(&mut slice.key, names);
+        share(&mut slice.service, names);
+        slice.ports.iter_mut().for_each(|port| port.name = names.intern(&port.name));
+        slice.endpoints.iter_mut().for_each(|endpoint| self.share_endpoint(endpoint, names));
+        if let Some(details) = &mut slice.details {
+            let lists = [&mut details.pods, &mut details.zones].into_iter().flatten();
+            lists.flat_map(|list| list.iter_mut().flatten()).for_each(|name| *name = names.intern(name));
         }
     }
 
@@ -121,16 +164,19 @@ impl Objects {
     }
 
     fn listed(self) -> Vec<Update> {
-        let Objects { services, slices, namespaces, cidrs, node, .. } = self;
+        let Objects { services, slices, namespaces, cidrs, node, imports, imported, pods, listed, .. } = self;
         let kinds = [
             (Kind::Service, services),
             (Kind::Slice, slices),
             (Kind::Namespace, namespaces),
             (Kind::ServiceCidr, cidrs),
             (Kind::Node, node),
+            (Kind::Import, imports),
+            (Kind::ImportedSlice, imported),
+            (Kind::Pod, pods),
         ];
         let mut updates = Vec::new();
-        for (kind, objects) in kinds {
+        for (kind, objects) in kinds.into_iter().filter(|(kind, _)| !Demand::KINDS.contains(kind) || listed.contains(kind)) {
             updates.push(Update::ListBegin(kind));
             updates.extend(objects);
             updates.push(Update::ListEnd(kind));

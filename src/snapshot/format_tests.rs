@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Family, Policy, Protocol, ServiceKind, ServiceOptions, ServicePort, SlicePort};
+use crate::model::{Details, Family, Policy, Protocol, ServiceKind, ServiceOptions, ServicePort, SliceDetails, SlicePort};
 use crate::source::{manifests, translate::Translator};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -13,13 +13,23 @@ fn taken() -> SystemTime {
 /// The cluster of DNS's battery, and a node.
 fn cluster() -> Store {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dns/cluster");
-    let updates = manifests::read(&folder).unwrap().updates(None, &mut Translator::default());
+    let updates = manifests::read(&folder).unwrap().updates(None, &mut Translator::default().reading(Details::ALL));
     let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, zone: Some("a".into()), ..Node::default() };
     let more = [
         Update::ListBegin(Kind::Node),
         Update::Node(node),
         Update::ListEnd(Kind::Node),
         Update::ServiceCidr("kubernetes".into(), Box::new(["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()])),
+        Update::ListBegin(Kind::Pod),
+        pod("web-0", "10.244.0.1"),
+        pod("web-1", "10.244.0.2"),
+        Update::ListEnd(Kind::Pod),
+        Update::ListBegin(Kind::Import),
+        Update::Import(Box::new(import())),
+        Update::ListEnd(Kind::Import),
+        Update::ListBegin(Kind::ImportedSlice),
+        Update::ImportedSlice(Box::new(ImportedSlice { slice: slice(), cluster: "east".into() })),
+        Update::ListEnd(Kind::ImportedSlice),
     ];
     updates.into_iter().chain(more).collect()
 }
@@ -29,7 +39,11 @@ fn contents(store: &Store) -> BTreeSet<String> {
     let services = store.service_keys().map(|key| format!("{:?}", store.service(key)));
     let slices = store.all_slices().map(|slice| format!("{slice:?}"));
     let others = [format!("{:?}", store.node()), format!("{:?}", store.named_service_cidrs().collect::<Vec<_>>())];
-    services.chain(slices).chain(store.namespaces().map(|name| format!("{name:?}"))).chain(others).collect()
+    let namespaces = store.namespaces().map(|name| format!("{name:?} {:?}", store.namespace_labels(name)));
+    let imports = store.all_imports().map(|import| format!("{import:?}"));
+    let imported = store.all_imported_slices().map(|slice| format!("{slice:?}"));
+    let pods = store.pods().map(|pod| format!("{pod:?}"));
+    services.chain(slices).chain(namespaces).chain(imports).chain(imported).chain(pods).chain(others).collect()
 }
 
 #[test]
@@ -40,8 +54,55 @@ fn what_is_read_back_is_what_was_written() {
     let again: Store = snapshot.updates.into_iter().collect();
     assert_eq!(contents(&again), contents(&store));
     assert!(contents(&store).len() > 60);
-    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::ServiceCidr, Kind::Node] {
-        assert!(again.is_listed(kind), "{kind}");
+    let always = [Kind::Service, Kind::Slice, Kind::Namespace, Kind::ServiceCidr, Kind::Node];
+    for kind in always.iter().chain(Demand::KINDS) {
+        assert!(again.is_listed(*kind), "{kind}");
+    }
+}
+
+#[test]
+fn what_was_not_watched_is_not_taken_for_none_at_all() {
+    let again: Store = decode(&encode(&Store::default(), taken())).unwrap().updates.into_iter().collect();
+    assert!(Demand::KINDS.iter().all(|kind| !again.is_listed(*kind)));
+}
+
+fn labels() -> Option<Arc<Labels>> {
+    Some(Arc::new([("app".into(), "web".into())].into_iter().collect()))
+}
+
+fn pod(name: &str, address: &str) -> Update {
+    Update::Pod(ObjectKey::new("shop", name), [address.parse().unwrap()].into(), labels())
+}
+
+fn import() -> Import {
+    Import {
+        key: ObjectKey::new("shop", "web"),
+        headless: false,
+        addresses: ["10.97.0.1".parse().unwrap()].into(),
+        ports: [("http".into(), Protocol::Tcp, 80)].into(),
+    }
+}
+
+fn slice() -> Slice {
+    let key = ObjectKey::new("shop", "web");
+    let hints = Hints { zones: ["a".into()].into(), nodes: ["node-1".into()].into() };
+    let endpoint = Endpoint {
+        hostname: Some("web-0".into()),
+        node: Some("node-1".into()),
+        hints: Some(Arc::new(hints)),
+        ..Endpoint::at("10.244.0.1".parse().unwrap())
+    };
+    let names = |name: &str| Some([Some(name.into())].into());
+    Slice {
+        key: key.clone(),
+        service: key,
+        family: Family::V4,
+        ports: [SlicePort { name: "http".into(), protocol: Protocol::Sctp, port: 8080 }].into(),
+        endpoints: [endpoint].into(),
+        headless: false,
+        weight: 1,
+        triggered: None,
+        details: Some(Box::new(SliceDetails { labels: labels(), pods: names("web-0"), zones: names("a") })),
     }
 }
 
@@ -56,7 +117,7 @@ fn equal_names_are_kept_once() {
 fn a_change_of_the_form_needs_a_new_version() {
     let key = ObjectKey::new("shop", "web");
     let service = Service {
-        key: key.clone(),
+        key,
         kind: ServiceKind::ExternalName("a.example".into()),
         cluster_ips: vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         external_ips: vec!["192.0.2.1".parse().unwrap()],
@@ -70,38 +131,28 @@ fn a_change_of_the_form_needs_a_new_version() {
         proxied: true,
         created: 1_764_000_000,
         options: ServiceOptions::default(),
-    };
-    let hints = Hints { zones: ["a".into()].into(), nodes: ["node-1".into()].into() };
-    let endpoint = Endpoint {
-        hostname: Some("web-0".into()),
-        node: Some("node-1".into()),
-        hints: Some(Arc::new(hints)),
-        ..Endpoint::at("10.244.0.1".parse().unwrap())
-    };
-    let slice = Slice {
-        key: key.clone(),
-        service: key,
-        family: Family::V4,
-        ports: [SlicePort { name: "http".into(), protocol: Protocol::Sctp, port: 8080 }].into(),
-        endpoints: [endpoint].into(),
-        headless: false,
-        weight: 1,
-        triggered: None,
+        labels: labels(),
     };
     let node = Node { addresses: vec!["192.0.2.10".parse().unwrap()], eligible: true, zone: Some("a".into()), ..Node::default() };
     let store: Store = [
         Update::Service(Box::new(service)),
-        Update::Slice(Box::new(slice)),
-        Update::Namespace("shop".into()),
+        Update::Slice(Box::new(slice())),
+        Update::Namespace("shop".into(), labels()),
         Update::ServiceCidr("kubernetes".into(), ["10.96.0.0/16".parse().unwrap()].into()),
         Update::Node(node),
+        Update::Import(Box::new(import())),
+        Update::ImportedSlice(Box::new(ImportedSlice { slice: slice(), cluster: "east".into() })),
+        pod("web-0", "10.244.0.1"),
+        Update::ListBegin(Kind::Pod),
+        Update::ListEnd(Kind::Pod),
+        pod("web-0", "10.244.0.1"),
     ]
     .into_iter()
     .collect();
     let written = (VERSION, crc32fast::hash(&encode(&store, taken())));
     assert_eq!(
         written,
-        (2, 2_721_703_826),
+        (3, 2_193_136_667),
         "agents that know the old form would misread this: raise VERSION, then put both numbers here"
     );
 }

@@ -161,6 +161,18 @@ pub struct Endpoint {
     pub node_name: Option<String>,
     /// `hints`.
     pub hints: Option<EndpointHints>,
+    /// `targetRef`.
+    pub target_ref: Option<TargetRef>,
+    /// `zone`.
+    pub zone: Option<String>,
+}
+
+/// `targetRef` of an endpoint: the pod that it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct TargetRef {
+    /// `name`.
+    pub name: Option<String>,
 }
 
 /// `hints` of an endpoint.

@@ -2,7 +2,7 @@
 
 use super::convert::{self, Complaint, Malformed};
 use super::objects;
-use crate::model::{Interner, Kind, ObjectKey, Update};
+use crate::model::{Details, Interner, Kind, ObjectKey, Update};
 use crate::notices::{INVALID_ANNOTATION, MALFORMED_OBJECT, Notices, Subject};
 use std::collections::HashMap;
 use tracing::{info, warn};
@@ -15,6 +15,7 @@ pub struct Translator {
     /// Complaints about annotations of objects that are in use all the same.
     doubts: HashMap<String, Vec<Complaint>>,
     notices: Notices,
+    details: Details,
 }
 
 impl Translator {
@@ -23,13 +24,19 @@ impl Translator {
         Translator { notices, ..Translator::default() }
     }
 
+    /// The same, and it reads these details.
+    pub fn reading(self, details: Details) -> Translator {
+        Translator { details, ..self }
+    }
+
     /// The update for an object that exists. One that is malformed counts as absent: it is logged the first time, and again when the
     /// complaint becomes another one. `None` when it does not even have a name.
     pub fn present<T: Translate>(&mut self, object: &T) -> Option<Update> {
         match object.update(&mut self.names) {
-            Ok(update) => {
+            Ok(mut update) => {
                 self.settle::<T>(object);
                 self.doubt(object);
+                object.detail(self.details, &mut update, &mut self.names);
                 Some(update)
             }
             Err(malformed) => {
@@ -99,6 +106,9 @@ pub trait Translate: kube::Resource<DynamicType = ()> {
     /// [`Malformed`] when it cannot be read.
     fn update(&self, names: &mut Interner) -> Result<Update, Malformed>;
 
+    /// Adds the details that are wanted to its update.
+    fn detail(&self, _wanted: Details, _update: &mut Update, _names: &mut Interner) {}
+
     /// What is wrong with its annotations; that does not keep it from being used.
     fn doubts(&self) -> Vec<Complaint> {
         Vec::new()
@@ -113,6 +123,12 @@ impl Translate for objects::Service {
 
     fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
         convert::service(self, names).map(|service| Update::Service(Box::new(service)))
+    }
+
+    fn detail(&self, wanted: Details, update: &mut Update, _names: &mut Interner) {
+        if let Update::Service(service) = update {
+            service.labels = wanted.labels.then(|| convert::labels(&self.metadata));
+        }
     }
 
     fn doubts(&self) -> Vec<Complaint> {
@@ -135,6 +151,12 @@ impl Translate for objects::EndpointSlice {
         }
     }
 
+    fn detail(&self, wanted: Details, update: &mut Update, names: &mut Interner) {
+        if let Update::Slice(slice) = update {
+            slice.details = convert::slice_details(self, wanted.of(Kind::Slice), names);
+        }
+    }
+
     fn doubts(&self) -> Vec<Complaint> {
         convert::slice_annotations(&self.metadata).1
     }
@@ -148,7 +170,13 @@ impl Translate for objects::Namespace {
     const KIND: Kind = Kind::Namespace;
 
     fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
-        convert::namespace(self, names).map(Update::Namespace)
+        convert::namespace(self, names).map(|name| Update::Namespace(name, None))
+    }
+
+    fn detail(&self, wanted: Details, update: &mut Update, _names: &mut Interner) {
+        if let Update::Namespace(_, labels) = update {
+            *labels = wanted.namespace_labels.then(|| convert::labels(&self.metadata));
+        }
     }
 
     fn gone(&self, names: &mut Interner) -> Option<Update> {
@@ -185,7 +213,13 @@ impl Translate for objects::Pod {
 
     fn update(&self, names: &mut Interner) -> Result<Update, Malformed> {
         let (key, addresses) = (convert::pod_key(self, names)?, convert::pod(self)?);
-        Ok(if addresses.is_empty() { Update::PodGone(key) } else { Update::Pod(key, addresses) })
+        Ok(if addresses.is_empty() { Update::PodGone(key) } else { Update::Pod(key, addresses, None) })
+    }
+
+    fn detail(&self, wanted: Details, update: &mut Update, _names: &mut Interner) {
+        if let Update::Pod(_, _, labels) = update {
+            *labels = wanted.labels.then(|| convert::labels(&self.metadata));
+        }
     }
 
     fn gone(&self, names: &mut Interner) -> Option<Update> {
@@ -212,6 +246,12 @@ impl Translate for objects::ImportedSlice {
         match convert::imported_slice(&self.0, names)? {
             Some(slice) => Ok(Update::ImportedSlice(Box::new(slice))),
             None => convert::slice_key(&self.0, names).map(Update::ImportedSliceGone),
+        }
+    }
+
+    fn detail(&self, wanted: Details, update: &mut Update, names: &mut Interner) {
+        if let Update::ImportedSlice(imported) = update {
+            imported.slice.details = convert::slice_details(&self.0, wanted.of(Kind::ImportedSlice), names);
         }
     }
 

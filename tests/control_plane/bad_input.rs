@@ -13,7 +13,18 @@ use waypost::model::Protocol;
 
 pub fn no_permission(cluster: &Cluster) {
     let stage = Stage::new(cluster, "no-permission");
-    let mut agent = Agent::start_as(&stage, &cluster.kubeconfig_for("powerless", POWERLESS_TOKEN));
+    let kubeconfig = cluster.kubeconfig_for("powerless", POWERLESS_TOKEN);
+    let corefile = cluster.directory().join("no-permission.Corefile");
+    let zones = ". {\n kubernetes cluster.local clusterset.local {\n pods verified\n multicluster clusterset.local\n }\n}\n";
+    fs::write(&corefile, zones).unwrap();
+    let mut check = Command::new(WAYPOST);
+    check.args(["check", "--role=dns", "--node-name=n", "--dns-address=192.0.2.1:53", "--kubeconfig"]).arg(&kubeconfig);
+    let said = stage.node.namespace().output(check.arg("--corefile").arg(corefile)).unwrap();
+    let said = String::from_utf8_lossy(&said.stdout).into_owned() + &String::from_utf8_lossy(&said.stderr);
+    for kind in ["services", "pods", "serviceimports"] {
+        assert!(said.contains(&format!("{kind} cannot be listed")), "{said}");
+    }
+    let mut agent = Agent::start_as(&stage, &kubeconfig);
     let line = agent.await_line(&["services", "forbidden"]);
     assert!(line.contains("list") || line.contains("watch"), "{line}");
     eventually("it says that it is not ready", || match http_get(stage.node.namespace(), "127.0.0.1:10256", "/readyz")? {

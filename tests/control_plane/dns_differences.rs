@@ -27,7 +27,10 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: "dns-class",
-        explains: |_, question, ours, _| question.class != DNSClass::IN && is_cluster_name(question) && ours.code == "Refused",
+        explains: |_, question, ours, _| {
+            let is_known = is_cluster_name(question) || is_reverse(question);
+            question.class != DNSClass::IN && is_known && ours.code == "Refused"
+        },
     },
     Rule {
         id: "dns-soa-below-apex",
@@ -43,7 +46,7 @@ pub const RULES: &[Rule] = &[
         id: "dns-pod-srv",
         explains: |_, question, ours, theirs| {
             question.kind == RecordType::SRV
-                && question.name.ends_with(".pod.cluster.local")
+                && question.name.to_lowercase().ends_with(".pod.cluster.local")
                 && ours.answers.is_empty()
                 && only(theirs, " srv 0 100 0 ")
         },
@@ -51,7 +54,9 @@ pub const RULES: &[Rule] = &[
     Rule {
         id: "dns-below-pod",
         explains: |_, question, ours, theirs| {
-            question.name.starts_with("a.10-1-2-3.") && ours.code == "NXDomain" && theirs.code == "NoError"
+            let name = question.name.to_lowercase();
+            let below = name.strip_suffix(".pod.cluster.local").is_some_and(|rest| rest.split('.').count() > 2);
+            below && ours.code == "NXDomain" && theirs.code == "NoError"
         },
     },
     Rule {
@@ -59,34 +64,40 @@ pub const RULES: &[Rule] = &[
         explains: |field, question, ours, theirs| {
             let first = question.name.split('.').next().unwrap_or_default().to_lowercase();
             field == Field::Code
-                && ["_tcp", "tcp", "_udp", "udp", "dns"].contains(&&*first)
+                && ["_tcp", "tcp", "_udp", "udp", "_sctp", "sctp", "_", "dns"].contains(&&*first)
                 && ours.code == "NoError"
                 && theirs.code == "NXDomain"
         },
     },
     Rule {
         id: "dns-cache",
-        explains: |field, _, ours, theirs| {
+        explains: |field, question, ours, theirs| {
             let is_forwarded = |said: &Said| said.answers.iter().chain(&said.authority).any(|line| line.contains("example.com"));
             let without_ttl =
                 |said: &Said| said.answers.iter().chain(&said.authority).map(|line| without_word(line, 1)).collect::<Vec<_>>();
             let failure = ours.code == "ServFail" && theirs.code == "ServFail";
-            failure && field == Field::Flags || is_forwarded(ours) && without_ttl(ours) == without_ttl(theirs)
+            let is_kept = is_forwarded(ours) || is_reverse(question);
+            failure && field == Field::Flags || is_kept && without_ttl(ours) == without_ttl(theirs)
         },
     },
     Rule {
         id: "dns-nodata",
         explains: |field, question, ours, theirs| {
-            let special = ["dns-version.cluster.local", "ns.dns.cluster.local"].contains(&&*question.name);
-            let exists = special || question.kind == RecordType::TXT && is_cluster_name(question);
-            field == Field::Code && exists && ours.code == "NoError" && theirs.code == "NXDomain"
+            let name = question.name.to_lowercase();
+            let special = ["dns-version.cluster.local", "ns.dns.cluster.local"].contains(&&*name);
+            let is_text = question.kind == RecordType::TXT;
+            let exists = special || is_text && is_cluster_name(question);
+            // What does not exist there is asked upstream.
+            let of_reverse = is_text && ["in-addr.arpa", "ip6.arpa"].contains(&&*name);
+            let is_concerned = field == Field::Code && exists || matches!(field, Field::Code | Field::Authority) && of_reverse;
+            is_concerned && ours.code == "NoError" && theirs.code == "NXDomain"
         },
     },
     Rule {
         id: "dns-version-ttl",
         explains: |field, question, ours, theirs| {
             field == Field::Answers
-                && question.name == "dns-version.cluster.local"
+                && question.name.to_lowercase() == "dns-version.cluster.local"
                 && only(ours, " 28800 ")
                 && only(theirs, " 30 ")
         },
@@ -95,13 +106,25 @@ pub const RULES: &[Rule] = &[
         id: "dns-apex-case",
         explains: |field, question, ours, theirs| {
             let mixed_apex = question.name.eq_ignore_ascii_case("cluster.local") && question.name != "cluster.local";
-            mixed_apex && ours.code == "NoError" && (field == Field::Code || ours.answers != theirs.answers)
+            let server = "ns.dns.cluster.local";
+            let mixed_server = question.name.eq_ignore_ascii_case(server) && question.name != server && theirs.code == "NXDomain";
+            (mixed_apex || mixed_server) && ours.code == "NoError" && (field == Field::Code || ours.answers != theirs.answers)
         },
     },
     Rule {
         id: "dns-alias-loop",
         explains: |_, question, ours, theirs| {
-            question.name.starts_with("loop-") && ours.code == "ServFail" && theirs.code == "NoError" && theirs.answers.is_empty()
+            question.name.to_lowercase().starts_with("loop-")
+                && ours.code == "ServFail"
+                && theirs.code == "NoError"
+                && theirs.answers.is_empty()
+        },
+    },
+    Rule {
+        id: "dns-name-server-prefix",
+        explains: |_, question, ours, theirs| {
+            let name = question.name.to_lowercase();
+            name.starts_with("ns.dns.cluster.local.") && ours.code == "NXDomain" && theirs.code == "NoError"
         },
     },
     Rule {
@@ -120,6 +143,10 @@ fn only(said: &Said, part: &str) -> bool {
 fn without_word(line: &str, number: usize) -> String {
     let words = line.split(' ').enumerate().filter(|(place, _)| *place != number);
     words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+}
+
+fn is_reverse(question: &Question) -> bool {
+    question.name.to_lowercase().ends_with(".arpa")
 }
 
 fn is_cluster_name(question: &Question) -> bool {

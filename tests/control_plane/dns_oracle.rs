@@ -5,6 +5,7 @@ use super::agent::WAYPOST;
 use super::cluster::{Cluster, tool};
 use super::corefiles::Lab;
 use super::dns_differences::{RULES, Rule};
+use super::dns_generated;
 use super::dns_metrics::{self, Page};
 use super::processes::{Process, eventually};
 use hickory_proto::op::{Edns, Message, Query};
@@ -24,13 +25,16 @@ const OUR_METRICS: &str = "192.0.2.1:9301";
 const THEIR_METRICS: &str = "192.0.2.1:9302";
 const UPSTREAM: &str = "127.0.0.1:5399";
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So many questions are made of the battery's names.
+const GENERATED: usize = 6000;
 const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/cluster");
 const BATTERY: &str = include_str!("../dns/questions.txt");
 const DOCUMENT: &str = include_str!("../../docs/differences.md");
 /// What the battery has in process only, because no API server would take it.
 const IN_PROCESS_ONLY: [&str; 3] = ["portless.default.", "pending.default.", ".gone."];
 
-const TYPES: [RecordType; 12] = [
+/// Types that are asked for every name.
+pub const TYPES: [RecordType; 12] = [
     RecordType::A,
     RecordType::AAAA,
     RecordType::SRV,
@@ -78,30 +82,54 @@ pub fn as_corednss(cluster: &Cluster) {
     let pages = || (Page::of(cluster, OUR_METRICS, OURS), Page::of(cluster, THEIR_METRICS, THEIRS));
     let (ours_before, theirs_before) = pages();
     let questions = questions();
-    let mut occurred: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut unexplained = Vec::new();
-    for (question, transport) in questions.iter().flat_map(|question| [(question, Transport::Udp), (question, Transport::Tcp)]) {
-        let (ours, theirs) = (question.ask(OURS, transport), question.ask(THEIRS, transport));
-        for field in Field::ALL.into_iter().filter(|field| field.of(&ours) != field.of(&theirs)) {
-            let explains = |rule: &&Rule| (rule.explains)(field, question, &ours, &theirs);
-            match RULES.iter().find(explains) {
-                Some(rule) => *occurred.entry(rule.id).or_default() += 1,
-                None => {
-                    unexplained.push(format!("{question:?} {transport:?}: {field:?}\n  ours   {ours:?}\n  theirs {theirs:?}"))
-                }
-            }
-        }
-    }
-    println!("{} questions over UDP and TCP; fields that differ, by reason: {occurred:#?}", questions.len());
+    let mut found = Found::default();
+    questions
+        .iter()
+        .for_each(|question| [Transport::Udp, Transport::Tcp].into_iter().for_each(|transport| found.ask(question, transport)));
+    let (ours, theirs) = pages();
+    let generated = generated();
+    // The other transport is a matter of writing the answer, which the others have shown.
+    let transports = [Transport::Udp, Transport::Udp, Transport::Udp, Transport::Tcp].into_iter().cycle();
+    generated.iter().zip(transports).for_each(|(question, transport)| found.ask(question, transport));
+    let Found { occurred, unexplained } = found;
+    println!(
+        "{} questions over UDP and TCP, and {} others; fields that differ, by reason: {occurred:#?}",
+        questions.len(),
+        generated.len()
+    );
     fs::write(cluster.directory().join("dns-differences.txt"), unexplained.join("\n")).unwrap();
     let shown = unexplained.iter().take(40).cloned().collect::<Vec<_>>().join("\n");
     assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{shown}", unexplained.len());
     let gone: BTreeSet<&str> = RULES.iter().map(|rule| rule.id).filter(|id| !occurred.contains_key(id)).collect();
     assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
-    let (ours, theirs) = pages();
     dns_metrics::compare(2 * questions.len(), [ours_before, ours], [theirs_before, theirs]);
     // Whoever needs them next cannot make them while they go.
     cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
+}
+
+/// What was answered differently.
+#[derive(Default)]
+struct Found {
+    /// How often for each reason that the document lists,
+    occurred: BTreeMap<&'static str, usize>,
+    /// and for none.
+    unexplained: Vec<String>,
+}
+
+impl Found {
+    fn ask(&mut self, question: &Question, transport: Transport) {
+        let (ours, theirs) = (question.ask(OURS, transport), question.ask(THEIRS, transport));
+        for field in Field::ALL.into_iter().filter(|field| field.of(&ours) != field.of(&theirs)) {
+            let explains = |rule: &&Rule| (rule.explains)(field, question, &ours, &theirs);
+            match RULES.iter().find(explains) {
+                Some(rule) => *self.occurred.entry(rule.id).or_default() += 1,
+                None => {
+                    let differs = format!("{question:?} {transport:?}: {field:?}\n  ours   {ours:?}\n  theirs {theirs:?}");
+                    self.unexplained.push(differs);
+                }
+            }
+        }
+    }
 }
 
 /// The agent as a DNS server, the stock CoreDNS with kubeadm's Corefile, and the name server to which both forward.
@@ -236,15 +264,24 @@ impl Field {
     }
 }
 
+/// Names of the battery that an API server can have.
+fn names() -> BTreeSet<&'static str> {
+    let names = BATTERY.lines().filter_map(|line| line.strip_prefix("> ")?.split_once(' ')).map(|(name, _)| name);
+    names.filter(|name| !IN_PROCESS_ONLY.iter().any(|part| name.contains(part))).collect()
+}
+
+/// Thousands more, made of those names.
+fn generated() -> Vec<Question> {
+    dns_generated::questions(&names().into_iter().collect::<Vec<_>>(), GENERATED)
+}
+
 /// Every name of the battery with every type, and some with flags, classes and EDNS of all kinds.
 fn questions() -> Vec<Question> {
-    let names: BTreeSet<&str> =
-        BATTERY.lines().filter_map(|line| line.strip_prefix("> ")?.split_once(' ')).map(|(name, _)| name).collect();
-    let names = names.into_iter().filter(|name| !IN_PROCESS_ONLY.iter().any(|part| name.contains(part)));
     let mut questions: Vec<Question> = Vec::new();
-    for name in names {
+    for name in names() {
         questions.extend(TYPES.map(|kind| Question::plain(name, kind)));
     }
+    questions.push(Question::plain("ns.dns.cluster.local.default.svc.cluster.local", RecordType::A));
     for (name, kind) in [
         ("web.default.svc.cluster.local", RecordType::A),
         ("WEB.default.svc.cluster.local", RecordType::AAAA),
@@ -277,6 +314,15 @@ impl Question {
         Question { name: name.to_string(), kind, class: DNSClass::IN, flags: [true, false, false], edns: None }
     }
 
+    /// Whether its name is one.
+    pub fn is_askable(&self) -> bool {
+        self.asked().is_some()
+    }
+
+    fn asked(&self) -> Option<Name> {
+        if self.name.is_empty() { Some(Name::root()) } else { Name::from_labels(self.name.split('.').map(str::as_bytes)).ok() }
+    }
+
     /// What a server says to it, or that it says nothing.
     pub fn ask(&self, server: &str, transport: Transport) -> Said {
         self.try_ask(server, transport).unwrap_or_else(|error| Said { code: format!("no answer: {error}"), ..Said::default() })
@@ -300,8 +346,7 @@ impl Question {
     fn message(&self) -> Message {
         let mut message = Message::query();
         [message.metadata.recursion_desired, message.metadata.authentic_data, message.metadata.checking_disabled] = self.flags;
-        let name = Name::from_labels(self.name.split('.').map(str::as_bytes)).expect("the battery's names are names");
-        let mut query = Query::query(name, self.kind);
+        let mut query = Query::query(self.asked().expect("it is asked what can be"), self.kind);
         query.set_query_class(self.class);
         message.add_query(query);
         if let Some(opt) = self.edns {

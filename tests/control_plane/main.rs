@@ -13,6 +13,7 @@ mod corefile_oracle;
 #[path = "../corefiles/mod.rs"]
 mod corefiles;
 mod dns_differences;
+mod dns_generated;
 mod dns_metrics;
 mod dns_oracle;
 mod events;

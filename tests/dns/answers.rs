@@ -121,7 +121,8 @@ fn verified_names_of_pods_are_those_of_pods_that_are_there_and_before_these_are_
         }
     };
     let pod = |address: &str, is_there| {
-        records.move_pod(&PodMove { namespace: "default".into(), address: address.parse().unwrap(), is_there });
+        let address = address.parse().unwrap();
+        records.move_pod(&PodMove { namespace: "default".into(), address, labels: None, is_there });
     };
     pod("10.1.2.3", true);
     assert_eq!(code("10-1-2-3.default", 1), (Code::NoError, 1));

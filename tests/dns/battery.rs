@@ -128,7 +128,7 @@ pub fn cluster() -> Records {
 /// Fills in the cluster of the table.
 pub fn publish_all(records: &Records) {
     for namespace in ["default", "kube-system", "data", "empty", "svc", "pod"] {
-        records.set_namespace(&namespace.into(), true);
+        records.set_namespace(&namespace.into(), true, None);
     }
     records.set_name_server(&["127.0.0.1".parse().unwrap()]);
     for (service, slices) in objects() {
@@ -193,6 +193,7 @@ fn headless_of_kind(name: &str, kind: ServiceKind) -> Service {
         proxied: true,
         created: 0,
         options: ServiceOptions::default(),
+        labels: None,
     }
 }
 
@@ -213,6 +214,7 @@ pub fn slice(service: &str, ports: &[&str], endpoints: impl IntoIterator<Item = 
         headless: false,
         weight: 1,
         triggered: None,
+        details: None,
     }
 }
 

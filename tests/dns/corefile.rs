@@ -1,12 +1,16 @@
 //! Corefiles obeyed: what their plugins do with questions over the wire.
 
-use crate::battery::cluster;
-use crate::corefiles::Lab;
+use crate::battery::{cluster, cluster_ip, endpoint, headless, slice};
+use crate::corefiles::{KUBEADM, Lab};
+use crate::others::{OTHERS, for_lab};
 use crate::wire::{ELSEWHERE, Running, answer_to, fake_upstream, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption, NSIDPayload};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use waypost::dns::records::Records;
+use waypost::model::{Endpoint, Labels, Name, ObjectKey, Service, Slice, SliceDetails};
 use waypost::store::PodMove;
 
 const A: u16 = 1;
@@ -289,6 +293,164 @@ async fn the_alias_to_what_was_found_on_the_search_path_is_said_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn corefiles_that_people_have_are_obeyed_unedited() {
+    for (whose, text) in OTHERS.into_iter().chain([("kubeadm", KUBEADM)]) {
+        Running::plan_of(text).unwrap_or_else(|error| panic!("{whose}: {error}"));
+        let ttl = if text.contains("ttl 30") { 30 } else { 5 };
+        let name = |name: &str, data: &str| format!("answer {name} {ttl} A {data}");
+        let web = name("web.default.svc.cluster.local.", "10.96.0.10");
+        let corefile = for_lab(text, "UPSTREAM", "", ["127.0.0.1:0"; 3]);
+        // Namespaces are chosen by labels there, which these records do not have.
+        let web: &[&str] = if whose == "gke" { &["ServFail"] } else { &["NoError", &web] };
+        check(&corefile, &[("web.default.svc.cluster.local", A, web)]).await;
+        // The upstream server's 60, or what the cache makes of it.
+        let kept = if text.contains("cache 30") || text.contains("cache  30") { 30 } else { 60 };
+        let www = format!("answer www.example.com. {kept} A 203.0.113.9");
+        check(&corefile, &[("www.example.com", A, &["NoError", &www])]).await;
+    }
+}
+
+/// Whose custom parts lie beside the Corefile, as AKS and k3s mount them.
+#[tokio::test(flavor = "multi_thread")]
+async fn custom_parts_beside_a_corefile_are_obeyed() {
+    let folder = std::env::temp_dir().join(format!("waypost-custom-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("custom")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    let (_, aks) = OTHERS.into_iter().find(|(whose, _)| *whose == "aks").unwrap();
+    write("Corefile", &for_lab(aks, &upstream().await.to_string(), "", ["127.0.0.1:0"; 3]));
+    write("custom/log.override", "hosts {\n    192.0.2.7 seven.example\n    fallthrough\n}\n");
+    write(
+        "custom/corp.server",
+        "corp.example {\n    template IN A {\n        answer \"{{ .Name }} 60 IN A 192.0.2.8\"\n    }\n}\n",
+    );
+    let running = Running::by_file(cluster(), &folder.join("Corefile"));
+    for (name, expected) in [
+        ("seven.example", "answer seven.example. 30 A 192.0.2.7"),
+        ("www.corp.example", "answer www.corp.example. 60 A 192.0.2.8"),
+        ("www.example.com", "answer www.example.com. 30 A 203.0.113.9"),
+    ] {
+        assert_eq!(ask(running.ipv4(), name, A).await, ["NoError", expected]);
+    }
+    for (name, code) in [
+        ("a.b.c.d.internal.cloudapp.net", "NXDomain"),
+        ("reddog.microsoft.com", "NXDomain"),
+        ("a.internal.cloudapp.net", "NoError"),
+    ] {
+        assert_eq!(ask(running.ipv4(), name, A).await[0], code, "{name}");
+    }
+    running.serving.shutdown().await;
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+fn marked(labels: &[(&str, &str)]) -> Option<Arc<Labels>> {
+    Some(Arc::new(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()))
+}
+
+/// A headless service of two slices, one of which has no label, with pods and zones.
+fn shop(records: &Records, namespace: &str) {
+    let name = format!("{namespace}/shop");
+    let names =
+        |names: &[&str]| Some(names.iter().map(|name| Some((*name).into()).filter(|name: &Name| !name.is_empty())).collect());
+    let details = |labels: &[(&str, &str)], pods: &[&str], zones: &[&str]| {
+        Some(Box::new(SliceDetails { labels: marked(labels), pods: names(pods), zones: names(zones) }))
+    };
+    let ends = [endpoint("10.8.0.1"), Endpoint { hostname: Some("shop-0".into()), ..endpoint("10.8.0.2") }];
+    let first = Slice {
+        details: details(&[("app", "shop")], &["shop-abc", "shop-def"], &["a", "west.example"]),
+        ..slice(&name, &["http/tcp/80"], ends)
+    };
+    let mut second = Slice { details: details(&[], &["x"], &[""]), ..slice(&name, &["http/tcp/80"], [endpoint("10.8.0.3")]) };
+    second.key = ObjectKey::new(namespace, "shop-2");
+    let service = Service { labels: marked(&[("app", "shop")]), ..headless(&name) };
+    records.publish(&ObjectKey::new(namespace, "shop"), Some(&service), &[&first, &second]);
+}
+
+/// `control_plane` compares these with CoreDNS's.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_are_chosen_by_their_labels_and_endpoints_named_by_pods_and_zones() {
+    let records = Records::new("cluster.local", 30);
+    for (namespace, labels) in [("front", marked(&[("tier", "front")])), ("back", marked(&[])), ("unheard", None)] {
+        records.set_namespace(&namespace.into(), true, labels.as_ref());
+        shop(&records, namespace);
+    }
+    let key = ObjectKey::new("front", "unmarked");
+    records.publish(&key, Some(&cluster_ip("front/unmarked", &["10.96.0.9"], &[])), &[]);
+    records.set_synced();
+    let records = Arc::new(records);
+    for (options, questions) in [
+        (
+            "labels app=shop",
+            &[
+                ("shop.front.svc", "NoError 10.8.0.1 10.8.0.2"),
+                ("10-8-0-3.shop.front.svc", "NXDomain"),
+                ("shop.back.svc", "NoError 10.8.0.1 10.8.0.2"),
+                // Its labels are not known.
+                ("unmarked.front.svc", "ServFail"),
+                ("absent.front.svc", "NXDomain"),
+            ][..],
+        ),
+        ("labels app in (a, b)", &[("shop.front.svc", "NXDomain"), ("front.svc", "NoError")]),
+        (
+            "namespace_labels tier=front",
+            &[
+                ("shop.front.svc", "NoError 10.8.0.1 10.8.0.2 10.8.0.3"),
+                ("shop.back.svc", "NXDomain"),
+                ("back.svc", "NXDomain"),
+                ("10-1-1-1.front.pod", "NoError 10.1.1.1"),
+                ("10-1-1-1.back.pod", "NXDomain"),
+                ("unheard.svc", "ServFail"),
+                ("shop.unheard.svc", "ServFail"),
+                ("absent.svc", "NXDomain"),
+            ],
+        ),
+        (
+            "endpoint_pod_names",
+            &[
+                ("shop-abc.shop.front.svc", "NoError 10.8.0.1"),
+                ("10-8-0-1.shop.front.svc", "NXDomain"),
+                ("shop-0.shop.front.svc", "NoError 10.8.0.2"),
+                ("shop-def.shop.front.svc", "NXDomain"),
+            ],
+        ),
+        (
+            "zonal",
+            &[
+                ("A.pin._zone.shop.front.svc", "NoError 10.8.0.1"),
+                ("west.example.pin._zone.shop.front.svc", "NoError 10.8.0.2"),
+                ("west.pin._zone.shop.front.svc", "NoError"),
+                ("west.prefer._zone.shop.front.svc", "NoError 10.8.0.1 10.8.0.2 10.8.0.3"),
+                ("a.prefer._zone.shop.front.svc", "NoError 10.8.0.1"),
+                ("a.other._zone.shop.front.svc", "NXDomain"),
+                ("a.pin._zone.unmarked.front.svc", "NXDomain"),
+                ("a.pin._zone.absent.front.svc", "NXDomain"),
+                ("pin._zone.shop.front.svc", "NXDomain"),
+            ],
+        ),
+        ("", &[("a.pin._zone.shop.front.svc", "NXDomain"), ("shop-abc.shop.front.svc", "NXDomain")]),
+    ] {
+        let corefile = format!(
+            ". {{\n    kubernetes cluster.local {{\n        pods insecure\n        {options}\n    }}\n    loadbalance\n}}"
+        );
+        let running = Running::by_corefile(records.clone(), &corefile);
+        for (name, expected) in questions {
+            let lines = ask(running.ipv4(), &format!("{name}.cluster.local"), A).await;
+            let addresses = lines.iter().filter(|line| line.starts_with("answer")).filter_map(|line| line.rsplit(' ').next());
+            let said = [lines[0].as_str()].into_iter().chain(addresses).collect::<Vec<_>>().join(" ");
+            assert_eq!(said, *expected, "{options}: {name}");
+        }
+        running.serving.shutdown().await;
+    }
+    for (options, complaint) in [
+        ("labels =", "is no label selector"),
+        ("namespaces front\n namespace_labels tier=front", "by name or by labels"),
+        ("zonal\n noendpoints", "leave one of zonal and noendpoints out"),
+    ] {
+        let error = Running::plan_of(&format!(". {{\n kubernetes cluster.local {{\n {options}\n }}\n}}")).unwrap_err();
+        assert!(error.contains(complaint), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_resolv_conf_and_servers_stand_beside_each_other_in_forward() {
     let path = std::env::temp_dir().join(format!("waypost-forward-{}.conf", std::process::id()));
     std::fs::write(&path, "# nobody yet\n").unwrap();
@@ -300,7 +462,8 @@ async fn a_resolv_conf_and_servers_stand_beside_each_other_in_forward() {
 #[tokio::test(flavor = "multi_thread")]
 async fn search_paths_of_pods_that_are_known_are_walked_here_and_what_that_saves_is_counted() {
     let records = cluster();
-    records.move_pod(&PodMove { namespace: "default".into(), address: "127.0.0.1".parse().unwrap(), is_there: true });
+    let address = "127.0.0.1".parse().unwrap();
+    records.move_pod(&PodMove { namespace: "default".into(), address, labels: None, is_there: true });
     records.set_pods_listed();
     let corefile = ". {
         autopath @kubernetes

@@ -1,6 +1,7 @@
 //! What `waypost dig` asks, without its socket.
 
 use crate::battery::cluster;
+use crate::wire::upstream;
 use std::sync::Arc;
 use tokio::net::UdpSocket;
 use waypost::config::{RunArgs, Surroundings, load};
@@ -51,4 +52,23 @@ async fn what_people_ask_is_not_counted_among_the_questions_of_clients() {
     let counted = ["coredns_dns_requests_total", "coredns_dns_responses_total", "coredns_dns_request_duration_seconds"];
     let families: Vec<String> = registry.gather().iter().map(|family| family.name().to_string()).collect();
     assert!(!counted.iter().any(|name| families.contains(&name.to_string())), "{families:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_ask_does_not_count_in_the_cache_and_what_they_make_an_upstream_server_do_does() {
+    let registry = prometheus::Registry::new();
+    let desk = desk(&upstream().await.to_string(), &registry);
+    let request = DigRequest { name: "www.example.com".into(), ..DigRequest::default() };
+    let mut from_cache = 0;
+    for _ in 0..2 {
+        let dug = desk.dig(&request).await.unwrap();
+        assert_eq!(dug.attempts[0].code, "NOERROR");
+        from_cache += dug.attempts[0].steps.iter().filter(|step| matches!(step, Step::Cache { .. })).count();
+    }
+    assert_eq!(from_cache, 1);
+    let shown: Vec<String> = registry.gather().iter().map(|family| family.name().to_string()).collect();
+    let has = |name: &str| shown.contains(&name.to_string());
+    let of_clients = ["requests", "hits", "misses", "served_stale", "prefetch"].map(|what| format!("coredns_cache_{what}_total"));
+    assert!(!of_clients.iter().any(|name| has(name)), "{shown:?}");
+    assert!(has("coredns_proxy_request_duration_seconds"), "{shown:?}");
 }

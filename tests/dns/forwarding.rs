@@ -458,3 +458,70 @@ async fn a_client_over_tcp_is_answered_where_the_upstream_takes_no_connections()
     assert_eq!(addresses(&tcp(running.ipv4(), &query("www.example.com", 1)).await), [ELSEWHERE]);
     running.serving.shutdown().await;
 }
+
+/// By the servers that were asked, in order, for so many different names.
+async fn asked_by_policy(policy: &str, servers: &[SocketAddr], questions: usize) -> Vec<u8> {
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    let corefile = format!(". {{\n forward . {} {{\n {policy}\n }}\n}}", servers.join(" "));
+    let running = Running::by_corefile(cluster(), &corefile);
+    let mut asked = Vec::new();
+    for number in 0..questions {
+        let reply = udp(running.ipv4(), &query(&format!("name-{number}.example.com"), 1)).await;
+        asked.push(addresses(&reply)[0].octets()[3]);
+    }
+    running.serving.shutdown().await;
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_policy_asks_the_servers_in_its_order() {
+    let (first, _heard) = telling(1).await;
+    let (second, _heard_too) = telling(2).await;
+    let (third, _heard_as_well) = telling(3).await;
+    let servers = [first, second, third];
+    assert_eq!(asked_by_policy("policy sequential", &servers, 4).await, [1; 4]);
+    let turns = asked_by_policy("policy round_robin", &servers, 6).await;
+    assert!(turns[..3].iter().collect::<std::collections::BTreeSet<_>>().len() == 3 && turns[..3] == turns[3..], "{turns:?}");
+    // One of a million times one of three is not drawn in 40 draws.
+    for policy in ["policy random", ""] {
+        let drawn = asked_by_policy(policy, &servers, 40).await;
+        assert_eq!(drawn.iter().collect::<std::collections::BTreeSet<_>>().len(), 3, "{drawn:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_failed_is_asked_what_the_health_check_says() {
+    let (told, mut heard) = mpsc::unbounded_channel();
+    let silent = fake_upstream(move |question, _| {
+        let asked = &question.queries[0];
+        told.send((asked.name().to_string(), question.metadata.recursion_desired)).unwrap();
+        vec![]
+    })
+    .await;
+    for (options, name, recursion) in [
+        ("health_check 50ms", ".", true),
+        ("health_check 50ms no_rec", ".", false),
+        ("health_check 50ms domain alive.example no_rec", "alive.example.", false),
+    ] {
+        let corefile = format!(". {{\n forward . {silent} {{\n {options}\n }}\n}}");
+        let running = Running::by_corefile(cluster(), &corefile);
+        assert_eq!(udp(running.ipv4(), &query("www.example.com", 1)).await.metadata.response_code, ResponseCode::ServFail);
+        let is_check = |heard: &(String, bool)| *heard == (name.to_string(), recursion);
+        while !is_check(&heard.recv().await.unwrap()) {}
+        running.serving.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_used_again_for_as_long_as_expire_says() {
+    for (expire, hits) in [("0s", false), ("60s", true)] {
+        let upstream = of_both_transports().await;
+        let corefile = format!(". {{\n forward . {upstream} {{\n force_tcp\n expire {expire}\n }}\n}}");
+        let running = Running::by_corefile(cluster(), &corefile);
+        for number in 0..3 {
+            tcp(running.ipv4(), &query(&format!("name-{number}.example.com"), 1)).await;
+        }
+        assert_eq!(running.counted("coredns_proxy_conn_cache_hits_total", "tcp") > 0, hits, "{expire}");
+        running.serving.shutdown().await;
+    }
+}

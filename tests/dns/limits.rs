@@ -1,6 +1,6 @@
 //! How much clients may have under way, and for how long they may say nothing.
 
-use crate::battery::cluster;
+use crate::battery::{cluster, endpoint, headless, slice};
 use crate::wire::{ELSEWHERE, LIMIT, Running, answer_to, exchange, fake_upstream, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use waypost::dns::limits::Limits;
+use waypost::model::ObjectKey;
 
 /// An upstream that says nothing, and tells which clients' questions have come.
 async fn silent() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
@@ -88,6 +89,28 @@ async fn a_question_over_tcp_that_is_longer_than_any_question_ends_the_connectio
     stream.write_all(&5000_u16.to_be_bytes()).await.unwrap();
     assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
     assert_eq!(running.counted("waypost_dns_dropped_questions_total", "size"), 1);
+    running.serving.shutdown().await;
+}
+
+/// More than its share of what may lie about: an answer of 60 KB for each question, none of which is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_client_asks_and_takes_no_answers_ends_and_others_go_on() {
+    let records = cluster();
+    let key = ObjectKey::new("data", "crowd");
+    let address = |number: u16| endpoint(&format!("10.77.{}.{}", number / 256, number % 256));
+    records.publish(&key, Some(&headless("data/crowd")), &[&slice("data/crowd", &[], (0..1400).map(address))]);
+    let corefile = ". {\n    kubernetes cluster.local\n    loadbalance\n}";
+    let running = Running::limited(records, corefile, Limits::of(16, 16, 200_000));
+    let question = query("crowd.data.svc.cluster.local", 1).to_vec().unwrap();
+    let bytes = [&(question.len() as u16).to_be_bytes(), &question[..]].concat();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut greedy = socket.connect(running.ipv4()).await.unwrap();
+    let asks = async { while greedy.write_all(&bytes).await.is_ok() {} };
+    timeout(2 * LIMIT, asks).await.expect("the server ends it");
+    // A client that is merely slow is given up for being slow.
+    assert!(running.counted("waypost_dns_dropped_questions_total", "unsent") > 0);
+    assert_eq!(tcp(running.ipv4(), &query("crowd.data.svc.cluster.local", 1)).await.answers.len(), 1400);
     running.serving.shutdown().await;
 }
 

@@ -33,6 +33,8 @@ mod forwarding;
 mod fuzz;
 mod guard;
 mod limits;
+#[path = "../corefiles/others.rs"]
+mod others;
 mod over_tls;
 mod paths;
 mod protocol;

@@ -133,6 +133,36 @@ async fn a_server_that_wants_to_know_its_clients_is_shown_a_certificate() {
     }
 }
 
+/// Certificates are renewed while an agent runs, and what nobody has configured anew is read all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_that_have_been_replaced_are_used_from_the_next_connection_on() {
+    let server = Server::start(false).await;
+    let ca = std::env::temp_dir().join(format!("waypost-ca-{}.pem", std::process::id()));
+    let put = |text: &[u8]| {
+        let unfinished = ca.with_extension("new");
+        std::fs::write(&unfinished, text).unwrap();
+        std::fs::rename(&unfinished, &ca).unwrap();
+    };
+    let good = std::fs::read(file("ca.pem")).unwrap();
+    put(&std::fs::read(file("other-ca.pem")).unwrap());
+    let flags = [("dns-forward-tls-ca", ca.to_str().unwrap()), ("dns-cache-ttl", "0"), ("dns-cache-negative-ttl", "0")];
+    let running = running(&server, "#dns.example", &flags);
+    let code = async || tcp(running.ipv4(), &query("www.example.com", 1)).await.metadata.response_code;
+    assert_eq!(code().await, ResponseCode::ServFail);
+    put(&good);
+    assert_eq!(code().await, ResponseCode::NoError);
+    // What cannot be used does not take the place of what can.
+    put(b"nothing of the kind");
+    // Several at a time need connections of their own.
+    let connections = server.connections.load(Ordering::SeqCst);
+    let questions = (0..4).map(|number| query(&format!("{number}.example.com"), 1));
+    let replies = futures::future::join_all(questions.map(async |question| tcp(running.ipv4(), &question).await)).await;
+    assert!(replies.iter().all(|reply| reply.metadata.response_code == ResponseCode::NoError), "{replies:?}");
+    assert!(server.connections.load(Ordering::SeqCst) > connections);
+    std::fs::remove_file(&ca).unwrap();
+    running.serving.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stub_zone_may_have_its_servers_over_tls() {
     let server = Server::start(false).await;

@@ -69,8 +69,14 @@ impl Running {
     }
 
     /// The same as this Corefile says.
-    pub fn by_corefile(records: Records, corefile: &str) -> Running {
+    pub fn by_corefile(records: impl Into<Arc<Records>>, corefile: &str) -> Running {
         let (plan, registry, metrics) = Running::planned(corefile).unwrap();
+        Running::with_plan(records, plan, &GuardConfig::default(), registry, metrics)
+    }
+
+    /// The same as a file says, beside which there is what it imports.
+    pub fn by_file(records: Records, path: &Path) -> Running {
+        let (plan, registry, metrics) = Running::planned_at(path, &std::fs::read_to_string(path).unwrap()).unwrap();
         Running::with_plan(records, plan, &GuardConfig::default(), registry, metrics)
     }
 
@@ -86,6 +92,10 @@ impl Running {
     }
 
     fn planned(corefile: &str) -> Result<(Plan, prometheus::Registry, Arc<Metrics>), String> {
+        Running::planned_at(Path::new("Corefile"), corefile)
+    }
+
+    fn planned_at(path: &Path, corefile: &str) -> Result<(Plan, prometheus::Registry, Arc<Metrics>), String> {
         let (config, _) = load(
             &RunArgs::of(&[("role", "dns"), ("dns-address", "127.0.0.1:5353"), ("node-name", "node")]),
             &Surroundings::default(),
@@ -93,7 +103,7 @@ impl Running {
         .unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::new(&registry).unwrap());
-        let blocks = text_of(Path::new("Corefile"), corefile).map_err(|error| error.to_string())?;
+        let blocks = text_of(path, corefile).map_err(|error| error.to_string())?;
         let translation = translate(&blocks).map_err(|error| error.to_string())?;
         let plan = Plan::new(translation.model.clone(), &config.dns, &metrics, None).map_err(|error| {
             let place = translation.place(error.block, error.plugin, error.number).unwrap();
@@ -103,7 +113,7 @@ impl Running {
     }
 
     fn with_plan(
-        records: Records,
+        records: impl Into<Arc<Records>>,
         plan: Plan,
         guard: &GuardConfig,
         registry: prometheus::Registry,
@@ -114,14 +124,14 @@ impl Running {
 
     /// By a plan that may be replaced.
     pub fn with_chain(
-        records: Records,
+        records: impl Into<Arc<Records>>,
         chain: Chain,
         guard: &GuardConfig,
         registry: prometheus::Registry,
         metrics: Arc<Metrics>,
     ) -> Running {
         let sockets = server::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]).unwrap();
-        Running { serving: sockets.guarded(guard).serve(Arc::new(records), chain, metrics).unwrap(), registry }
+        Running { serving: sockets.guarded(guard).serve(records.into(), chain, metrics).unwrap(), registry }
     }
 
     pub fn ipv4(&self) -> SocketAddr {

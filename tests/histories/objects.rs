@@ -106,7 +106,7 @@ impl Objects {
         let cidrs = cidrs.map(|(n, networks)| Update::ServiceCidr(format!("cidr-{n}").into(), networks.as_slice().into()));
         let mut kinds: Vec<(Kind, Vec<Update>)> = vec![
             (Kind::ServiceCidr, cidrs.collect()),
-            (Kind::Namespace, vec![Update::Namespace("default".into())]),
+            (Kind::Namespace, vec![Update::Namespace("default".into(), None)]),
             (Kind::Node, self.node.iter().cloned().map(Update::Node).collect()),
             (Kind::Service, services),
             (Kind::Slice, slices),
@@ -190,6 +190,7 @@ fn any_service(slow_start: bool) -> impl Strategy<Value = Change> {
                 proxied: rare != 1,
                 created: i64::from(rare / 4),
                 options,
+                labels: None,
             };
             Change::Service(number, Some(Box::new(service)))
         },
@@ -254,6 +255,7 @@ fn any_slice() -> impl Strategy<Value = Change> {
                 endpoints: endpoints.into_iter().map(endpoint).collect(),
                 headless: rare < 2,
                 triggered: None,
+                details: None,
                 weight: if rare < 12 { 1 } else { rare - 10 },
             };
             Change::Slice(number, Some(Box::new(slice)))

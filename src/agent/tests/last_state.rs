@@ -1,6 +1,9 @@
 //! What an agent leaves for the next one.
 
 use super::*;
+use crate::dns::answer::answer_as;
+use crate::dns::shape::{PodNames, Shape};
+use crate::model::Import;
 use crate::notices::{LAST_STATE_REFUSED, LAST_STATE_SERVED, Subject};
 
 /// A folder for the last known state, which goes with this value.
@@ -20,11 +23,49 @@ impl Drop for Folder {
     }
 }
 
+/// The same, shown in this shape.
+fn code_as(records: &Records, shape: &Shape, name: &str) -> (Code, usize) {
+    let name = DomainName::parse(name).unwrap();
+    match answer_as(records, shape, Question { name: name.as_wire(), rtype: 1 }, None) {
+        Verdict::Answer(answer) => (answer.code, answer.answers.len()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// With services of other clusters, and names of pods that exist.
+fn clusterset_and_verified() -> Shape {
+    let mut shape = Shape::new(DomainName::parse("cluster.local").unwrap(), 30);
+    let clusterset = DomainName::parse("clusterset.local").unwrap();
+    shape.zones.push(clusterset.clone());
+    shape.multicluster.push(clusterset);
+    shape.pods = PodNames::Verified;
+    shape
+}
+
+/// The service web of the namespace shop, of other clusters.
+fn import() -> Update {
+    Update::Import(Box::new(Import {
+        key: ObjectKey::new("shop", "web"),
+        headless: false,
+        addresses: ["10.97.0.1".parse().unwrap()].into(),
+        ports: [("http".into(), Protocol::Tcp, 80)].into(),
+    }))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_there() {
     let folder = Folder::new("last-state");
     let agent = start_with(None, Some(&folder.0), None);
-    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+    let pod = Update::Pod(ObjectKey::new("shop", "web-0"), ["10.244.0.2".parse().unwrap()].into(), None);
+    for updates in [
+        listing(Kind::Import, vec![import()]),
+        listing(Kind::ImportedSlice, vec![]),
+        listing(Kind::Pod, vec![pod]),
+        listing(Kind::Service, vec![web()]),
+        listing(Kind::Slice, vec![slice()]),
+        namespaces(),
+        node(),
+    ] {
         agent.send(updates).await;
     }
     agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
@@ -35,6 +76,11 @@ async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_th
     agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
     assert!(agent.holds(routed()) && is_served(&agent.records, "web.shop.svc.cluster.local"));
     assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::NxDomain, "namespaces are remembered too");
+    let everything = |name: &str| code_as(&agent.records, &clusterset_and_verified(), name);
+    assert_eq!(everything("web.shop.svc.clusterset.local"), (Code::NoError, 1));
+    assert_eq!(everything("other.shop.svc.clusterset.local"), (Code::NxDomain, 0));
+    assert_eq!(everything("10-244-0-2.shop.pod.cluster.local"), (Code::NoError, 1));
+    assert_eq!(everything("10-244-0-3.shop.pod.cluster.local"), (Code::NxDomain, 0));
     assert!(agent.status.last_state_age().is_some() && agent.status.pending().iter().all(|pending| pending.contains("DNS")));
     assert_eq!(agent.told.lock().await.recv().await.unwrap().reason, &LAST_STATE_SERVED);
 

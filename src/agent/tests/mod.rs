@@ -259,7 +259,7 @@ fn node() -> Vec<Update> {
 }
 
 fn namespaces() -> Vec<Update> {
-    listing(Kind::Namespace, vec![Update::Namespace("shop".into())])
+    listing(Kind::Namespace, vec![Update::Namespace("shop".into(), None)])
 }
 
 fn web() -> Update {
@@ -278,6 +278,7 @@ fn web() -> Update {
         proxied: true,
         created: 0,
         options: ServiceOptions::default(),
+        labels: None,
     }))
 }
 
@@ -293,6 +294,7 @@ fn slice() -> Update {
         headless: false,
         weight: 1,
         triggered: None,
+        details: None,
     }))
 }
 

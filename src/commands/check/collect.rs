@@ -7,7 +7,7 @@ use crate::config::{Config, ConntrackConfig, ProxyConfig, Role, Upstreams};
 use crate::conntrack;
 use crate::holder;
 use crate::leftovers;
-use crate::model::{Family, Protocol};
+use crate::model::{Demand, Family, Protocol};
 use crate::nft::{Committer, Layout, Netlink, NftError};
 use crate::proxy::Delta;
 use nftables::schema::{NfListObject, NfObject};
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// Looks at everything that the judgement needs.
-pub async fn facts(config: &Config) -> Facts {
+pub async fn facts(config: &Config, demand: Demand) -> Facts {
     let proxies = config.role != Role::Dns;
     Facts {
         kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
@@ -38,7 +38,7 @@ pub async fn facts(config: &Config) -> Facts {
         taken: taken(config),
         absent: absent(config),
         resolv_conf: resolv_conf(&config.dns.upstreams),
-        source: source::look(config).await,
+        source: source::look(config, demand).await,
     }
 }
 

@@ -6,6 +6,7 @@ use crate::config::{ClusterSource, Config, Role};
 use crate::conntrack::kernel_version;
 use crate::holder::Holder;
 use crate::leftovers;
+use crate::model::Kind;
 use crate::nft::TABLE;
 use serde::Serialize;
 use std::net::{IpAddr, SocketAddr};
@@ -151,6 +152,15 @@ impl Judge<'_> {
         match (&self.facts.source, &self.config.cluster) {
             (SourceFact::Reached { refused, events }, _) => {
                 for (kind, reason) in refused {
+                    let grant = match kind {
+                        Kind::Pod => {
+                            "the zones of DNS need it: grant list and watch on it, as the chart does with watchPods: true"
+                        }
+                        Kind::Import => {
+                            "the zones of DNS need it: grant list and watch on it, as the chart does with watchServiceImports: true"
+                        }
+                        _ => grant,
+                    };
                     self.error("API server", format!("{kind} cannot be listed: {reason}"), grant);
                 }
                 if !events {

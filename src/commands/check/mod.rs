@@ -9,6 +9,7 @@ use crate::agent::zones::{self, ZonesError};
 use crate::config::{self, Config, RunArgs, Surroundings, ZonesSource};
 use crate::dns::chain::explain::explain;
 use crate::dns::metrics::Metrics;
+use crate::model::Demand;
 use anyhow::Context;
 use judge::{Finding, Severity};
 use prometheus::Registry;
@@ -31,9 +32,11 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let (config, origins) = config::load(&args.run, &Surroundings::of_this_process())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    let facts = runtime.block_on(collect::facts(&config));
+    let zones = zones(&config);
+    let demand = zones.as_ref().map(|zones| zones.demand).unwrap_or_default();
+    let facts = runtime.block_on(collect::facts(&config, demand));
     let mut findings = judge::findings(&config, &facts);
-    let zones = zones(&config).unwrap_or_else(|error| {
+    let zones = zones.map(|zones| zones.said).unwrap_or_else(|error| {
         let advice = "correct it there; docs/dns.md has what there is".to_string();
         findings.push(Finding { severity: Severity::Error, subject: "dns", found: error.to_string(), advice });
         Vec::new()
@@ -48,24 +51,31 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if prevents(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// What is served by which server block, and what of a Corefile needs no doing.
-fn zones(config: &Config) -> Result<Vec<String>, ZonesError> {
+/// What is to be said of the zones.
+#[derive(Default)]
+struct Zones {
+    /// What is served by which server block, and what of a Corefile needs no doing.
+    said: Vec<String>,
+    /// What must be known of the cluster for it.
+    demand: Demand,
+}
+
+fn zones(config: &Config) -> Result<Zones, ZonesError> {
     match &config.dns.zones {
-        ZonesSource::Flags => return Ok(Vec::new()),
+        ZonesSource::Flags => return Ok(Zones::default()),
         ZonesSource::ConfigMaps(names) => {
-            return Ok(vec![format!(
-                "the Corefile in {} is read when the agent runs; give its text with --corefile to try it",
-                names.join(", ")
-            )]);
+            let names = names.join(", ");
+            let said = format!("the Corefile in {names} is read when the agent runs; give its text with --corefile to try it");
+            return Ok(Zones { said: vec![said], ..Zones::default() });
         }
         ZonesSource::Blocks { .. } | ZonesSource::Corefile(_) => {}
     }
     let reading = zones::read(&config.dns, None)?;
     let metrics = Arc::new(Metrics::new(&Registry::new()).map_err(ZonesError::from)?);
-    reading.plan(&config.dns, &metrics, None)?;
+    let demand = reading.plan(&config.dns, &metrics, None)?.demand();
     let remarks = reading.translation.iter().flat_map(|translation| &translation.remarks);
     let remarks = remarks.map(|remark| format!("{}: {}: {}", remark.place, remark.what, remark.advice));
-    Ok(explain(&reading.model).into_iter().chain(remarks).collect())
+    Ok(Zones { said: explain(&reading.model).into_iter().chain(remarks).collect(), demand })
 }
 
 fn prevents(findings: &[Finding]) -> bool {

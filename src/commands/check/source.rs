@@ -2,8 +2,8 @@
 
 use super::facts::SourceFact;
 use crate::config::{ClusterSource, Config, Role};
-use crate::model::Kind;
-use crate::source::kubernetes;
+use crate::model::{Demand, Kind};
+use crate::source::{kubernetes, objects};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -16,7 +16,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Looks at the configured source.
-pub async fn look(config: &Config) -> SourceFact {
+pub async fn look(config: &Config, demand: Demand) -> SourceFact {
     if let ClusterSource::Manifests(folder) = &config.cluster {
         return match std::fs::read_dir(folder) {
             Ok(_) => SourceFact::Folder,
@@ -27,30 +27,33 @@ pub async fn look(config: &Config) -> SourceFact {
         Ok(client) => client,
         Err(error) => return SourceFact::Unreachable(error.to_string()),
     };
-    match tokio::time::timeout(PATIENCE, ask(&client, config)).await {
+    match tokio::time::timeout(PATIENCE, ask(&client, config, demand)).await {
         Ok(fact) => fact,
         Err(_) => SourceFact::Unreachable(format!("no answer within {} s", PATIENCE.as_secs())),
     }
 }
 
-async fn ask(client: &Client, config: &Config) -> SourceFact {
+async fn ask(client: &Client, config: &Config, demand: Demand) -> SourceFact {
     let one = ListParams::default().limit(1);
     let own = ListParams::default().limit(1).fields(&format!("metadata.name={}", config.node_name));
     let mut refused = Vec::new();
-    for kind in [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node, Kind::ServiceCidr] {
+    let always = [Kind::Service, Kind::Slice, Kind::Namespace, Kind::Node, Kind::ServiceCidr];
+    for kind in always.iter().chain(demand.kinds()) {
         let answer = match kind {
             Kind::Service => Api::<Service>::all(client.clone()).list_metadata(&one).await.map(drop),
             Kind::Slice => Api::<EndpointSlice>::all(client.clone()).list_metadata(&one).await.map(drop),
             Kind::Namespace => Api::<Namespace>::all(client.clone()).list_metadata(&one).await.map(drop),
             Kind::Node | Kind::ServiceCidr if config.role == Role::Dns => continue,
             Kind::ServiceCidr => Api::<ServiceCIDR>::all(client.clone()).list_metadata(&one).await.map(drop),
-            // Watched only where the zones need it.
-            Kind::Pod | Kind::Import | Kind::ImportedSlice => continue,
+            Kind::Pod => Api::<objects::Pod>::all(client.clone()).list_metadata(&one).await.map(drop),
+            Kind::Import => Api::<objects::ServiceImport>::all(client.clone()).list_metadata(&one).await.map(drop),
+            // Those of Services are the same to the API server.
+            Kind::ImportedSlice => continue,
             Kind::Node => Api::<Node>::all(client.clone()).list_metadata(&own).await.map(drop),
         };
         match answer {
             Ok(()) => {}
-            Err(kube::Error::Api(status)) => refused.push((kind, status.message.clone())),
+            Err(kube::Error::Api(status)) => refused.push((*kind, status.message.clone())),
             Err(error) => return SourceFact::Unreachable(chain(&error)),
         }
     }

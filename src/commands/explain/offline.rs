@@ -217,7 +217,7 @@ async fn of_api_server(config: &Config, node: Option<&str>, from: &str) -> anyho
         .extend(nodes.iter().filter(|one| one.metadata.name.as_deref() == Some(&node)).filter_map(|one| translator.present(one)));
     let services = kubernetes::list::<objects::Service>(&client).await.context("cannot list services")?;
     let namespaces: BTreeSet<&str> = services.iter().filter_map(|service| service.metadata.namespace.as_deref()).collect();
-    updates.extend(namespaces.into_iter().map(|name| Update::Namespace(Name::from(name))));
+    updates.extend(namespaces.into_iter().map(|name| Update::Namespace(Name::from(name), None)));
     updates.extend(services.iter().filter_map(|service| translator.present(service)));
     let slices = kubernetes::list::<objects::EndpointSlice>(&client).await.context("cannot list endpointslices")?;
     updates.extend(slices.iter().filter_map(|slice| translator.present(slice)));

@@ -140,7 +140,17 @@ fn of_kubernetes(kubernetes: &Kubernetes, block: &Block) -> String {
         [] => String::new(),
         of_others => format!(", of other clusters in {}", zones(of_others)),
     };
-    format!("the cluster's names in {}{other}, {ttl}{pods}; {}", zones(names), rest(&kubernetes.fallthrough, "NXDOMAIN"))
+    let chosen = |what: &str, selector: &Option<String>| selector.as_ref().map(|text| format!(", only {what} with {text}"));
+    let choices = [
+        (!kubernetes.namespaces.is_empty()).then(|| format!(", only in the namespaces {}", kubernetes.namespaces.join(", "))),
+        chosen("namespaces", &kubernetes.namespace_labels),
+        chosen("objects", &kubernetes.labels),
+        kubernetes.endpoint_pod_names.then(|| ", endpoints by their pods' names".to_string()),
+        kubernetes.zonal.then(|| ", with names for zones of nodes".to_string()),
+    ];
+    let chosen: String = choices.into_iter().flatten().collect();
+    let rest = rest(&kubernetes.fallthrough, "NXDOMAIN");
+    format!("the cluster's names in {}{other}, {ttl}{pods}{chosen}; {rest}", zones(names))
 }
 
 fn of_forward(forward: &Forward) -> String {

@@ -116,7 +116,7 @@ impl Dns64 {
     fn new(spec: &model::Dns64) -> Result<Dns64, String> {
         let prefix = match spec.prefix {
             None => WELL_KNOWN_PREFIX.parse().map_err(|_| "there is no well-known prefix".to_string())?,
-            Some(IpNet::V6(prefix)) if prefix.prefix_len() % 8 == 0 && (32..=96).contains(&prefix.prefix_len()) => prefix.trunc(),
+            Some(IpNet::V6(prefix)) if matches!(prefix.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96) => prefix.trunc(),
             Some(prefix) => {
                 return Err(format!("{prefix} is no prefix; give an IPv6 network of length 32, 40, 48, 56, 64 or 96"));
             }
@@ -260,7 +260,10 @@ mod tests {
                 expected.parse::<Ipv6Addr>().unwrap().to_string()
             );
         }
-        let bad = model::Dns64 { prefix: Some("2001:db8::/44".parse().unwrap()), ..Default::default() };
+        let of_length = |length| model::Dns64 { prefix: format!("2001:db8::/{length}").parse().ok(), ..Default::default() };
+        // Between 64 and 96 there is none (RFC 6052, section 2.2).
+        assert!([24, 72, 80, 88, 104].iter().all(|length| Dns64::new(&of_length(*length)).is_err()));
+        let bad = of_length(44);
         assert!(Dns64::new(&bad).is_err());
     }
 

@@ -434,9 +434,21 @@ pub struct Kubernetes {
     /// Only these namespaces; none: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
+    /// Only namespaces with such labels, a label selector; none: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace_labels: Option<String>,
+    /// Only Services, EndpointSlices and pods with such labels, a label selector; none: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
     /// What is not there goes on, in these zones; `.`: all. Otherwise it does not exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fallthrough: Vec<String>,
+    /// Endpoints without a host name are named by their pod, and not by their address.
+    #[serde(skip_serializing_if = "is_false")]
+    pub endpoint_pod_names: bool,
+    /// Headless services have names for the endpoints in a zone of nodes, such as `ZONE.pin._zone.db.shop.svc.cluster.local`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub zonal: bool,
     /// Endpoints have no names, and headless services no addresses.
     #[serde(skip_serializing_if = "is_false")]
     pub no_endpoints: bool,

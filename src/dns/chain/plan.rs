@@ -8,7 +8,7 @@ use crate::dns::forward::Roster;
 use crate::dns::metrics::Metrics;
 use crate::dns::resolve::Resolver;
 use crate::dns::shape::{PodNames, Shape};
-use crate::model::Demand;
+use crate::model::{Demand, Details};
 use hickory_proto::op::Query;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -112,7 +112,14 @@ impl Plan {
     /// What it needs to know of the cluster beyond services and namespaces.
     pub fn demand(&self) -> Demand {
         let any = |needs: fn(&Shape) -> bool| self.servers.iter().filter_map(|server| server.shape.as_deref()).any(needs);
-        Demand { pods: any(|shape| shape.pods == PodNames::Verified), imports: any(|shape| !shape.multicluster.is_empty()) }
+        let details = Details {
+            labels: any(|shape| shape.labels.is_some()),
+            namespace_labels: any(|shape| shape.namespace_labels.is_some()),
+            pod_names: any(|shape| shape.pod_names),
+            zones: any(|shape| shape.zonal),
+        };
+        let (pods, imports) = (any(|shape| shape.pods == PodNames::Verified), any(|shape| !shape.multicluster.is_empty()));
+        Demand { pods, imports, details }
     }
 
     /// What is answered on an address of ours.

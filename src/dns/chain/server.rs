@@ -11,7 +11,8 @@ use crate::dns::forward::Roster;
 use crate::dns::metrics::Metrics;
 use crate::dns::resolve::Resolver;
 use crate::dns::shape::{PodNames, Shape};
-use std::collections::BTreeSet;
+use crate::model::{self as cluster, Selector};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -115,7 +116,10 @@ impl Server {
 
 fn shape(spec: &model::Kubernetes, block: &Block, defaults: &DnsConfig) -> Result<Shape, String> {
     let named = if spec.zones.is_empty() { &block.zones } else { &spec.zones };
-    let (reverse, zones): (Vec<_>, Vec<_>) = values::all_zones(named)?.into_iter().partition(values::is_reverse);
+    let (reverse, mut zones): (Vec<_>, Vec<_>) = values::all_zones(named)?.into_iter().partition(values::is_reverse);
+    // Some charts write the cluster domain twice.
+    let mut seen = HashSet::new();
+    zones.retain(|zone| seen.insert(zone.clone()));
     if zones.is_empty() {
         return Err("the cluster domain is missing, such as cluster.local".to_string());
     }
@@ -126,6 +130,12 @@ fn shape(spec: &model::Kubernetes, block: &Block, defaults: &DnsConfig) -> Resul
     let ttl = spec.ttl.unwrap_or(defaults.ttl);
     if ttl > 3600 {
         return Err(format!("the TTL {ttl} is not allowed; give 0 to 3600 seconds"));
+    }
+    if !spec.namespaces.is_empty() && spec.namespace_labels.is_some() {
+        return Err("namespaces are chosen by name or by labels, not both".to_string());
+    }
+    if spec.zonal && spec.no_endpoints {
+        return Err("names for zones of nodes are made of endpoints: leave one of zonal and noendpoints out".to_string());
     }
     let label = |namespace: &String| namespace.to_ascii_lowercase().into_bytes().into_boxed_slice();
     Ok(Shape {
@@ -140,7 +150,15 @@ fn shape(spec: &model::Kubernetes, block: &Block, defaults: &DnsConfig) -> Resul
             Some(Pods::Verified) => PodNames::Verified,
         },
         namespaces: spec.namespaces.iter().map(label).collect::<BTreeSet<_>>(),
+        namespace_labels: spec.namespace_labels.as_deref().map(selector).transpose()?,
+        labels: spec.labels.as_deref().map(selector).transpose()?,
         endpoints: !spec.no_endpoints,
+        pod_names: spec.endpoint_pod_names,
+        zonal: spec.zonal,
         empty_services: !spec.ignore_empty_services,
     })
+}
+
+fn selector(text: &str) -> Result<Selector, String> {
+    cluster::selector(text).ok_or_else(|| format!("{text:?} is no label selector such as app=web,tier in (front, back),!retired"))
 }

@@ -262,7 +262,7 @@ impl<'a> Walk<'a> {
             let namespace = view.namespace_of_pods_at(self.request.src().ip().to_canonical())?;
             return Some(namespace.as_bytes().to_vec());
         }
-        let mut namespaces = view.services_at(self.request.src().ip().to_canonical()).map(|service| service.namespace());
+        let mut namespaces = view.services_at(self.request.src().ip().to_canonical()).map(|service| service.record().namespace());
         let first = namespaces.next()?;
         namespaces.all(|other| other == first).then(|| first.to_vec())
     }

@@ -167,7 +167,7 @@ impl Composer {
         node.each_target(|target| {
             count += 1;
             if count <= MOST_COMPARED {
-                self.names.push(view, service, target);
+                self.names.push(view, &service, target);
             }
         });
         if count > MOST_COMPARED {
@@ -212,7 +212,7 @@ impl Composer {
         lookup::each_name_at(view, address, |service, endpoint| {
             count += 1;
             if count <= MOST_COMPARED {
-                self.names.push(view, service, Target { endpoint, cluster: None, address, port: 0 });
+                self.names.push(view, &service, Target { endpoint, cluster: None, address, port: 0 });
             }
         });
         if count > MOST_COMPARED {

@@ -70,6 +70,7 @@ impl Shape {
             proxied: true,
             created: i64::from(self.number),
             options: ServiceOptions { balance: self.balance, ..ServiceOptions::default() },
+            labels: None,
         }
     }
 
@@ -96,6 +97,7 @@ impl Shape {
                     headless: false,
                     weight: 1,
                     triggered: None,
+                    details: None,
                 }
             })
             .into()

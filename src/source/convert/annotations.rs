@@ -3,9 +3,8 @@
 //! A bad value is no reason to give up the object: its default applies, and the complaint is told of the object. Only where the default would open
 //! what somebody meant to close, the value counts as the one that closes most.
 
-use super::selector::selector;
 use super::{Complaint, address, network};
-use crate::model::{Balance, Selector, ServiceOptions};
+use crate::model::{Balance, Selector, ServiceOptions, selector};
 use crate::source::objects::ANNOTATION_PREFIX;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -7,7 +7,6 @@ mod annotations;
 mod import;
 mod node;
 mod pod;
-mod selector;
 mod service;
 mod slice;
 #[cfg(test)]
@@ -19,13 +18,14 @@ pub use node::{namespace, node, service_cidr, service_cidr_name};
 pub use pod::{pod, pod_key};
 pub use service::{service, service_key};
 use slice::slice_of;
-pub use slice::{slice, slice_key};
+pub use slice::{slice, slice_details, slice_key};
 
-use crate::model::{Interner, ObjectKey, Protocol};
+use crate::model::{Interner, Labels, ObjectKey, Protocol};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// An object with a value that cannot be what it should be. It counts as absent until it is corrected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +85,12 @@ fn key(metadata: &ObjectMeta, names: &mut Interner) -> Result<ObjectKey, Complai
         _ => Err(Complaint::new(field, "", "a name")),
     };
     Ok(ObjectKey { namespace: part("metadata.namespace", &metadata.namespace)?, name: part("metadata.name", &metadata.name)? })
+}
+
+/// All labels of an object.
+pub fn labels(metadata: &ObjectMeta) -> Arc<Labels> {
+    let all = metadata.labels.iter().flatten();
+    Arc::new(all.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect())
 }
 
 fn has_label(metadata: &ObjectMeta, label: &str) -> bool {

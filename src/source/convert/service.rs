@@ -51,6 +51,7 @@ fn read(object: &objects::Service, names: &mut Interner) -> Result<Service, Comp
         proxied: !has_label(&object.metadata, PROXY_NAME_LABEL),
         created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         options: annotations::of_service(&object.metadata).0,
+        labels: None,
     })
 }
 

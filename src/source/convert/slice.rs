@@ -1,7 +1,7 @@
 //! EndpointSlices.
 
-use super::{Complaint, Malformed, address, annotations, has_label, key, malformed, port, protocol};
-use crate::model::{Endpoint, Family, Hints, Interner, Name, ObjectKey, Slice, SliceKey, SlicePort};
+use super::{Complaint, Malformed, address, annotations, has_label, key, labels, malformed, port, protocol};
+use crate::model::{Details, Endpoint, Family, Hints, Interner, Name, ObjectKey, Slice, SliceDetails, SliceKey, SlicePort};
 use crate::source::objects;
 use k8s_openapi::jiff::Timestamp;
 use std::sync::Arc;
@@ -28,6 +28,28 @@ pub fn slice_key(object: &objects::EndpointSlice, names: &mut Interner) -> Resul
     key(&object.metadata, names).map_err(malformed("EndpointSlice", &object.metadata))
 }
 
+/// What few want to know of a slice; nothing where nothing is asked for.
+pub fn slice_details(object: &objects::EndpointSlice, wanted: Details, names: &mut Interner) -> Option<Box<SliceDetails>> {
+    if wanted == Details::default() {
+        return None;
+    }
+    // One for each address, as the endpoints of the slice are.
+    let mut of_endpoints = |text: fn(&objects::Endpoint) -> Option<&str>| -> Box<[Option<Name>]> {
+        let mut all = Vec::new();
+        for entry in object.endpoints.as_deref().unwrap_or_default() {
+            let name = text(entry).filter(|text| !text.is_empty()).map(|text| names.intern(text));
+            let addresses = entry.addresses.as_deref().unwrap_or_default();
+            all.extend(addresses.iter().map(|_| name.clone()));
+        }
+        all.into()
+    };
+    Some(Box::new(SliceDetails {
+        labels: wanted.labels.then(|| labels(&object.metadata)),
+        pods: wanted.pod_names.then(|| of_endpoints(|entry| entry.target_ref.as_ref()?.name.as_deref())),
+        zones: wanted.zones.then(|| of_endpoints(|entry| entry.zone.as_deref())),
+    }))
+}
+
 /// The slice of a service with this name; none where the name is empty.
 pub(super) fn slice_of(object: &objects::EndpointSlice, service: &str, names: &mut Interner) -> Result<Option<Slice>, Complaint> {
     if service.is_empty() {
@@ -44,6 +66,7 @@ pub(super) fn slice_of(object: &objects::EndpointSlice, service: &str, names: &m
         headless: has_label(&object.metadata, HEADLESS_LABEL),
         weight: annotations::of_slice(&object.metadata).0,
         triggered: triggered(object),
+        details: None,
     }))
 }
 

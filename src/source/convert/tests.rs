@@ -86,6 +86,7 @@ status:
         proxied: true,
         created: 1_767_323_045,
         options: model::ServiceOptions { balance: model::Balance::RoundRobin, ..model::ServiceOptions::default() },
+        labels: None,
     };
     assert_eq!(service(&object, &mut Interner::default()).unwrap(), expected);
 }

@@ -19,14 +19,17 @@ pub use health::Health;
 
 use super::convert::IMPORT_LABEL;
 use super::objects;
-use crate::model::{Demand, Kind, Update};
+use super::translate::Translate;
+use crate::model::{Demand, Details, Kind, Update};
 use crate::notices::Notices;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch::Receiver;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use watch::{Selection, Watch};
 
 /// The pods that have names in DNS, as CoreDNS asks for them.
@@ -37,13 +40,11 @@ const PAGE: u32 = 500;
 /// Watches the given kinds, one task for each, and sends what happens. Every kind begins with a full listing; later ones follow where the
 /// server has forgotten the changes in between. Own Node only: without a `node_name` no Node is watched.
 ///
-/// What `demand` asks for is watched besides, from when it does so.
+/// What `demand` asks for is watched besides, from when it does so. A kind of which it asks for further details is listed anew.
 ///
 /// Failures are retried for ever. `health` tells how it goes. Returns when nobody receives any more; dropping the future ends all watches.
 pub async fn watch(client: Client, node_name: Option<&str>, kinds: &[Kind], demand: Receiver<Demand>, told: Told) {
-    let pace = Pace::default();
-    let always = watch_at(pace, client.clone(), node_name, kinds, told.clone());
-    tokio::join!(always, watch_on_demand(pace, client, demand, told));
+    watch_at(Pace::default(), client, node_name, kinds, demand, told).await;
 }
 
 /// All objects of a kind, as they are now.
@@ -95,62 +96,78 @@ impl Default for Pace {
     }
 }
 
-/// Watches what is asked for, as soon as it is, and from then on.
-async fn watch_on_demand(pace: Pace, client: Client, mut demand: Receiver<Demand>, told: Told) {
-    let mut watched: Vec<Kind> = Vec::new();
+async fn watch_at(
+    pace: Pace,
+    client: Client,
+    node_name: Option<&str>,
+    always: &[Kind],
+    mut demand: Receiver<Demand>,
+    told: Told,
+) {
+    let mut watched: Vec<(Kind, Details, AbortHandle)> = Vec::new();
     let mut tasks = JoinSet::new();
     loop {
         let asked_for = *demand.borrow_and_update();
-        for kind in asked_for.kinds().iter().copied().filter(|kind| !watched.contains(kind)).collect::<Vec<_>>() {
-            tracing::info!("{kind} are watched, because the zones of DNS need them");
-            watched.push(kind);
-            told.health.also_show(kind);
-            let (client, told) = (client.clone(), told.clone());
-            tasks.spawn(async move { watch_at(pace, client, None, &[kind], told).await });
+        for kind in always.iter().chain(asked_for.kinds()).copied() {
+            let details = asked_for.details.of(kind);
+            match watched.iter().position(|(known, ..)| *known == kind) {
+                Some(place) if watched[place].1 == details => continue,
+                Some(place) => {
+                    tracing::info!("{kind} are listed anew, because the zones of DNS need to know more of them");
+                    watched.swap_remove(place).2.abort();
+                }
+                None if !always.contains(&kind) => {
+                    tracing::info!("{kind} are watched, because the zones of DNS need them");
+                    told.health.also_show(kind);
+                }
+                None => {}
+            }
+            if let Some(watch) = watch_of(kind, details, pace, client.clone(), node_name, told.clone()) {
+                watched.push((kind, details, tasks.spawn(watch)));
+            }
         }
         tokio::select! {
             changed = demand.changed() => if changed.is_err() { break },
             () = told.updates.closed() => break,
         }
     }
-    tasks.join_all().await;
+    drop(told);
+    while tasks.join_next().await.is_some() {}
 }
 
-async fn watch_at(pace: Pace, client: Client, node_name: Option<&str>, kinds: &[Kind], told: Told) {
-    let mut tasks = JoinSet::new();
-    for kind in kinds {
-        let (client, told) = (client.clone(), told.clone());
-        match (kind, node_name) {
-            (Kind::Service, _) => {
-                tasks.spawn(Watch::<objects::Service>::new(Api::all(client), Selection::default(), pace, told).run());
-            }
-            (Kind::Slice, _) => {
-                tasks.spawn(Watch::<objects::EndpointSlice>::new(Api::all(client), Selection::default(), pace, told).run());
-            }
-            (Kind::Namespace, _) => {
-                tasks.spawn(Watch::<objects::Namespace>::new(Api::all(client), Selection::default(), pace, told).run());
-            }
-            (Kind::ServiceCidr, _) => {
-                tasks.spawn(Watch::<objects::ServiceCidr>::new(Api::all(client), Selection::default(), pace, told).run());
-            }
-            (Kind::Node, Some(name)) => {
-                let own = Selection { fields: Some(format!("metadata.name={name}")), labels: None };
-                tasks.spawn(Watch::<objects::Node>::new(Api::all(client), own, pace, told).run());
-            }
-            (Kind::Import, _) => {
-                tasks.spawn(Watch::<objects::ServiceImport>::new(Api::all(client), Selection::default(), pace, told).run());
-            }
-            (Kind::ImportedSlice, _) => {
-                let of_imports = Selection { fields: None, labels: Some(IMPORT_LABEL.into()) };
-                tasks.spawn(Watch::<objects::ImportedSlice>::new(Api::all(client), of_imports, pace, told).run());
-            }
-            (Kind::Pod, _) => {
-                let of_pods = Selection { fields: Some(PODS_THAT_RUN.into()), labels: None };
-                tasks.spawn(Watch::<objects::Pod>::new(Api::all(client), of_pods, pace, told).run());
-            }
-            (Kind::Node, None) => {}
-        }
+/// The watch of a kind; none of Nodes where the own one has no name.
+fn watch_of(
+    kind: Kind,
+    details: Details,
+    pace: Pace,
+    client: Client,
+    node_name: Option<&str>,
+    told: Told,
+) -> Option<BoxFuture<'static, ()>> {
+    fn one<T>(client: Client, selection: Selection, pace: Pace, details: Details, told: Told) -> BoxFuture<'static, ()>
+    where
+        T: Translate + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
+    {
+        Watch::<T>::new(Api::all(client), selection, pace, details, told).run().boxed()
     }
-    drop(told);
-    tasks.join_all().await;
+    let all = Selection::default();
+    Some(match kind {
+        Kind::Service => one::<objects::Service>(client, all, pace, details, told),
+        Kind::Slice => one::<objects::EndpointSlice>(client, all, pace, details, told),
+        Kind::Namespace => one::<objects::Namespace>(client, all, pace, details, told),
+        Kind::ServiceCidr => one::<objects::ServiceCidr>(client, all, pace, details, told),
+        Kind::Node => {
+            let own = Selection { fields: Some(format!("metadata.name={}", node_name?)), labels: None };
+            one::<objects::Node>(client, own, pace, details, told)
+        }
+        Kind::Import => one::<objects::ServiceImport>(client, all, pace, details, told),
+        Kind::ImportedSlice => {
+            let of_imports = Selection { fields: None, labels: Some(IMPORT_LABEL.into()) };
+            one::<objects::ImportedSlice>(client, of_imports, pace, details, told)
+        }
+        Kind::Pod => {
+            let of_pods = Selection { fields: Some(PODS_THAT_RUN.into()), labels: None };
+            one::<objects::Pod>(client, of_pods, pace, details, told)
+        }
+    })
 }

@@ -106,6 +106,7 @@ struct Agent {
     updates: mpsc::Receiver<Update>,
     store: Store,
     health: Health,
+    demand: tokio::sync::watch::Sender<Demand>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -118,8 +119,10 @@ impl Agent {
         let (sender, updates) = mpsc::channel(16);
         let health = Health::default();
         let told = Told { updates: sender, health: health.clone(), notices: Notices::logged() };
-        let task = tokio::spawn(async move { watch_at(pace, client, Some("n1"), kinds, told).await });
-        Agent { updates, store: Store::default(), health, task }
+        let demand = tokio::sync::watch::Sender::new(Demand::default());
+        let asked = demand.subscribe();
+        let task = tokio::spawn(async move { watch_at(pace, client, Some("n1"), kinds, asked, told).await });
+        Agent { updates, store: Store::default(), health, demand, task }
     }
 
     async fn next(&mut self) -> Update {
@@ -170,6 +173,31 @@ fn list(objects: &[Value], version: &str, token: Option<&str>) -> Value {
 
 fn names(texts: &[&str]) -> Vec<Name> {
     texts.iter().map(|text| Name::from(*text)).collect()
+}
+
+#[tokio::test]
+async fn what_the_zones_need_to_know_of_objects_besides_is_learnt_by_listing_them_anew() {
+    let (mut server, client) = Server::new();
+    let mut agent = Agent::of(&[Kind::Service], client);
+    let mut web = service("web", "1");
+    web["metadata"]["labels"] = json!({"app": "web"});
+    let labels = |agent: &Agent| {
+        let web = agent.store.service(&ObjectKey::new("default", "web")).unwrap();
+        web.labels.as_ref().map(|labels| format!("{labels:?}"))
+    };
+    let _first = server.stream(std::slice::from_ref(&web)).await;
+    agent.listed().await;
+    assert_eq!(labels(&agent), None, "nobody wants to know");
+    let details = Details { labels: true, ..Details::default() };
+    agent.demand.send_replace(Demand { details, ..Demand::default() });
+    let _again = server.stream(&[web]).await;
+    agent.listed().await;
+    assert_eq!(labels(&agent).as_deref(), Some(r#"{"app": "web"}"#));
+    // What concerns other kinds only lists nothing.
+    let details = Details { zones: true, namespace_labels: true, ..details };
+    agent.demand.send_replace(Demand { details, ..Demand::default() });
+    _again.event("DELETED", &service("web", "2"));
+    assert_eq!(agent.next().await, gone("web"));
 }
 
 fn gone(name: &str) -> Update {

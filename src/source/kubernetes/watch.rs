@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::health::{Health, Trouble};
 use super::retry::{Reason, Retry, random};
 use super::{Pace, Told};
-use crate::model::Update;
+use crate::model::{Details, Update};
 use crate::notices::Notices;
 use crate::source::translate::{Translate, Translator};
 use futures::{Stream, StreamExt};
@@ -70,15 +70,15 @@ impl<T> Watch<T>
 where
     T: Translate + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// A watch of what `api` and `selection` name.
-    pub fn new(api: Api<T>, selection: Selection, pace: Pace, told: Told) -> Watch<T> {
+    /// A watch of what `api` and `selection` name, which reads these details.
+    pub fn new(api: Api<T>, selection: Selection, pace: Pace, details: Details, told: Told) -> Watch<T> {
         Watch {
             api,
             selection,
             pace,
             updates: told.updates,
             health: told.health,
-            translator: Translator::new(told.notices.clone()),
+            translator: Translator::new(told.notices.clone()).reading(details),
             notices: told.notices,
             retry: Retry::default(),
             listing: Listing::Streaming,

@@ -11,11 +11,15 @@ pub use watch::watch;
 
 use super::objects;
 use super::translate::{Translate, Translator};
-use crate::model::{Kind, Update};
+use crate::model::Update;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice, networking::v1::ServiceCIDR};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+
+/// The label that every namespace has, with its name.
+const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// The objects of a folder, with the API server's defaults filled in.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,10 +85,16 @@ impl Manifests {
         list::<objects::Pod>(self.pods.iter().cloned().map(Ok), translator, &mut updates);
         list::<objects::ServiceImport>(self.imports.iter().cloned().map(Ok), translator, &mut updates);
         list::<objects::ImportedSlice>(self.slices.iter().map(objects::slim), translator, &mut updates);
-        updates.push(Update::ListBegin(Kind::Namespace));
-        updates.extend(self.namespaces().into_iter().map(|name| Update::Namespace(name.into())));
-        updates.push(Update::ListEnd(Kind::Namespace));
+        list::<objects::Namespace>(self.namespaces().into_iter().map(|name| Ok(self.namespace(name))), translator, &mut updates);
         updates
+    }
+
+    /// A namespace, with the label that the API server gives to each.
+    fn namespace(&self, name: &str) -> objects::Namespace {
+        let written = self.namespaces.iter().find(|namespace| namespace.metadata.name.as_deref() == Some(name));
+        let mut metadata = written.map(|namespace| namespace.metadata.clone()).unwrap_or_default();
+        metadata.labels.get_or_insert_default().insert(NAMESPACE_LABEL.to_string(), name.to_string());
+        objects::Namespace { metadata: ObjectMeta { name: Some(name.to_string()), ..metadata } }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::watch::{Content, Reread};
 use super::*;
+use crate::model::Kind;
 use crate::model::ObjectKey;
 use crate::store::Store;
 use std::fs;

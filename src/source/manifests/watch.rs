@@ -1,7 +1,7 @@
 //! Applying edits of the folder live.
 
 use super::{ManifestError, Manifests, read};
-use crate::model::Update;
+use crate::model::{Details, Update};
 use crate::source::translate::Translator;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -34,7 +34,7 @@ pub async fn watch(folder: &Path, node_name: Option<&str>, updates: Sender<Updat
     // Watched before it is read, so that no edit falls between.
     let edits = Edits::of(folder)?;
     let mut content = Content::of(folder).await?;
-    let mut translator = Translator::default();
+    let mut translator = Translator::default().reading(Details::ALL);
     send(&content.good, node_name, &mut translator, &updates).await;
     loop {
         tokio::select! {

@@ -371,15 +371,12 @@ impl Translation {
                 "startup_timeout" | "apiserver_qps" | "apiserver_burst" | "apiserver_max_inflight" => {
                     self.remark(option, "kubernetes", LISTS);
                 }
-                "labels" | "namespace_labels" => {
-                    let problem = format!(
-                        "kubernetes {} is not there: every Service is served; name the namespaces that are to be served (namespaces)",
-                        option.name
-                    );
-                    return Err(wrong(&option.place, problem));
-                }
+                "labels" => kubernetes.labels = Some(selector(option)?),
+                "namespace_labels" => kubernetes.namespace_labels = Some(selector(option)?),
+                "endpoint_pod_names" => kubernetes.endpoint_pod_names = true,
+                "zonal" => kubernetes.zonal = true,
                 _ => {
-                    let known = "ttl, pods, namespaces, multicluster, fallthrough, noendpoints and ignore empty_service";
+                    let known = "ttl, pods, namespaces, namespace_labels, labels, endpoint_pod_names, zonal, multicluster, fallthrough, noendpoints and ignore empty_service";
                     return Err(unknown("kubernetes", option, known));
                 }
             }
@@ -438,6 +435,14 @@ impl Translation {
             }
         }
         Ok(forward)
+    }
+}
+
+/// A label selector, of which the blanks make several words.
+fn selector(option: &Directive) -> Outcome<String> {
+    match option.arguments.join(" ") {
+        text if text.is_empty() => Err(wrong(&option.place, format!("{} takes a label selector", option.name))),
+        text => Ok(text),
     }
 }
 

@@ -150,7 +150,7 @@ impl Cluster {
     fn namespace(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
         let name: Name = bytes.of(&LABELS).into();
         let exists = bytes.next() % 4 != 3;
-        records.set_namespace(&name, exists);
+        records.set_namespace(&name, exists, None);
         if exists {
             self.namespaces.insert(name)
         } else {
@@ -214,7 +214,7 @@ impl Cluster {
         let count = self.pods.entry(place.clone()).or_default();
         let is_there = *count == 0 || bytes.next().is_multiple_of(2);
         *count = if is_there { *count + 1 } else { *count - 1 };
-        records.move_pod(&PodMove { namespace: place.0, address: place.1, is_there });
+        records.move_pod(&PodMove { namespace: place.0, address: place.1, labels: None, is_there });
     }
 
     fn remove(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
@@ -237,9 +237,9 @@ impl Cluster {
     fn anew(&self, is_listed: bool) -> Records {
         let records = Records::new(ZONE, 30);
         self.objects.keys().for_each(|key| self.publish(&records, key));
-        self.namespaces.iter().for_each(|name| records.set_namespace(name, true));
+        self.namespaces.iter().for_each(|name| records.set_namespace(name, true, None));
         for ((namespace, address), count) in &self.pods {
-            let pod = PodMove { namespace: namespace.clone(), address: *address, is_there: true };
+            let pod = PodMove { namespace: namespace.clone(), address: *address, labels: None, is_there: true };
             (0..*count).for_each(|_| records.move_pod(&pod));
         }
         if is_listed {
@@ -251,9 +251,9 @@ impl Cluster {
 
     fn clear(self, records: &Records) {
         self.objects.keys().for_each(|key| records.publish(key, None, &[]));
-        self.namespaces.iter().for_each(|name| records.set_namespace(name, false));
+        self.namespaces.iter().for_each(|name| records.set_namespace(name, false, None));
         for ((namespace, address), count) in self.pods {
-            let pod = PodMove { namespace, address, is_there: false };
+            let pod = PodMove { namespace, address, labels: None, is_there: false };
             (0..count).for_each(|_| records.move_pod(&pod));
         }
     }

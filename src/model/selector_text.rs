@@ -1,6 +1,6 @@
 //! Label selectors as text, in Kubernetes' syntax (`k8s.io/apimachinery/pkg/labels`), as far as equality and set forms go.
 
-use crate::model::{Requirement, Selector};
+use super::{Requirement, Selector};
 
 /// Reads a selector such as `zone in (a, b), edge=true, !retired`; `None` when it is none. An empty text selects everything.
 pub fn selector(text: &str) -> Option<Selector> {
