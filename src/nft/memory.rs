@@ -26,7 +26,7 @@ pub struct Memory {
     pub reads: usize,
     /// How many batches were tried, committed or not.
     pub tries: usize,
-    /// Somebody removes these elements after the next look at a table.
+    /// Somebody removes these elements, the last one after the next look at a table, and so on.
     pub stranger_removes: Vec<Element>,
     generation: u32,
     limit: usize,
@@ -233,7 +233,7 @@ impl Kernel for Memory {
             return Err(rejected("there is no such family".into()));
         }
         let reading = self.reading(layout);
-        for element in std::mem::take(&mut self.stranger_removes) {
+        if let Some(element) = self.stranger_removes.pop() {
             self.remove(layout.family, &element);
         }
         Ok(reading)

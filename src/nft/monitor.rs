@@ -75,8 +75,7 @@ impl Monitor {
                         }
                     }
                 }
-                // Notices are lost: anything may have changed.
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => return Ok(Disturbance { by: None }),
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => return Ok(self.strangers.lost()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(NftError::Socket { action: "listening for changes of the tables", error }),
             }
@@ -130,6 +129,12 @@ impl Strangers {
         None
     }
 
+    /// Notices are lost: anything may have changed, by anybody. The end of a batch whose beginning was heard may be among them.
+    fn lost(&mut self) -> Disturbance {
+        self.touched = None;
+        Disturbance { by: None }
+    }
+
     /// Every kind of object names its table in its first attribute.
     fn is_about_ours(&self, message: &Message<'_>) -> bool {
         let family = message.body.first().copied().unwrap_or_default();
@@ -171,5 +176,15 @@ mod tests {
         assert_eq!(heard(&[ours(7), end(7)]), None, "that was ourselves");
         assert_eq!(heard(&[theirs, end(9)]), None);
         assert_eq!(heard(&[bridge, end(9)]), None);
+    }
+
+    #[test]
+    fn lost_notices_may_hide_anything_and_blame_nobody_who_comes_later() {
+        let mut strangers = Strangers { ours: 7, touched: None };
+        let begun = notice(14, 2, |w| w.string(1, "waypost"), 9);
+        let of_another = notice(NEW_GENERATION, 0, |w| w.string(PROCESS_NAME, "dockerd"), 11);
+        assert_eq!(messages(&begun).find_map(|message| strangers.take(&message)), None);
+        assert_eq!(strangers.lost(), Disturbance { by: None });
+        assert_eq!(messages(&of_another).find_map(|message| strangers.take(&message)), None);
     }
 }

@@ -86,9 +86,9 @@ impl Refusals {
         is_news
     }
 
-    /// The kernel refused this together with others, and nobody looked which of them it was.
-    pub fn suspect(&mut self, part: Part, reason: &str, holds: Vec<Element>) {
-        self.set_aside(part, reason, holds).rounds = 1;
+    /// The kernel refused this, perhaps for others that it was with, or for what somebody else did. For so many rounds it is left alone.
+    pub fn suspect(&mut self, part: Part, reason: &str, holds: Vec<Element>, rounds: u32) {
+        self.set_aside(part, reason, holds).rounds = rounds;
     }
 
     /// The kernel has taken it after all.

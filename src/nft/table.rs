@@ -49,8 +49,9 @@ type RefusedBatch = (Vec<Change>, Vec<String>);
 enum Blame {
     /// Perhaps somebody who has changed the table.
     Anybody,
-    /// Elements of the batch, because the table was just looked at: unless the generation is another one than this and our batches since have counted up.
-    Elements(Option<u32>),
+    /// Elements of the batch, because the table was just looked at: unless the generation is another one than this and our batches since have counted up. Then
+    /// the table is to be looked at again, but for the last time.
+    Elements { generation: Option<u32>, last: bool },
 }
 
 impl Table {
@@ -121,8 +122,9 @@ impl Table {
         outcome.took = start.elapsed();
         outcome.refused = self.refused.len();
         outcome.error = result.err();
-        self.failed = outcome.error.is_some();
-        if self.failed {
+        // Who disturbed us may stop at any moment: then the next commit, or the next look, may succeed.
+        self.failed = matches!(&outcome.error, Some(error) if !matches!(error, NftError::Unsettled));
+        if outcome.error.is_some() {
             (self.in_step, self.left) = (false, false);
         }
         Some(outcome)
@@ -146,7 +148,8 @@ impl Table {
     fn try_refused(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
         let turns = self.refused.take_turns(RETRIES);
         let changes = self.changes(|part| turns.contains(part));
-        self.commit_changes(kernel, changes, None, Blame::Elements(None), outcome)
+        let blame = Blame::Elements { generation: generation(kernel, outcome), last: true };
+        self.commit_changes(kernel, changes, None, blame, outcome).map(drop)
     }
 
     /// The way from what was committed to what is wanted, for some parts.
@@ -173,22 +176,16 @@ impl Table {
     /// Reads the kernel's table and commits what differs from all that is wanted; culprits are set aside.
     fn catch_up(&mut self, kernel: &mut impl Kernel, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
         for _ in 1..LOOKS {
-            // As it will be counted when our batches of this outcome are counted to it.
-            let generation = kernel.generation().map(|generation| generation.wrapping_sub(outcome.batches as u32));
-            match self.catch_up_once(kernel, generation, outcome) {
+            match self.catch_up_once(kernel, false, outcome) {
                 Err(NftError::Unsettled) => {}
                 result => return result,
             }
         }
-        self.catch_up_once(kernel, None, outcome)
+        self.catch_up_once(kernel, true, outcome)
     }
 
-    fn catch_up_once(
-        &mut self,
-        kernel: &mut impl Kernel,
-        generation: Option<u32>,
-        outcome: &mut FamilyOutcome,
-    ) -> Result<(), NftError> {
+    fn catch_up_once(&mut self, kernel: &mut impl Kernel, last: bool, outcome: &mut FamilyOutcome) -> Result<(), NftError> {
+        let blame = Blame::Elements { generation: generation(kernel, outcome), last };
         let reading = kernel.read(&self.layout)?;
         let is_edited = matches!(reading, Reading::Edited(_));
         let (contents, rebuild) = match reading {
@@ -200,10 +197,10 @@ impl Table {
         self.uses = Uses::found(contents.made, &contents.elements);
         let (changes, is_as_left) = self.adopt(contents.elements, wanted);
         outcome.disturbed |= is_edited || self.left && !(is_as_left && rebuild.is_none());
-        self.commit_changes(kernel, changes, rebuild, Blame::Elements(generation), outcome)?;
+        let is_settled = self.commit_changes(kernel, changes, rebuild, blame, outcome)?;
         outcome.batches += self.forget_gone_endpoints(kernel)?;
-        (self.in_step, self.left) = (true, true);
-        self.try_refused(kernel, outcome)
+        (self.in_step, self.left) = (is_settled, is_settled);
+        if is_settled { self.try_refused(kernel, outcome) } else { Ok(()) }
     }
 
     /// Looks at all that maps remember: what a client was told while its endpoint went away may have been missed.
@@ -287,7 +284,8 @@ impl Table {
         (Change::of_dest(dest, change, becomes), is_as_left)
     }
 
-    /// Commits changes in as few batches as the kernel takes, in the given order. With `rebuild` the first batch makes the table anew.
+    /// Commits changes in as few batches as the kernel takes, in the given order. With `rebuild` the first batch makes the table anew. False when something was
+    /// refused while somebody else wrote, so that the table is to be looked at again.
     fn commit_changes(
         &mut self,
         kernel: &mut impl Kernel,
@@ -295,8 +293,8 @@ impl Table {
         mut rebuild: Option<String>,
         blame: Blame,
         outcome: &mut FamilyOutcome,
-    ) -> Result<(), NftError> {
-        let mut rest = changes;
+    ) -> Result<bool, NftError> {
+        let (mut rest, mut is_settled) = (changes, true);
         for idle in rest.extract_if(.., |change| change.difference.is_empty()) {
             self.done(idle);
         }
@@ -305,21 +303,28 @@ impl Table {
             let batch = std::mem::replace(&mut rest, next);
             let why = rebuild.take();
             if let Some((batch, reasons)) = self.commit_batch(kernel, batch, why.is_some(), outcome)? {
-                let Blame::Elements(generation) = blame else { return Err(NftError::Rejected(reasons)) };
+                let Blame::Elements { generation: seen, last } = blame else { return Err(NftError::Rejected(reasons)) };
                 // Without any change nothing but the skeleton, or what nobody needs any more, can be to blame.
                 if batch.is_empty() {
                     return Err(NftError::Rejected(reasons));
                 }
-                let expected = generation.map(|generation| generation.wrapping_add(outcome.batches as u32));
-                if expected.is_some() && expected != kernel.generation() {
+                if !last && generation(kernel, outcome) != seen {
                     return Err(NftError::Unsettled);
                 }
-                self.commit_without_culprits(kernel, (batch, reasons), why.is_some(), outcome)?;
+                let culprits = self.commit_without_culprits(kernel, (batch, reasons), why.is_some(), outcome)?;
+                let is_sure = generation(kernel, outcome) == seen;
+                if !last && !is_sure {
+                    return Err(NftError::Unsettled);
+                }
+                is_settled &= is_sure;
+                for (changes, reasons) in culprits {
+                    self.set_aside(changes, &reasons.join("; "), (why.is_some(), is_sure), outcome);
+                }
             }
             outcome.rebuilt = why.or(outcome.rebuilt.take());
         }
         self.keep_refused_wanted();
-        Ok(())
+        Ok(is_settled)
     }
 
     /// Commits one batch. When the kernel refuses it, the changes come back with the kernel's reasons.
@@ -348,7 +353,7 @@ impl Table {
         }
     }
 
-    /// Commits what the kernel takes of a batch that it refused. The batch is halved, and so is each half that is refused in its turn; so no change is in more
+    /// Commits what the kernel takes of a batch that it refused, and returns the rest. The batch is halved, and so is each half that is refused in its turn; so no change is in more
     /// batches than there are halvings between the whole and one change. Where a table is to be made anew, the old one stays in force until
     /// one batch replaces it: halves are only tried.
     fn commit_without_culprits(
@@ -357,7 +362,7 @@ impl Table {
         refused: RefusedBatch,
         rebuild: bool,
         outcome: &mut FamilyOutcome,
-    ) -> Result<(), NftError> {
+    ) -> Result<Vec<RefusedBatch>, NftError> {
         if rebuild && let Some((_, reasons)) = self.try_rebuild(kernel, Vec::new(), &mut Vec::new())? {
             // The skeleton alone is refused, and no destination is to blame.
             return Err(NftError::Rejected(reasons));
@@ -385,8 +390,7 @@ impl Table {
         if rebuild && let Some((_, reasons)) = self.commit_batch(kernel, good, true, outcome)? {
             return Err(NftError::Rejected(reasons));
         }
-        bad.into_iter().for_each(|(changes, reasons)| self.set_aside(changes, &reasons.join("; "), rebuild, outcome));
-        Ok(())
+        Ok(bad)
     }
 
     /// Adds those changes to `good` that the kernel would take in a new table; otherwise they come back with its reasons.
@@ -407,8 +411,8 @@ impl Table {
         Ok(None)
     }
 
-    /// Notes what the kernel refused, and what it holds in its place.
-    fn set_aside(&mut self, changes: Vec<Change>, reason: &str, rebuilt: bool, outcome: &mut FamilyOutcome) {
+    /// Notes what the kernel refused, and what it holds in its place. Where it is not sure that the table was as it was seen, the next commit tries again.
+    fn set_aside(&mut self, changes: Vec<Change>, reason: &str, (rebuilt, is_sure): (bool, bool), outcome: &mut FamilyOutcome) {
         let together = changes.len() > 1;
         for change in changes {
             let what = change.part;
@@ -420,9 +424,9 @@ impl Table {
                 }
                 Part::Element(_) | Part::Networks(_) => Vec::new(),
             };
-            if together {
+            if together || !is_sure {
                 outcome.unsifted += 1;
-                self.refused.suspect(what, reason, holds);
+                self.refused.suspect(what, reason, holds, u32::from(is_sure));
             } else if self.refused.refuse(what, reason.to_string(), holds) {
                 outcome.rejected.push(Rejected { what, reason: reason.to_string() });
             }
@@ -510,4 +514,9 @@ impl Table {
         let wanted: BTreeSet<Part> = self.wanted.elements.keys().map(Part::of_element).collect();
         self.refused.retain(|part| matches!(part, Part::Dest(_)) || wanted.contains(part));
     }
+}
+
+/// The generation before the batches of this outcome, if nobody else has written since.
+fn generation(kernel: &mut impl Kernel, outcome: &FamilyOutcome) -> Option<u32> {
+    kernel.generation().map(|generation| generation.wrapping_sub(outcome.batches as u32))
 }

@@ -57,3 +57,27 @@ fn what_a_stranger_does_between_our_look_and_our_batch_is_blamed_on_no_service()
     let mut fresh = Agent::start(Memory::default(), agent.shapes.clone());
     assert_eq!(agent.holds(), fresh.holds());
 }
+
+#[test]
+fn a_stranger_who_is_there_after_each_look_gets_no_service_set_aside_for_longer() {
+    let shapes = (1..=4).map(|number| (number, shape(number, &[number]))).collect();
+    let mut agent = Agent::start(Memory::default(), shapes);
+    let mut delta = Delta::default();
+    for number in 1..=3 {
+        agent.shapes.insert(number, Shape { node_port: false, ..shape(number, &[number]) });
+        agent.plan(number, &mut delta);
+    }
+    // One more of those that the batch is to remove is gone each time.
+    let gone = |number: u16| Element::Service(dest("192.0.2.10", 30000 + number), Chain::Outside);
+    agent.committer.kernel().stranger_removes = [1, 2, 3].map(gone).to_vec();
+    agent.committer.distrust();
+    let committed = agent.committer.commit(delta);
+    assert!(committed.families.iter().all(|family| family.rejected.is_empty()), "nobody is told: {committed:?}");
+    assert!(agent.committer.kernel().stranger_removes.is_empty() && agent.committer.is_behind());
+    // The next look, which the kernel's notice brings, finds nobody at work.
+    agent.committer.distrust();
+    agent.commit(Delta::default());
+    let mut fresh = Agent::start(Memory::default(), agent.shapes.clone());
+    assert_eq!(agent.holds(), fresh.holds());
+    assert!(!agent.committer.is_behind());
+}
