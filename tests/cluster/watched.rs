@@ -203,7 +203,9 @@ fn dns_servers(cluster: &Cluster) -> Vec<String> {
         let (address, node) = (pod["status"]["podIP"].as_str(), pod["spec"]["nodeName"].as_str());
         format!("kube-dns {}:9153 on {}", address.expect("it runs"), node.expect("it runs"))
     };
-    pods["items"].as_array().expect("a list").iter().map(target).collect()
+    // Those that an upgrade has replaced end in their own time.
+    let stay = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+    pods["items"].as_array().expect("a list").iter().filter(stay).map(target).collect()
 }
 
 /// How often Prometheus has seen that the agent of this node was started anew.
