@@ -138,7 +138,6 @@ fn configuration(cluster: &Cluster, alerts: &mut Alerts) {
     corefile(cluster, "192.0.2.10:5399");
     let asking = OnNode::start(cluster, &["node", "1"], &["bash", "-c", ASK_OUTSIDE]);
     alerts.fires("WaypostUpstreamsFailing");
-    alerts.fires("WaypostDnsErrors");
     drop(asking);
     corefile(cluster, "nobody");
     alerts.fires("WaypostDnsConfigurationRefused");
