@@ -26,6 +26,8 @@ mod kube_proxy;
 #[path = "../load/mod.rs"]
 mod load;
 mod metrics;
+#[path = "../corefiles/others.rs"]
+mod others;
 mod playground;
 mod processes;
 #[path = "../prometheus/mod.rs"]
