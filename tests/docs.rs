@@ -26,6 +26,7 @@ const DOCUMENTS: &[&str] = &[
     "docs/scale.md",
     "docs/security.md",
     "docs/services.md",
+    "docs/settings.md",
     "docs/tested.md",
 ];
 
@@ -138,25 +139,58 @@ fn flags_that_the_documents_show_alone_are_flags_of_run() {
     assert!(checked > 20, "the documents show only {checked} flags: is the search broken?");
 }
 
-/// Every setting of services is shown with a value, and every value that is shown stands in a test as it is.
+/// Every setting is shown with a value, and every value that is shown of those of services stands in a test as it is; of the others those of docs/settings.md.
 #[test]
-fn every_setting_of_services_has_an_example_that_a_test_runs() {
+fn every_setting_has_an_example_that_a_test_runs() {
     let tests = sources("tests");
     let documents: Vec<_> = DOCUMENTS.iter().filter(|document| document.starts_with("docs/")).collect();
     let codes: Vec<(&str, String)> = documents.iter().flat_map(|document| code_of(document)).collect();
-    let settings: Vec<_> = SETTINGS.iter().filter(|setting| setting.section == "Services").collect();
-    assert!(settings.len() > 10, "there are only {} settings of services: is the search broken?", settings.len());
-    for setting in settings {
+    for setting in SETTINGS {
         let start = format!("--{}=", setting.key);
-        let words = codes.iter().flat_map(|(document, code)| code.split_whitespace().map(move |word| (*document, word)));
+        let is_meant = |document: &str| setting.section == "Services" || document == "docs/settings.md";
+        let shown = codes.iter().filter(|(document, _)| is_meant(document));
+        let words = shown.flat_map(|(document, code)| code.split_whitespace().map(move |word| (*document, word)));
         let examples: BTreeSet<_> = words.filter(|(_, word)| word.starts_with(&start)).collect();
         assert!(!examples.is_empty(), "docs/ shows no example of --{}", setting.key);
         for (document, example) in examples {
-            let is_run = tests.iter().any(|(_, text)| {
-                let rests = text.match_indices(example).map(|(at, _)| &text[at + example.len()..]);
-                rests.into_iter().any(|rest| rest.starts_with(['"', ' ', '\n']) && !rest.starts_with("\".replace"))
-            });
-            assert!(is_run, "{document} shows `{example}`, which stands in no test as it is");
+            assert!(is_run(example, &tests), "{document} shows `{example}`, which stands in no test as it is");
+        }
+    }
+}
+
+/// Whether a flag with its value, or a whole command, stands in a test as it is; or a flag as the tests that run in process write it.
+fn is_run(example: &str, tests: &[(PathBuf, String)]) -> bool {
+    let (key, value) = example.trim_start_matches("--").split_once('=').unwrap_or_default();
+    let in_process = [
+        format!("(\"{key}\", \"{value}\")"),
+        format!("(\"{key}\", &file(\"{value}\"))"),
+        format!("(\"{key}\", &*file(\"{value}\"))"),
+    ];
+    tests.iter().any(|(_, text)| {
+        let rests = text.match_indices(example).map(|(at, _)| &text[at + example.len()..]);
+        rests.into_iter().any(|rest| rest.starts_with(['"', ' ', '\n']) && !rest.starts_with("\".replace"))
+            || in_process.iter().any(|written| text.contains(written))
+    })
+}
+
+/// Those of docs/settings.md, and all flags of these commands.
+#[test]
+fn every_flag_of_a_command_has_an_example_that_a_test_runs() {
+    let tests = sources("tests");
+    let examples: Vec<String> = code_of(&"docs/settings.md").into_iter().map(|(_, code)| code).collect();
+    let commands: Vec<_> = examples.iter().filter(|code| code.starts_with("waypost ")).collect();
+    for command in &commands {
+        assert!(is_run(command, &tests), "docs/settings.md shows `{command}`, which stands in no test as it is");
+    }
+    let of_run = help(&["run"]);
+    for verb in [&["explain"][..], &["services"], &["dig"], &["dns", "top"], &["check"], &["probe"], &["import", "corefile"]] {
+        let help = help(verb);
+        let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '=', ',']).next());
+        // Settings have examples of their own.
+        for flag in flags.filter(|flag| !["help", "version"].contains(flag) && (verb == ["probe"] || !has_flag(&of_run, flag))) {
+            let start = format!("waypost {} ", verb.join(" "));
+            let is_shown = commands.iter().any(|command| command.starts_with(&start) && has_flag(command, flag));
+            assert!(is_shown, "docs/settings.md shows no example of waypost {} --{flag}", verb.join(" "));
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `answers.rs` | the battery in process and over the wire, truncation, histories |
 //! | `paths.rs` | the fast path against the other one |
 //! | `protocol.rs` | EDNS, other classes and opcodes, garbage, stopping, metrics |
+//! | `settings.rs` | settings as the documents show them |
 //! | `guard.rs` | who may ask, and how often |
 //! | `forwarding.rs` | names outside the cluster |
 //! | `faults.rs` | upstreams that lie, speak TCP only, or lead back |
@@ -39,6 +40,7 @@ mod over_tls;
 mod paths;
 mod protocol;
 mod reload;
+mod settings;
 mod wire;
 
 /// The folder of the repository.

@@ -124,8 +124,11 @@ async fn a_server_that_cannot_prove_its_name_is_told_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_wants_to_know_its_clients_is_shown_a_certificate() {
     let server = Server::start(true).await;
-    let (ca, certificate, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
-    let shown = [("dns-forward-tls-ca", &*ca), ("dns-forward-tls-cert", &certificate), ("dns-forward-tls-key", &key)];
+    let shown = [
+        ("dns-forward-tls-ca", &*file("ca.pem")),
+        ("dns-forward-tls-cert", &file("client.pem")),
+        ("dns-forward-tls-key", &file("client.key")),
+    ];
     for (flags, answers) in [(&shown[..], 100), (&shown[..1], 0)] {
         let running = running(&server, "#dns.example", flags);
         assert_eq!(tcp(running.ipv4(), &query("www.example.com", 1)).await.answers.len(), answers);
