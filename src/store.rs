@@ -103,12 +103,16 @@ pub struct PodMove {
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
-            && self.namespaces.is_empty()
-            && !self.node
-            && !self.service_cidrs
-            && self.pods.is_empty()
-            && self.imports.is_empty()
+        self.pods.is_empty() && self.is_empty_but_for_pods()
+    }
+
+    /// Whether pods changed and nothing else did.
+    pub fn is_of_pods_alone(&self) -> bool {
+        !self.pods.is_empty() && self.is_empty_but_for_pods()
+    }
+
+    fn is_empty_but_for_pods(&self) -> bool {
+        self.services.is_empty() && self.namespaces.is_empty() && !self.node && !self.service_cidrs && self.imports.is_empty()
     }
 }
 
@@ -564,6 +568,7 @@ mod tests {
         };
         let moves = |store: &mut Store| -> Vec<(String, bool)> {
             let dirty = store.take_dirty();
+            assert!(dirty.is_of_pods_alone());
             dirty.pods.iter().map(|pod| (pod.address.to_string(), pod.is_there)).collect()
         };
         let came = |address: &str| (address.to_string(), true);

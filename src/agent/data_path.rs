@@ -7,6 +7,7 @@ use super::metrics::ProxyMetrics;
 use crate::model::Family;
 use crate::nft::{Committed, Committer, Disturbance, Held, Kernel, Layout, Membership, Monitor};
 use crate::proxy::{Delta, Dest, Destination};
+use futures::FutureExt;
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -62,6 +63,8 @@ pub enum Word {
 pub struct DataPath {
     requests: std::sync::mpsc::Sender<Message>,
     done: mpsc::UnboundedReceiver<Done>,
+    /// The end of a request that is told of after what the kernel told of before it.
+    ended: Option<Done>,
     busy: bool,
     monitor: Option<Monitor>,
     /// The metrics that commits move.
@@ -93,7 +96,7 @@ impl DataPath {
             }
         };
         std::thread::Builder::new().name(THREAD.into()).spawn(work)?;
-        Ok(DataPath { requests, done, busy: false, monitor, metrics })
+        Ok(DataPath { requests, done, ended: None, busy: false, monitor, metrics })
     }
 
     /// Whether a request is under way.
@@ -126,14 +129,21 @@ impl DataPath {
 
     /// Waits for the end of the request under way, or for somebody else to change the tables; for ever when the thread is gone.
     pub async fn next(&mut self) -> Word {
+        if let Some(done) = self.ended.take() {
+            self.busy = false;
+            return Word::Done(done);
+        }
         tokio::select! {
-            done = self.done.recv(), if self.busy => match done {
-                Some(done) => {
-                    self.busy = false;
-                    Word::Done(done)
+            done = self.done.recv(), if self.busy => {
+                let Some(done) = done else { return std::future::pending().await };
+                // The request may have put right what the notice is about: without the notice first, nobody would be told of it.
+                if let Some(disturbance) = disturbed(&mut self.monitor).now_or_never() {
+                    self.ended = Some(done);
+                    return Word::Disturbed(disturbance);
                 }
-                None => std::future::pending().await,
-            },
+                self.busy = false;
+                Word::Done(done)
+            }
             disturbance = disturbed(&mut self.monitor) => Word::Disturbed(disturbance),
         }
     }

@@ -13,6 +13,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Another agent on this node (one takes over from the other) writes what this one is about to write, or has written. Comparing at once would
 /// undo each other's changes; so it is done when the other one has been quiet for so long.
 const AFTER_ANOTHER_AGENT: Duration = Duration::from_secs(10);
+/// After a comparison that found nothing but may have missed what was changed behind it. Somebody who works on tables of his own looks the same, and may never stop.
+const AFTER_A_BLIND_LOOK: Duration = Duration::from_secs(30);
 
 /// Suspicions, and what has become of them.
 #[derive(Debug, Default)]
@@ -29,6 +31,8 @@ pub struct Drift {
     looking: bool,
     /// Who it was, as far as it is known.
     by: Option<String>,
+    /// A comparison has come to nothing in some family: what a later commit puts right there is still what was told of.
+    unfinished: bool,
 }
 
 impl Drift {
@@ -48,10 +52,8 @@ impl Drift {
     /// When to compare the tables next.
     pub fn due(&self) -> Option<Instant> {
         let looked = self.looked.filter(|_| !self.looking)?;
-        Some(match self.suspected {
-            Some(moment) => moment.max(looked + PAUSE),
-            None => looked + EVERY,
-        })
+        // Suspicions that are renewed again and again do not put off the comparison that is due without any.
+        Some(self.suspected.unwrap_or(looked + EVERY).clamp(looked + PAUSE, looked + EVERY))
     }
 
     /// A comparison begins.
@@ -65,13 +67,20 @@ impl Drift {
         if done.compared || self.looked.is_none() {
             self.looked = Some(now);
         }
-        if std::mem::take(&mut self.looking) {
-            (self.suspected, self.told, self.urgent, self.by) = (None, None, false, None);
+        let families = &done.committed.families;
+        let has_failed = families.iter().any(|family| family.error.is_some());
+        let was_looking = std::mem::take(&mut self.looking);
+        if was_looking {
+            (self.suspected, self.unfinished) = (None, has_failed);
         }
-        // Somebody who works on tables of his own counts the generation up as well: what one comparison has cleared is not suspected again.
-        let found = done.committed.families.iter().any(|family| family.elements > 0 || family.rebuilt.is_some());
-        if done.unheard && (found || !done.compared) {
-            self.suspected.get_or_insert(now);
+        let is_finished = self.unfinished && !has_failed && families.iter().any(|family| family.full);
+        if was_looking && !has_failed || is_finished {
+            (self.told, self.urgent, self.by, self.unfinished) = (None, false, None, false);
+        }
+        // Somebody who works on tables of his own counts the generation up as well: what one comparison has cleared can wait.
+        let found = families.iter().any(|family| family.elements > 0 || family.rebuilt.is_some());
+        if done.unheard {
+            self.suspected.get_or_insert(if found || !done.compared { now } else { now + AFTER_A_BLIND_LOOK });
         }
     }
 
@@ -101,7 +110,7 @@ impl Drift {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::Committed;
+    use crate::nft::{Committed, NftError};
 
     fn done(compared: bool, unheard: bool) -> Done {
         Done { committed: Committed::default(), refused: false, took: Duration::ZERO, compared, unheard }
@@ -147,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_heard_is_suspected_once() {
+    fn what_was_not_heard_is_suspected_at_once_and_then_now_and_again() {
         let (mut drift, _) = fresh();
         drift.looked(&done(false, true));
         assert!(drift.due().unwrap() <= Instant::now() + PAUSE);
         drift.looking();
         drift.looked(&done(true, true));
-        assert_eq!(drift.due(), drift.looked.map(|looked| looked + EVERY), "somebody works on tables of his own");
+        assert_eq!(drift.due(), drift.looked.map(|looked| looked + AFTER_A_BLIND_LOOK), "somebody works on tables of his own");
     }
 
     #[test]
@@ -165,6 +174,23 @@ mod tests {
         assert!(!drift.is_to_be_told(&done(false, false)));
         drift.suspect(by("nft"));
         assert!(drift.is_to_be_told(&done(false, false)));
+    }
+
+    #[test]
+    fn what_a_comparison_could_not_put_right_is_told_of_when_a_later_commit_does() {
+        let (mut drift, _) = fresh();
+        drift.suspect(by("nft"));
+        drift.looking();
+        let of_one = |compared: bool, error: Option<NftError>| {
+            let families = vec![FamilyOutcome { full: true, error, ..FamilyOutcome::of(Family::V4) }];
+            Done { committed: Committed { families }, ..done(compared, false) }
+        };
+        drift.looked(&of_one(true, Some(NftError::Unsettled)));
+        drift.looked(&done(false, false));
+        let again = of_one(false, None);
+        assert!(drift.is_to_be_told(&again) && drift.told().is_some());
+        drift.looked(&again);
+        assert!(!drift.is_to_be_told(&again) && drift.told().is_none(), "it is over");
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl Follow {
         self.listed.get_or_insert_with(Instant::now);
         let dirty = self.store.take_dirty();
         if let Some(last_state) = self.last_state.as_mut().filter(|_| !dirty.is_empty()) {
-            last_state.changed();
+            last_state.changed(dirty.is_of_pods_alone());
         }
         if let Some(plan) = &mut self.plan {
             plan.plan(&self.store, &dirty);

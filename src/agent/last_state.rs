@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_secs(5);
 /// and this many times as long as it takes to write them down, so that in a cluster of any size it takes half a percent of the time at most.
 const RELUCTANCE: u32 = 200;
+/// Pods come and go all the time, and all of the state is written for one of them.
+const PAUSE_OF_PODS: Duration = Duration::from_secs(300);
 
 /// The state's place on disk, and what is done with it.
 pub struct LastState {
@@ -96,14 +98,17 @@ impl LastState {
         }
     }
 
-    /// Something has changed that should be saved.
-    pub fn changed(&mut self) {
+    /// Something has changed that should be saved; nothing but pods, perhaps.
+    pub fn changed(&mut self, is_of_pods_alone: bool) {
         // What is remembered must not look new only because it was written again.
-        if self.due.is_none() && self.awaited.is_empty() {
-            let pause = PAUSE.max(self.cost * RELUCTANCE);
-            let now = Instant::now();
-            self.due = Some(self.saved.map_or(now + PAUSE, |saved| saved + pause).max(now));
+        if !self.awaited.is_empty() {
+            return;
         }
+        let pause = if is_of_pods_alone { PAUSE_OF_PODS } else { PAUSE };
+        let pause = pause.max(self.cost * RELUCTANCE);
+        let now = Instant::now();
+        let due = self.saved.map_or(now + PAUSE, |saved| saved + pause).max(now);
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
     /// Saves the store if it is time; the disk is waited for elsewhere.

@@ -36,6 +36,8 @@ pub struct Table {
     pub refused: Refusals,
     /// Whether the fields below say what this agent left in the kernel, so that anything else there is somebody else's doing.
     left: bool,
+    /// Somebody else's doing was found and could not be put right yet.
+    owed: bool,
     destinations: HashMap<Dest, Destination>,
     elements: HashSet<Element>,
     uses: Uses,
@@ -64,6 +66,7 @@ impl Table {
             wanted: Delta::default(),
             refused: Refusals::default(),
             left: false,
+            owed: false,
             destinations: HashMap::new(),
             elements: HashSet::new(),
             uses: Uses::default(),
@@ -124,8 +127,9 @@ impl Table {
         outcome.error = result.err();
         // Who disturbed us may stop at any moment: then the next commit, or the next look, may succeed.
         self.failed = matches!(&outcome.error, Some(error) if !matches!(error, NftError::Unsettled));
+        outcome.disturbed |= std::mem::take(&mut self.owed);
         if outcome.error.is_some() {
-            (self.in_step, self.left) = (false, false);
+            (self.in_step, self.left, self.owed) = (false, false, outcome.disturbed);
         }
         Some(outcome)
     }

@@ -24,6 +24,23 @@ fn what_a_stranger_does_is_noticed_while_the_kernel_refuses_something_else() {
 }
 
 #[test]
+fn what_a_stranger_did_and_could_not_be_put_right_at_once_is_told_when_it_is() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2]))]));
+    agent.committer.kernel().flush(Family::V4);
+    agent.committer.kernel().refuses_rebuild = true;
+    agent.committer.distrust();
+    let outcomes = |committed: Committed| -> Vec<_> {
+        committed.families.iter().map(|outcome| (outcome.disturbed, outcome.error.is_some())).collect()
+    };
+    assert_eq!(outcomes(agent.commit(Delta::default())), [(true, true), (false, false)]);
+    agent.committer.kernel().refuses_rebuild = false;
+    agent.committer.retry(&[Family::V4]);
+    assert_eq!(outcomes(agent.commit(Delta::default())), [(true, false)]);
+    agent.committer.distrust();
+    assert_eq!(outcomes(agent.commit(Delta::default())), [(false, false), (false, false)], "it is told once");
+}
+
+#[test]
 fn rules_that_a_stranger_changed_while_no_agent_ran_are_put_right_and_told_at_the_next_start() {
     let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, shape(1, &[1, 2]))]));
     let mut kernel = agent.committer.kernel().clone();
