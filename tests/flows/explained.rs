@@ -55,10 +55,9 @@ fn agrees(account: &Account, flow: &Flow) -> bool {
         }
         let shares: f64 = account.endpoints.iter().map(|one| one.share).sum();
         // A process of the node has an address of the node in any case, and so has a pod that reaches itself.
-        let as_wanted = |one: &waypost::proxy::explain::Used| {
-            wanted.is_none_or(|wanted| one.source == wanted)
-                || account.from.kind == SourceKind::Node
-                || one.address == flow.source()
+        let as_wanted = |one: &waypost::proxy::explain::Used| match one.address == flow.source() {
+            true => one.source == SourceSeen::Masqueraded || flow.from != Client::Pod,
+            false => wanted.is_none_or(|wanted| one.source == wanted) || account.from.kind == SourceKind::Node,
         };
         account.verdict == Verdict::Balanced
             && reached == distinct

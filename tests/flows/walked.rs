@@ -45,7 +45,11 @@ pub fn walk(settings: &Settings, flow: &Flow) -> Result<(), Failed> {
         let mut wanted = wanted.to_vec();
         pods.sort_unstable();
         wanted.sort_unstable();
-        let as_wanted = |target: &Target| sees_node(&packet, target.masqueraded) || target.backend.address == packet.source;
+        // A pod that reaches itself is masqueraded in any case. One behind another node's has that node's address already.
+        let as_wanted = |target: &Target| match target.backend.address == packet.source {
+            true => target.masqueraded || flow.from != Client::Pod,
+            false => sees_node(&packet, target.masqueraded),
+        };
         pods == wanted && targets.iter().all(as_wanted)
     };
     let right = match flow.expect {

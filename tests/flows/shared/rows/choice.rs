@@ -5,7 +5,7 @@ use super::super::Expect::{Dropped, Kept, Masqueraded};
 use super::super::Rule::*;
 use super::super::settings::{IPV4_NODE, USUAL};
 use super::super::{Flow, Group, flow};
-use super::{BOTH, FAR, NEAR};
+use super::{BOTH, FAR, NEAR, SELF};
 use waypost::model::Protocol::{Tcp, Udp};
 
 const LEAVING: &[&str] = &["leaving"];
@@ -70,6 +70,11 @@ const FLOWS: &[Flow] = &[
     flow(&[HintsNotLocal], Outside, Tcp, "192.0.2.10:30309", Kept(NEAR)),
     flow(&[HintsNotLocal, ZoneHints], Pod, Tcp, "192.0.2.10:30309", Kept(FAR)),
     flow(&[HintsNotLocal], Pod, Udp, "[fd00:96::309]:7", Kept(NEAR)),
+    // An endpoint that only the list of the node has reaches itself.
+    flow(&[HintsNotLocal, Hairpin], Pod, Tcp, "10.96.3.10:80", Masqueraded(SELF)),
+    flow(&[HintsNotLocal, Hairpin], Pod, Udp, "10.96.3.10:7", Masqueraded(SELF)),
+    flow(&[HintsNotLocal, Hairpin], Pod, Tcp, "[fd00:96::310]:80", Masqueraded(SELF)),
+    flow(&[HintsNotLocal, Hairpin], Pod, Udp, "[fd00:96::310]:7", Masqueraded(SELF)),
 ];
 
 /// A node without a zone follows no hints for zones; by its name no endpoint is local to it.

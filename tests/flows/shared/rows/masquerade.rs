@@ -5,7 +5,7 @@ use super::super::Expect::{Dropped, Kept, Masqueraded};
 use super::super::Rule::*;
 use super::super::settings::{BRIDGE, INTERFACE_PREFIX, MASQUERADE_ALL, NO_CLUSTER_CIDR, NODE_CIDRS};
 use super::super::{Flow, Group, flow};
-use super::{BOTH, FAR, NEAR};
+use super::{BOTH, FAR, NEAR, SELF};
 use waypost::model::Protocol::{Tcp, Udp};
 
 const WEB: &[&str] = &["near", "far", "other"];
@@ -44,6 +44,7 @@ const NOBODY_IS_KNOWN: &[Flow] = &[
     flow(&[NoDetection, ShortCircuitNode], Node, Tcp, "192.0.2.10:30204", Masqueraded(BOTH)),
     flow(&[NoDetection, ExternalLocal], Pod, Tcp, "[2001:db8::10]:30204", Kept(NEAR)),
     flow(&[NoDetection, ExternalLocal], Pod, Udp, "[2001:db8::10]:30254", Kept(NEAR)),
+    flow(&[NoDetection, HintsNotLocal, Hairpin], Pod, Tcp, "192.0.2.10:30310", Masqueraded(SELF)),
 ];
 
 /// Pods of other nodes are strangers then. By its name the node has no endpoint.

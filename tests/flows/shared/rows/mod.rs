@@ -31,3 +31,5 @@ const BOTH: &[&str] = &["near", "far"];
 const NEAR: &[&str] = &["near"];
 /// The endpoint elsewhere.
 const FAR: &[&str] = &["far"];
+/// The pod from which is connected.
+const SELF: &[&str] = &["client"];

@@ -5,13 +5,12 @@ use super::super::Expect::{Kept, Masqueraded, Shares};
 use super::super::Rule::*;
 use super::super::settings::USUAL;
 use super::super::{Flow, Group, flow};
-use super::{BOTH, FAR, NEAR};
+use super::{BOTH, FAR, NEAR, SELF};
 use waypost::model::Protocol::{Tcp, Udp};
 
 /// The endpoints on the node, and all of them.
 const HERE: &[&str] = &["near", "beside"];
 const ALL: &[&str] = &["near", "beside", "far"];
-const SELF: &[&str] = &["client"];
 const HOST: &[&str] = &["host"];
 
 pub const GROUPS: &[Group] = &[Group { settings: &USUAL, flows: FLOWS }];
