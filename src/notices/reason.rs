@@ -93,7 +93,7 @@ reasons! {
         "Find out who does that: the note names the program where the kernel tells, and `nft monitor` shows it. A firewall that flushes the whole ruleset should flush its own tables only";
     /// Somebody has removed our addresses.
     DNS_ADDRESS_REPAIRED = "DnsAddressRepaired" Warning "Repair" everywhere false, about "Node",
-        "Another program has removed an address on which the agent answers DNS from `lo`; it was added again within a second",
+        "Another program has removed an address on which the agent answers DNS from `lo`; it was added again as soon as the kernel told of it",
         "Find out who does that: `ip monitor address` shows it. Network managers may have to be told to leave `lo` alone";
     /// A health check port cannot be had.
     FAILED_TO_START_SERVICE_HEALTHCHECK = "FailedToStartServiceHealthcheck" Warning "Listen" everywhere false, about "Service",

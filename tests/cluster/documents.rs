@@ -34,7 +34,9 @@ const ASK: &[&str] = &["waypost explain", "waypost services"];
 
 /// Commands within the text that are not run as they stand, and why.
 const NOT_RUN: &[(&str, &str)] = &[
-    ("kubeadm upgrade apply --skip-phases=addon/kube-proxy,addon/coredns", "kubeadm makes a node of the whole machine"),
+    ("kubeadm upgrade apply VERSION --skip-phases=addon/kube-proxy,addon/coredns", "kubeadm makes a node of the whole machine"),
+    ("kubeadm upgrade node", "kubeadm makes a node of the whole machine"),
+    ("kubectl label node NAME service-proxy=kube-proxy", "no node joins just then; commands like it are in blocks"),
     ("ip address del", "the word for a command that needs what an old kernel leaves"),
     ("make bench", "it takes half an hour"),
     ("make check", "it looks at the sources, not at a cluster, and is what CI runs first"),

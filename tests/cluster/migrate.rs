@@ -58,8 +58,12 @@ pub fn in_and_back(stage: &Stage) {
             shop::exec(cluster, "client", node, &["curl", "--silent", "--fail", "--max-time", "10", "http://web.shop/"]).unwrap();
         }
 
+        // As one is that has joined since.
+        cluster.kubectl(&["label", "node", "node3", "service-proxy-"]);
         let load = Load::with_node_local_dns(cluster, &shop, CACHED);
         run(stage, GUIDE, "Back to kube-proxy and CoreDNS");
+        let agents = cluster.get(&["--namespace=kube-system", "daemonset", "waypost-agent"]);
+        assert_eq!(agents["status"]["desiredNumberScheduled"], NODES.len(), "no node has lost its agent");
         for node in NODES {
             let heading = if CACHED.contains(&node) { "Each node back to NodeLocal DNSCache" } else { "Each node back" };
             run_for(stage, GUIDE, heading, node);
@@ -71,6 +75,13 @@ pub fn in_and_back(stage: &Stage) {
         // The document says why: a question under way while the address that it was asked from is removed.
         assert_lost_at_most(&load.end(), |report| usize::from(report.is_dns_of_a_node()));
         assert_eq!(service(), before, "the Service is the one that was there");
+        run(stage, GUIDE, "At the end, with NodeLocal DNSCache");
+        for name in ["kube-proxy", "node-local-dns"] {
+            let selector =
+                &cluster.get(&["--namespace=kube-system", "daemonset", name])["spec"]["template"]["spec"]["nodeSelector"];
+            let labels = ["service-proxy", "node-dns"];
+            assert!(labels.iter().all(|label| selector[label].is_null()), "nodes that join get {name}: {selector}");
+        }
         cluster.script(&["remove-node-local-dns"]);
         State::Stock
     });
