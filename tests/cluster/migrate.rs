@@ -75,6 +75,7 @@ pub fn in_and_back(stage: &Stage) {
         // The document says why: a question under way while the address that it was asked from is removed.
         assert_lost_at_most(&load.end(), |report| usize::from(report.is_dns_of_a_node()));
         assert_eq!(service(), before, "the Service is the one that was there");
+        run(stage, GUIDE, "When connections may be refused for a moment");
         run(stage, GUIDE, "At the end, with NodeLocal DNSCache");
         for name in ["kube-proxy", "node-local-dns"] {
             let selector =
