@@ -3,7 +3,9 @@
 //! One bad destination never stops the rest: a batch that the kernel rejects is first compared with the kernel's real table again,
 //! then halved until the culprits are found; those are set aside and reported ([`super::refused`]).
 
-use super::change::{Change, Part, batch_end, bereft_maps, give_back, node_wide, seats, usable_in, usable_of};
+use super::change::{
+    Change, Part, batch_end, bereft_maps, give_back, node_wide, seats, split_surplus_slots, usable_in, usable_of,
+};
 use super::committer::{FamilyOutcome, Held, Rejected};
 use super::kernel::{Batch, Kernel, NftError, Reading, Usable};
 use super::layout::Layout;
@@ -339,20 +341,47 @@ impl Table {
         rebuild: bool,
         outcome: &mut FamilyOutcome,
     ) -> Result<Option<RefusedBatch>, NftError> {
-        let batch = self.batch(&mut changes, rebuild);
+        let mut batch = self.batch(&mut changes, rebuild);
+        let (whole, surplus) = match split_surplus_slots(&batch.elements).filter(|_| !rebuild) {
+            Some((first, surplus)) => (Some(std::mem::replace(&mut batch.elements, first)), surplus),
+            None => (None, Vec::new()),
+        };
         match kernel.commit(&self.layout, &batch) {
             Ok(()) => {
                 outcome.batches += 1;
-                outcome.elements += batch.elements.len();
-                self.uses.changed(&batch.elements, batch.made, &batch.gone, rebuild);
+                let all = whole.as_ref().unwrap_or(&batch.elements);
+                outcome.elements += all.len();
+                self.uses.changed(all, batch.made, &batch.gone, rebuild);
                 changes.into_iter().for_each(|change| self.done(change));
                 outcome.batches += kernel.forget(&self.layout, &batch.usable)?;
-                Ok(None)
+                self.remove_surplus_slots(kernel, surplus, outcome).map(|()| None)
             }
             Err(NftError::Rejected(reasons)) => {
-                give_back(&mut changes, &batch.elements);
+                give_back(&mut changes, whole.as_ref().unwrap_or(&batch.elements));
                 Ok(Some((changes, reasons)))
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes slots that no list has any more, after the batch that made the lists shorter.
+    fn remove_surplus_slots(
+        &self,
+        kernel: &mut impl Kernel,
+        surplus: Vec<Element>,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<(), NftError> {
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        let batch = Batch { elements: Difference { remove: surplus, add: Vec::new() }, ..Batch::default() };
+        match kernel.commit(&self.layout, &batch) {
+            Ok(()) => {
+                outcome.batches += 1;
+                Ok(())
+            }
+            // Somebody has removed one before us: what is there is to be looked at.
+            Err(NftError::Rejected(_)) if outcome.full => Err(NftError::Unsettled),
             Err(error) => Err(error),
         }
     }
