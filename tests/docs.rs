@@ -183,7 +183,17 @@ fn every_flag_of_a_command_has_an_example_that_a_test_runs() {
         assert!(is_run(command, &tests), "docs/settings.md shows `{command}`, which stands in no test as it is");
     }
     let of_run = help(&["run"]);
-    for verb in [&["explain"][..], &["services"], &["dig"], &["dns", "top"], &["check"], &["probe"], &["import", "corefile"]] {
+    for verb in [
+        &["explain"][..],
+        &["services"],
+        &["dig"],
+        &["dns", "top"],
+        &["check"],
+        &["probe"],
+        &["import", "corefile"],
+        &["demo"],
+        &["cleanup"],
+    ] {
         let help = help(verb);
         let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '=', ',']).next());
         // Settings have examples of their own.

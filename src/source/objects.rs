@@ -4,13 +4,17 @@
 //! never reach the heap. Numbers are wide and lists may be null, so that a bad value is a complaint about one object ([`super::convert`])
 //! and never an error of the decoder, which would cost the whole listing.
 
+mod metadata;
+mod workloads;
+
+pub use workloads::{Container, ContainerPort, Deployment, DeploymentSpec, Pod, PodIp, PodSpec, PodStatus, PodTemplate};
+
 use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use metadata::slim_metadata;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fmt;
 
 /// A Service.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -268,108 +272,6 @@ pub struct NodeAddress {
     pub address: Option<String>,
 }
 
-/// A Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct Pod {
-    /// Name, namespace, version, labels and times; nothing else is kept.
-    #[serde(deserialize_with = "slim_metadata")]
-    pub metadata: ObjectMeta,
-    /// The specification.
-    #[serde(default)]
-    pub spec: Option<PodSpec>,
-    /// The status.
-    #[serde(default)]
-    pub status: Option<PodStatus>,
-}
-
-/// `spec` of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PodSpec {
-    /// `nodeName`.
-    pub node_name: Option<String>,
-    /// `hostname`.
-    pub hostname: Option<String>,
-    /// `subdomain`.
-    pub subdomain: Option<String>,
-    /// `containers`.
-    pub containers: Option<Vec<Container>>,
-}
-
-/// A container of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Container {
-    /// `ports`.
-    pub ports: Option<Vec<ContainerPort>>,
-}
-
-/// A port of a container.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ContainerPort {
-    /// `name`.
-    pub name: Option<String>,
-    /// `protocol`.
-    pub protocol: Option<String>,
-    /// `containerPort`.
-    pub container_port: i64,
-}
-
-/// `status` of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct PodStatus {
-    /// `phase`.
-    pub phase: Option<String>,
-    /// `podIP`.
-    #[serde(rename = "podIP")]
-    pub pod_ip: Option<String>,
-    /// `podIPs`.
-    #[serde(rename = "podIPs")]
-    pub pod_ips: Option<Vec<PodIp>>,
-}
-
-/// An address of a Pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct PodIp {
-    /// `ip`.
-    pub ip: Option<String>,
-}
-
-/// A Deployment.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct Deployment {
-    /// Name, namespace, version, labels and times; nothing else is kept.
-    #[serde(deserialize_with = "slim_metadata")]
-    pub metadata: ObjectMeta,
-    /// The specification.
-    #[serde(default)]
-    pub spec: Option<DeploymentSpec>,
-}
-
-/// `spec` of a Deployment.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct DeploymentSpec {
-    /// `replicas`.
-    pub replicas: Option<i64>,
-    /// `template`.
-    pub template: PodTemplate,
-}
-
-/// `spec.template` of a Deployment.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct PodTemplate {
-    /// Labels; nothing else is of use.
-    #[serde(deserialize_with = "slim_metadata")]
-    pub metadata: ObjectMeta,
-    /// The specification.
-    pub spec: Option<PodSpec>,
-}
-
 /// A ServiceImport (KEP-1645), `multicluster.x-k8s.io/v1alpha1`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct ServiceImport {
@@ -543,84 +445,3 @@ pub const TRIGGER_TIME_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-t
 
 /// What the names of our own annotations begin with; [`super::convert`] says which there are.
 pub const ANNOTATION_PREFIX: &str = "waypost.dev/";
-
-/// Reads the metadata that the agent uses and skips the rest, above all the managed fields.
-fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata {
-        name: Option<String>,
-        namespace: Option<String>,
-        resource_version: Option<String>,
-        labels: Option<BTreeMap<String, String>>,
-        creation_timestamp: Option<Time>,
-        deletion_timestamp: Option<Time>,
-        annotations: Option<UsedAnnotations>,
-    }
-
-    let metadata = Metadata::deserialize(deserializer)?;
-    Ok(ObjectMeta {
-        name: metadata.name,
-        namespace: metadata.namespace,
-        resource_version: metadata.resource_version,
-        labels: metadata.labels,
-        creation_timestamp: metadata.creation_timestamp,
-        deletion_timestamp: metadata.deletion_timestamp,
-        annotations: metadata.annotations.and_then(|UsedAnnotations(used)| (!used.is_empty()).then_some(used)),
-        ..ObjectMeta::default()
-    })
-}
-
-/// The annotations that the agent reads. The others, which may be as long as the whole object (`last-applied-configuration`), are skipped.
-struct UsedAnnotations(BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for UsedAnnotations {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UsedAnnotations, D::Error> {
-        struct Entries;
-
-        impl<'de> Visitor<'de> for Entries {
-            type Value = UsedAnnotations;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("annotations")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<UsedAnnotations, A::Error> {
-                let mut used = BTreeMap::new();
-                while let Some(UsedName(name)) = entries.next_key()? {
-                    match name {
-                        Some(name) => drop(used.insert(name, entries.next_value()?)),
-                        None => drop(entries.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(UsedAnnotations(used))
-            }
-        }
-
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-/// The name of an annotation that the agent reads; `None` for any other, which is not even copied.
-struct UsedName(Option<String>);
-
-impl<'de> Deserialize<'de> for UsedName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UsedName, D::Error> {
-        struct Text;
-
-        impl Visitor<'_> for Text {
-            type Value = UsedName;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an annotation")
-            }
-
-            fn visit_str<E>(self, name: &str) -> Result<UsedName, E> {
-                let used = name.starts_with(ANNOTATION_PREFIX) || name == TRIGGER_TIME_ANNOTATION;
-                Ok(UsedName(used.then(|| name.to_string())))
-            }
-        }
-
-        deserializer.deserialize_str(Text)
-    }
-}
