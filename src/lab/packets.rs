@@ -4,7 +4,9 @@ use super::Namespace;
 use crate::model::Protocol;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -110,8 +112,7 @@ fn is_plain_line(reply: &[u8]) -> bool {
 }
 
 fn over_udp(to: SocketAddr, timeout: Duration) -> io::Result<String> {
-    let any = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    let socket = bind_unused(if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() })?;
     socket.set_read_timeout(Some(timeout))?;
     // Connected sockets learn of ICMP errors.
     socket.connect(to)?;
@@ -119,6 +120,21 @@ fn over_udp(to: SocketAddr, timeout: Duration) -> io::Result<String> {
     let mut buffer = [0; 2048];
     let length = socket.recv(&mut buffer)?;
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// A socket whose port this process has not used for a long time. Ports that the kernel picks are random and come again: within a
+/// minute or two that is the same tracked flow again, which is not balanced anew.
+fn bind_unused(any: IpAddr) -> io::Result<UdpSocket> {
+    const FIRST: u32 = 32_768;
+    const PORTS: u32 = 28_232;
+    static USED: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id()));
+    loop {
+        let port = FIRST + USED.fetch_add(1, Ordering::Relaxed) % PORTS;
+        match UdpSocket::bind(SocketAddr::new(any, port as u16)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Finds the server's line: the body of an HTTP answer, else the first line.
