@@ -8,7 +8,7 @@ use super::name::DomainName;
 use super::records::{Records, View};
 use super::service_record::{RecordKind, ShownEndpoint};
 use super::shape::Shape;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The record types that the cluster's names know (IANA numbers). Any other type is NODATA where the name exists.
@@ -274,19 +274,25 @@ fn put_services(view: &View<'_>, node: &Node<'_>, owner: Owner, answer: &mut Ans
     let mut targets = Vec::new();
     node.each_target(|target| targets.push(target));
     let weight = (100 / targets.len().max(1)).max(1) as u16;
-    let (mut services, mut glue) = (HashSet::new(), HashSet::new());
+    let (mut services, mut glue, mut sets) = (HashSet::new(), HashSet::new(), HashMap::new());
+    let mut addresses = Vec::new();
     for target in targets {
         let mut labels = Vec::with_capacity(16);
         target.push_labels(&mut labels);
         let Some(name) = in_zone(view, &[&labels, &service.labels, b"\x03svc"]) else { continue };
         if glue.insert((name.clone(), target.address)) {
-            answer.additional.push(address_record(view, &name, target.address));
+            let next = sets.len();
+            let set = *sets.entry((name.clone(), target.address.is_ipv4())).or_insert(next);
+            addresses.push((set, address_record(view, &name, target.address)));
         }
         if services.insert((name.clone(), target.port)) {
             let data = Data::Srv { priority: 0, weight, port: target.port, target: name };
             answer.answers.push(Record { owner: owner.clone(), ttl: view.ttl(), data });
         }
     }
+    // Those of a name and family stand together: where there is not room for all of them there is for none.
+    addresses.sort_by_key(|(set, _)| *set);
+    answer.additional.extend(addresses.into_iter().map(|(_, record)| record));
 }
 
 /// What is known about a reverse name. What is not known is asked elsewhere where the shape says so, and does not exist otherwise.

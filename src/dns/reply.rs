@@ -1,16 +1,16 @@
 //! A reply on its way out: our records as hickory's, encoding, and cutting to what the client can take.
 
 use super::answer::{self, Answer, Code, Data, Owner};
+use super::encode::Encoder;
 use super::name::DomainName;
 use super::resolve::Resolved;
-use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record};
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+use hickory_proto::serialize::binary::BinEncodable;
 
-/// The largest UDP payload that is sent, and advertised: it fits the smallest IPv6 packet with room for headers, so that no
-/// answer is ever fragmented (DNS flag day 2020).
+/// The largest UDP payload that is advertised, and sent unless a server block says otherwise (`bufsize`): it fits the smallest IPv6 packet with room for
+/// headers, so that no answer is ever fragmented (DNS flag day 2020).
 pub const UDP_PAYLOAD: u16 = 1232;
 /// The largest UDP payload for a client that says nothing about its size (RFC 1035, section 4.2.1).
 pub const PLAIN_UDP_PAYLOAD: u16 = 512;
@@ -91,52 +91,41 @@ impl Reply {
         self.authorities.extend(target.authorities);
     }
 
-    /// Cuts the reply to `limit` bytes and returns its encoding. Addresses of targets go first, silently: the client can ask
-    /// for them. If answers must go, as many as fit stay and TC says so (RFC 2181, section 9); old resolvers make do with them.
+    /// Cuts the reply to `limit` bytes and returns its encoding. Addresses of targets go first, silently, and all of a name and type together: the client
+    /// can ask for them. If answers must go, as many as fit stay and TC says so (RFC 2181, section 9); old resolvers make do with them.
     pub fn fit(&mut self, query: Option<&Query>, limit: u16) -> Vec<u8> {
-        let limit = usize::from(limit);
-        let whole = |reply: &Reply| reply.encode(query).bytes.filter(|bytes| bytes.len() <= limit);
-        if let Some(bytes) = whole(self) {
-            return bytes;
+        let opt = self.opt().and_then(|opt| opt.to_bytes().ok()).unwrap_or_default();
+        let mut message = Encoder::new(usize::from(limit).saturating_sub(opt.len()));
+        query.into_iter().for_each(|query| message.question(query));
+        let answers = message.records(&self.answers).len();
+        let behind_answers = message.length();
+        let mut authorities = message.records(&self.authorities).len();
+        let mut additionals = 0;
+        if answers == self.answers.len() && authorities == self.authorities.len() {
+            let behind_authorities = message.length();
+            let ends = message.records(&self.additionals);
+            additionals = whole_sets(&self.additionals, ends.len());
+            message.back_to(additionals.checked_sub(1).map_or(behind_authorities, |last| ends[last]));
+        } else {
+            message.back_to(behind_answers);
+            authorities = 0;
+            self.metadata.truncation = true;
         }
-        self.additionals.clear();
-        if let Some(bytes) = whole(self) {
-            return bytes;
-        }
-        self.authorities.clear();
-        self.metadata.truncation = true;
-        let opt = self.opt().and_then(|opt| opt.to_bytes().ok()).map_or(0, |bytes| bytes.len());
-        let fits = self.encode(query).ends.iter().take_while(|end| **end + opt <= limit).count();
-        self.answers.truncate(fits);
-        self.encode(query).bytes.unwrap_or_default()
-    }
-
-    fn encode(&self, query: Option<&Query>) -> Encoded {
-        let (mut bytes, mut ends) = (Vec::with_capacity(512), Vec::with_capacity(self.answers.len()));
-        let emitted = self.emit(query, &mut BinEncoder::new(&mut bytes), &mut ends);
-        Encoded { bytes: emitted.is_ok().then_some(bytes), ends }
-    }
-
-    /// Names are compressed, with the question as well, which hickory-server's own replies are not.
-    fn emit(&self, query: Option<&Query>, encoder: &mut BinEncoder<'_>, ends: &mut Vec<usize>) -> Result<(), ProtoError> {
-        let opt = self.opt();
-        let count = |length| u16::try_from(length).unwrap_or(u16::MAX);
+        let mut bytes = message.into_bytes();
+        self.answers.truncate(answers);
+        self.authorities.truncate(authorities);
+        self.additionals.truncate(additionals);
+        bytes.extend_from_slice(&opt);
+        let count = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
         let counts = HeaderCounts {
             queries: query.is_some().into(),
-            answers: count(self.answers.len()),
-            authorities: count(self.authorities.len()),
-            additionals: count(self.additionals.len() + usize::from(opt.is_some())),
+            answers: count(answers),
+            authorities: count(authorities),
+            additionals: count(additionals + usize::from(!opt.is_empty())),
         };
-        Header { metadata: self.metadata, counts }.emit(encoder)?;
-        query.map_or(Ok(()), |query| query.emit(encoder))?;
-        for answer in &self.answers {
-            answer.emit(encoder)?;
-            ends.push(encoder.len());
-        }
-        for record in self.authorities.iter().chain(&self.additionals) {
-            record.emit(encoder)?;
-        }
-        opt.map_or(Ok(()), |opt| opt.emit(encoder))
+        let header = Header { metadata: self.metadata, counts }.to_bytes().unwrap_or_default();
+        bytes[..header.len()].copy_from_slice(&header);
+        bytes
     }
 
     /// The OPT record has the upper bits of the code.
@@ -147,12 +136,10 @@ impl Reply {
     }
 }
 
-/// A reply in wire form.
-struct Encoded {
-    /// `None` when it is longer than any message can be.
-    bytes: Option<Vec<u8>>,
-    /// Where each answer ends.
-    ends: Vec<usize>,
+/// How many of these records are kept where so many fit, without a part of a set (RFC 2181, section 9).
+fn whole_sets(records: &[Record], fitting: usize) -> usize {
+    let set = |place: usize| records.get(place).map(|record| (&record.name, record.record_type()));
+    (0..=fitting).rev().find(|kept| *kept == 0 || set(*kept) != set(kept - 1)).unwrap_or(0)
 }
 
 /// A name of hickory's in our form; `None` for names that are not fully qualified.

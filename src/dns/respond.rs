@@ -128,16 +128,11 @@ impl Responder {
                 return Some(Reply::to(&header.metadata, None, code).fit(None, PLAIN_UDP_PAYLOAD));
             }
         };
-        let limit = match (transport, &request.edns) {
-            (Transport::Tcp, _) => u16::MAX,
-            (Transport::Udp, Some(edns)) => edns.max_payload().clamp(PLAIN_UDP_PAYLOAD, UDP_PAYLOAD),
-            (Transport::Udp, None) => PLAIN_UDP_PAYLOAD,
-        };
-        self.answer(&request, limit, transport).await
+        self.answer(&request, transport).await
     }
 
-    /// Answers a request within `limit` bytes, and counts it.
-    async fn answer(&self, request: &Request, limit: u16, transport: Transport) -> Option<Vec<u8>> {
+    /// Answers a request within what its client takes, and counts it.
+    async fn answer(&self, request: &Request, transport: Transport) -> Option<Vec<u8>> {
         let started = Instant::now();
         let outcome = AssertUnwindSafe(self.reply(request)).catch_unwind().await;
         let Answered { mut reply, place, source } = outcome.unwrap_or_else(|_| {
@@ -151,9 +146,12 @@ impl Responder {
             self.metrics.top.note(name.to_lower().as_wire(), request.src().ip());
         }
         let server = source.as_ref().map(|(plan, entry)| plan.server(entry));
-        let limit = match transport {
-            Transport::Udp => limit.min(server.map_or(u16::MAX, Server::bufsize)),
-            Transport::Tcp => limit,
+        let limit = match (transport, &request.edns) {
+            (Transport::Tcp, _) => u16::MAX,
+            (Transport::Udp, Some(edns)) => {
+                edns.max_payload().max(PLAIN_UDP_PAYLOAD).min(server.map_or(UDP_PAYLOAD, Server::bufsize))
+            }
+            (Transport::Udp, None) => PLAIN_UDP_PAYLOAD,
         };
         let bytes = reply.fit(query, limit);
         self.count(request, &reply, &place, bytes.len(), transport, started);

@@ -18,6 +18,7 @@
 //! | `fuzz/` | questions and files that nobody would write |
 //! | `reload.rs` | a new configuration, under load |
 //! | `limits.rs` | how much clients may have under way, and for how long they may say nothing |
+//! | `long.rs` | answers that fill a message, and more |
 //! | `dug.rs` | what `waypost dig` asks, without its socket |
 //! | `caching.rs` | their answers, kept for a while |
 
@@ -34,6 +35,7 @@ mod forwarding;
 mod fuzz;
 mod guard;
 mod limits;
+mod long;
 #[path = "../corefiles/others.rs"]
 mod others;
 mod over_tls;

@@ -9,6 +9,7 @@ use super::values;
 use crate::config::DnsConfig;
 use crate::dns::forward::Roster;
 use crate::dns::metrics::Metrics;
+use crate::dns::reply::UDP_PAYLOAD;
 use crate::dns::resolve::Resolver;
 use crate::dns::shape::{PodNames, Shape};
 use crate::model::{self as cluster, Selector};
@@ -103,9 +104,9 @@ impl Server {
         self.extras.as_ref().is_some_and(|extras| extras.chaos.is_some())
     }
 
-    /// The largest answer over UDP.
+    /// The largest answer over UDP: whoever configures more knows a network that takes it.
     pub fn bufsize(&self) -> u16 {
-        self.extras.as_ref().and_then(|extras| extras.bufsize).unwrap_or(u16::MAX)
+        self.extras.as_ref().and_then(|extras| extras.bufsize).unwrap_or(UDP_PAYLOAD)
     }
 
     /// What is logged.

@@ -1,11 +1,8 @@
-//! Writing a reply in place, with names compressed exactly as hickory does it: both paths give the same bytes.
+//! Writing a reply in place, with names compressed exactly as the other path does it (`encode.rs`): both give the same bytes.
 
 use super::ask::{Asked, HEADER};
 use crate::dns::name::Labels;
 
-/// hickory's limits, which keep hostile messages from costing much: so many places to point at, and so many names that are compressed.
-const MAX_PLACES: usize = 64;
-const MAX_COMPRESSED: usize = 120;
 const POINTER: u16 = 0xc000;
 
 /// A reply that is being written. Its memory is used again and again.
@@ -16,7 +13,6 @@ pub(super) struct Reply {
     /// Where in the message a name begins that may be pointed at, and where in `spelled` it stands in full.
     places: Vec<Place>,
     spelled: Vec<u8>,
-    compressed: usize,
     counts: [u16; 3],
     flags: [u8; 4],
 }
@@ -49,13 +45,13 @@ impl Reply {
         self.bytes.clear();
         self.places.clear();
         self.spelled.clear();
-        self.compressed = 1;
         self.counts = [0; 3];
         self.flags = asked.flags;
         self.limit = asked.limit() - asked.edns.map_or(0, |edns| edns.reply().len());
         self.bytes.extend_from_slice(&[0; HEADER]);
         self.bytes.extend_from_slice(asked.echo);
-        self.remember(&asked.name[..asked.name.len() - 1], HEADER);
+        let name = &asked.name[..asked.name.len() - 1];
+        self.remember(name, name.len(), HEADER);
     }
 
     /// How much is there now.
@@ -140,18 +136,21 @@ impl Reply {
 
     /// A name, given without the root. Places are remembered for later names even where this one must not be compressed itself.
     fn name(&mut self, name: &[u8], may_point: bool) {
-        let may_point = may_point && self.compressed < MAX_COMPRESSED;
-        self.compressed += usize::from(may_point);
         let at = self.bytes.len();
-        let known = if may_point { self.known_part(name) } else { None };
-        let new = known.map_or(name, |(length, _)| &name[..length]);
-        self.bytes.extend_from_slice(new);
-        match known {
-            Some((_, place)) => self.bytes.extend_from_slice(&(POINTER | place).to_be_bytes()),
-            None => self.bytes.push(0),
+        let known = self.known_part(name);
+        let new = known.map_or(name.len(), |(length, _)| length);
+        match known.filter(|_| may_point) {
+            Some((_, place)) => {
+                self.bytes.extend_from_slice(&name[..new]);
+                self.bytes.extend_from_slice(&(POINTER | place).to_be_bytes());
+            }
+            None => {
+                self.bytes.extend_from_slice(name);
+                self.bytes.push(0);
+            }
         }
-        if !new.is_empty() {
-            self.remember_part(name, new.len(), at);
+        if new > 0 {
+            self.remember(name, new, at);
         }
     }
 
@@ -169,23 +168,14 @@ impl Reply {
         None
     }
 
-    fn remember(&mut self, name: &[u8], at: usize) {
-        self.remember_part(name, name.len(), at);
-    }
-
     /// Names that begin in the first `new` bytes of this one may be pointed at.
-    fn remember_part(&mut self, name: &[u8], new: usize, at: usize) {
-        if self.places.len() >= MAX_PLACES {
-            return;
-        }
+    fn remember(&mut self, name: &[u8], new: usize, at: usize) {
         let start = self.spelled.len();
         self.spelled.extend_from_slice(name);
         let end = self.spelled.len() as u16;
         let mut front = 0;
         for label in Labels::of(&name[..new]) {
-            if self.places.len() < MAX_PLACES {
-                self.places.push(Place { at: (at + front) as u16, start: (start + front) as u16, end });
-            }
+            self.places.push(Place { at: (at + front) as u16, start: (start + front) as u16, end });
             front += 1 + label.len();
         }
     }

@@ -185,22 +185,37 @@ impl Composer {
                 }
             }
         }
-        let before = self.reply.mark();
-        for (index, target) in self.names.entries.iter().enumerate() {
-            let is_new = |before: &Entry| before.address != target.address || self.names.of(before) != self.names.of(target);
-            if self.names.entries[..index].iter().all(is_new) {
-                let (owner, ttl) = (self.names.of(target), view.ttl());
+        self.addresses_of_targets(view.ttl());
+        Some(())
+    }
+
+    /// The addresses of the targets; all of a name and family or none, and none after the first that do not fit.
+    fn addresses_of_targets(&mut self, ttl: u32) {
+        let entries = &self.names.entries;
+        let is_of_one_set = |one: &Entry, other: &Entry| {
+            one.address.is_ipv4() == other.address.is_ipv4() && self.names.of(one) == self.names.of(other)
+        };
+        for (index, first) in entries.iter().enumerate() {
+            if entries[..index].iter().any(|before| is_of_one_set(before, first)) {
+                continue;
+            }
+            let before = self.reply.mark();
+            for (index, target) in entries.iter().enumerate().skip(index).filter(|(_, target)| is_of_one_set(target, first)) {
+                let is_again = |before: &Entry| before.address == target.address && is_of_one_set(before, target);
+                if entries[..index].iter().any(is_again) {
+                    continue;
+                }
+                let owner = self.names.of(target);
                 let fits = match target.address {
                     IpAddr::V4(v4) => self.reply.record(Section::Additional, owner, rtype::A, ttl, Data::Bytes(&v4.octets())),
                     IpAddr::V6(v6) => self.reply.record(Section::Additional, owner, rtype::AAAA, ttl, Data::Bytes(&v6.octets())),
                 };
                 if !fits {
                     self.reply.back_to(before);
-                    return Some(());
+                    return;
                 }
             }
         }
-        Some(())
     }
 
     /// The names at an address of the cluster, and whether there are any. `None` when there are too many.
