@@ -120,7 +120,8 @@ impl Cluster {
         self.kubectl_with_input(&["apply", "--server-side", "--namespace", namespace, "-f", "-"], objects);
     }
 
-    fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> String {
+    /// The same, with this at its standard input.
+    pub fn kubectl_with_input(&self, arguments: &[&str], input: &str) -> String {
         let file = self.directory.join("kubectl.stdin");
         fs::write(&file, input).unwrap();
         let mut command = tool("kubectl");

@@ -26,6 +26,25 @@ pub const RULES: &[Rule] = &[
         },
     },
     Rule {
+        id: "dns-long-udp",
+        explains: |field, question, ours, theirs| {
+            matches!(field, Field::Flags | Field::Answers | Field::Additional)
+                && question.edns.is_some_and(|opt| opt.size > 1232)
+                && ours.size <= 1232
+                && (1233..=question.edns.map_or(0, |opt| opt.size.into())).contains(&theirs.size)
+        },
+    },
+    Rule {
+        id: "dns-glue",
+        explains: |field, question, ours, theirs| {
+            matches!(field, Field::Flags | Field::Additional)
+                && question.kind == RecordType::SRV
+                && theirs.is_cut()
+                && !ours.is_cut()
+                && ours.answers == theirs.answers
+        },
+    },
+    Rule {
         id: "dns-class",
         explains: |_, question, ours, _| {
             let is_known = is_cluster_name(question) || is_reverse(question);
@@ -40,6 +59,15 @@ pub const RULES: &[Rule] = &[
                 && (ours.code == "NXDomain" || !is_cluster_name(question))
                 && theirs.code == "NoError"
                 && theirs.answers.is_empty()
+        },
+    },
+    Rule {
+        id: "dns-reverse-services",
+        explains: |_, question, ours, theirs| {
+            let name = question.name.to_lowercase();
+            let front = name.strip_suffix(".in-addr.arpa").or_else(|| name.strip_suffix(".ip6.arpa"));
+            let last = front.and_then(|front| front.rsplit('.').next());
+            matches!(last, Some("svc" | "pod")) && ours.code == "NXDomain" && theirs.code == "NoError"
         },
     },
     Rule {

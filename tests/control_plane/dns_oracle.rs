@@ -30,6 +30,9 @@ const GENERATED: usize = 6000;
 const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/cluster");
 const BATTERY: &str = include_str!("../dns/questions.txt");
 const DOCUMENT: &str = include_str!("../../docs/differences.md");
+/// Headless Services in the namespace `data` with so many endpoints: addresses and targets of the first do not fit into any datagram, those of the other
+/// do, but not with the addresses of the targets.
+const LONG: [(&str, usize); 2] = [("hundred", 100), ("eighteen", 18)];
 /// What the battery has in process only, because no API server would take it.
 const IN_PROCESS_ONLY: [&str; 3] = ["portless.default.", "pending.default.", ".gone."];
 
@@ -78,6 +81,7 @@ pub fn as_corednss(cluster: &Cluster) {
     let known = RULES.iter().map(|rule| rule.id.to_string());
     assert_eq!(listed.collect::<BTreeSet<_>>(), known.collect(), "docs/differences.md lists what dns_differences.rs allows");
     cluster.kubectl(&["apply", "--server-side", "-f", OBJECTS]);
+    cluster.apply(&long_lists());
     let _servers = Servers::start(cluster);
     let pages = || (Page::of(cluster, OUR_METRICS, OURS), Page::of(cluster, THEIR_METRICS, THEIRS));
     let (ours_before, theirs_before) = pages();
@@ -104,6 +108,7 @@ pub fn as_corednss(cluster: &Cluster) {
     assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
     dns_metrics::compare(2 * questions.len(), [ours_before, ours], [theirs_before, theirs]);
     // Whoever needs them next cannot make them while they go.
+    cluster.kubectl_with_input(&["delete", "--timeout=180s", "-f", "-"], &long_lists());
     cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
 }
 
@@ -118,7 +123,10 @@ struct Found {
 
 impl Found {
     fn ask(&mut self, question: &Question, transport: Transport) {
-        let (ours, theirs) = (question.ask(OURS, transport), question.ask(THEIRS, transport));
+        let (mut ours, mut theirs) = (question.ask(OURS, transport), question.ask(THEIRS, transport));
+        if ours.is_cut() || theirs.is_cut() {
+            [&mut ours, &mut theirs].into_iter().for_each(Said::leave_data_out);
+        }
         for field in Field::ALL.into_iter().filter(|field| field.of(&ours) != field.of(&theirs)) {
             let explains = |rule: &&Rule| (rule.explains)(field, question, &ours, &theirs);
             match RULES.iter().find(explains) {
@@ -158,6 +166,16 @@ impl Servers {
                 eventually(&format!("{server} knows {name}"), || {
                     match Question::plain(name, kind).try_ask(server, Transport::Udp) {
                         Ok(said) if !said.answers.is_empty() => Ok(()),
+                        other => Err(format!("{other:?}")),
+                    }
+                });
+            }
+            for (name, count) in LONG {
+                eventually(&format!("{server} knows all of {name}"), || {
+                    match Question::plain(&format!("{name}.data.svc.cluster.local"), RecordType::A)
+                        .try_ask(server, Transport::Tcp)
+                    {
+                        Ok(said) if said.answers.len() == count => Ok(()),
                         other => Err(format!("{other:?}")),
                     }
                 });
@@ -228,6 +246,8 @@ pub struct Said {
     pub additional: Vec<String>,
     /// Payload size, DO and the number of options of the OPT record.
     pub opt: Option<(u16, bool, usize)>,
+    /// The length of all of it, bytes: how it is written is each server's own business, but for the limits.
+    pub size: usize,
 }
 
 /// A part of an answer that is compared on its own.
@@ -272,16 +292,20 @@ fn names() -> BTreeSet<&'static str> {
 
 /// Thousands more, made of those names.
 fn generated() -> Vec<Question> {
-    dns_generated::questions(&names().into_iter().collect::<Vec<_>>(), GENERATED)
+    let long: Vec<String> = LONG.iter().map(|(name, _)| format!("{name}.data.svc.cluster.local")).collect();
+    let names: Vec<&str> = names().into_iter().chain(long.iter().map(String::as_str)).collect();
+    dns_generated::questions(&names, GENERATED)
 }
 
-/// Every name of the battery with every type, and some with flags, classes and EDNS of all kinds.
+/// Every name of the battery with every type, some with flags, classes and EDNS of all kinds, and such as have long answers.
 fn questions() -> Vec<Question> {
     let mut questions: Vec<Question> = Vec::new();
     for name in names() {
         questions.extend(TYPES.map(|kind| Question::plain(name, kind)));
     }
     questions.push(Question::plain("ns.dns.cluster.local.default.svc.cluster.local", RecordType::A));
+    questions.push(Question::plain("svc.ip6.arpa", RecordType::SRV));
+    questions.push(Question::plain("web.default.svc.in-addr.arpa", RecordType::A));
     for (name, kind) in [
         ("web.default.svc.cluster.local", RecordType::A),
         ("WEB.default.svc.cluster.local", RecordType::AAAA),
@@ -304,6 +328,17 @@ fn questions() -> Vec<Question> {
                 questions.push(Question { edns: Some(OptRecord { size, dnssec_ok, unknown_option }), ..plain.clone() });
             }
         }
+    }
+    for (name, kind) in LONG.iter().flat_map(|(name, _)| {
+        let (name, port) = (format!("{name}.data.svc.cluster.local"), format!("_peer._tcp.{name}.data.svc.cluster.local"));
+        [(name.clone(), RecordType::A), (name.clone(), RecordType::AAAA), (name, RecordType::SRV), (port, RecordType::SRV)]
+    }) {
+        let plain = Question::plain(&name, kind);
+        for size in [512, 1231, 1232, 1233, 1400, 4096, u16::MAX] {
+            let edns = Some(OptRecord { size, dnssec_ok: false, unknown_option: false });
+            questions.push(Question { edns, ..plain.clone() });
+        }
+        questions.push(plain);
     }
     questions
 }
@@ -336,11 +371,12 @@ impl Question {
             Transport::Udp => over_udp(server, &bytes)?,
             Transport::Tcp => over_tcp(server, &bytes)?,
         };
+        let size = answer.len();
         let answer = Message::from_vec(&answer).map_err(io::Error::other)?;
         if answer.metadata.id != message.metadata.id {
             return Err(io::Error::other("another id"));
         }
-        Ok(Said::of(&answer))
+        Ok(Said { size, ..Said::of(&answer) })
     }
 
     fn message(&self) -> Message {
@@ -384,8 +420,40 @@ impl Said {
             authority: section(&answer.authorities),
             additional: section(&answer.additionals),
             opt: answer.edns.as_ref().map(|edns| (edns.max_payload(), edns.flags().dnssec_ok, edns.options().options.len())),
+            size: 0,
         }
     }
+
+    /// Whether it has the flag TC.
+    pub fn is_cut(&self) -> bool {
+        self.flags.contains("tc")
+    }
+
+    /// Which of many records an answer that was cut still has, is a choice; how many of which owner and type is none.
+    fn leave_data_out(&mut self) {
+        for section in [&mut self.answers, &mut self.authority, &mut self.additional] {
+            for line in section.iter_mut() {
+                *line = line.split(' ').take(3).collect::<Vec<_>>().join(" ");
+            }
+            section.sort();
+        }
+    }
+}
+
+/// The Services of [`LONG`].
+fn long_lists() -> String {
+    let mut objects = String::new();
+    for (place, (name, count)) in LONG.into_iter().enumerate() {
+        objects += &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: data}}\nspec: {{clusterIP: None, ports: [{{name: peer, port: 7000}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-1, namespace: data, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
+             ports: [{{name: peer, port: 7000, protocol: TCP}}]\nendpoints:\n"
+        );
+        (1..=count).for_each(|last| objects += &format!("- {{addresses: [10.9.{place}.{last}]}}\n"));
+        objects += "---\n";
+    }
+    objects
 }
 
 /// A record as text, in lower case: whose spelling of a name is repeated where it is not the question's is nobody's business. The serial
