@@ -6,6 +6,7 @@ use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::rdata::{A, NULL};
 use hickory_proto::rr::{RData, Record};
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,6 +62,67 @@ async fn an_answer_with_another_id_or_question_is_not_believed() {
     })
     .await;
     assert_eq!(addresses(&resolve(&[lying]).await), [ELSEWHERE]);
+}
+
+/// RFC 5452, section 9.2: whoever cannot see a question has to guess id and port, and what it saw before is of no help. The bounds are at least six standard
+/// deviations from what is expected of numbers drawn at random.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_and_source_ports_of_forwarded_questions_tell_nothing_about_the_next_ones() {
+    const QUESTIONS: usize = 1500;
+    const AT_A_TIME: usize = 50;
+    let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let running = Running::start(cluster(), &[upstream.local_addr().unwrap()]);
+    let (told, mut seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (question, client) = client_question(&upstream).await;
+            upstream.send_to(&answer_to(&question, ELSEWHERE).to_vec().unwrap(), client).await.unwrap();
+            told.send((question.metadata.id, client.port())).unwrap();
+        }
+    });
+    for first in (0..QUESTIONS).step_by(AT_A_TIME) {
+        let ask = |number: usize| {
+            let question = query(&format!("n{number}.example.com"), 1);
+            let server = running.ipv4();
+            async move { udp(server, &question).await }
+        };
+        futures::future::join_all((first..first + AT_A_TIME).map(ask)).await;
+    }
+    let mut pairs = Vec::new();
+    while let Ok(pair) = seen.try_recv() {
+        pairs.push(pair);
+    }
+    assert!(pairs.len() >= QUESTIONS, "{} questions", pairs.len());
+    pairs.truncate(QUESTIONS);
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let range: Vec<u16> = range.split_whitespace().map(|bound| bound.parse().unwrap()).collect();
+    let ids: Vec<u16> = pairs.iter().map(|(id, _)| *id).collect();
+    let ports: Vec<u16> = pairs.iter().map(|(_, port)| *port).collect();
+    is_unpredictable("ids", &ids, 0, u16::MAX);
+    is_unpredictable("ports", &ports, range[0], range[1]);
+    // And neither tells the other.
+    let apart: Vec<u16> = pairs.iter().map(|(id, port)| id.wrapping_sub(*port)).collect();
+    is_unpredictable("distances", &apart, 0, u16::MAX);
+    running.serving.shutdown().await;
+}
+
+/// Few occur twice, they are spread evenly, and so are the steps from each to the next one.
+fn is_unpredictable(what: &str, numbers: &[u16], least: u16, most: u16) {
+    const SHARES: usize = 8;
+    let count = numbers.len() as f64;
+    let values = f64::from(most - least) + 1.0;
+    let steps: Vec<f64> = numbers.windows(2).map(|pair| (f64::from(pair[1]) - f64::from(pair[0])).rem_euclid(values)).collect();
+    let numbers: Vec<f64> = numbers.iter().map(|number| f64::from(*number) - f64::from(least)).collect();
+    for (of, numbers) in [("", &numbers), ("steps between ", &steps)] {
+        let distinct = numbers.iter().map(|number| *number as u32).collect::<HashSet<_>>().len() as f64;
+        let expected = count * count / 2.0 / values;
+        let twice = numbers.len() as f64 - distinct;
+        assert!(twice <= expected + 6.0 * expected.sqrt() + 6.0, "{of}{what}: {twice} occur again, {expected:.0} are expected");
+        let mut shares = [0.0; SHARES];
+        numbers.iter().for_each(|number| shares[(number * SHARES as f64 / values) as usize] += 1.0);
+        let (even, deviation) = (count / SHARES as f64, (count / SHARES as f64).sqrt());
+        assert!(shares.iter().all(|share: &f64| (share - even).abs() < 6.0 * deviation), "{of}{what} are uneven: {shares:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

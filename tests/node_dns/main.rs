@@ -6,6 +6,7 @@ mod asked;
 mod begin;
 mod connections;
 mod corefile;
+mod fragments;
 mod handover;
 mod kills;
 mod load;
@@ -31,6 +32,7 @@ fn main() {
     ];
     tests.extend(connections::tests());
     tests.extend(corefile::tests());
+    tests.extend(fragments::tests());
     tests.extend(refusals::tests());
     tests.extend(handover::tests());
     tests.extend(kills::tests());
