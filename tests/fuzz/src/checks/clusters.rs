@@ -6,11 +6,15 @@ use crate::battery::{cluster_ip, endpoint, headless, slice};
 use crate::both::Both;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use waypost::dns::answer::{self, Answer, Data, Question, Verdict};
 use waypost::dns::name::DomainName;
 use waypost::dns::records::Records;
 use waypost::dns::shape::{PodNames, Shape};
-use waypost::model::{Endpoint, Name, ObjectKey, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort};
+use waypost::model::{
+    Details, Endpoint, Import, ImportedSlice, Labels, Name, ObjectKey, Protocol, Requirement, Selector, Service, ServiceKind,
+    ServicePort, Slice, SliceDetails, SlicePort,
+};
 use waypost::store::PodMove;
 
 const ZONE: &str = "cluster.local";
@@ -48,6 +52,10 @@ const ADDRESSES: [&str; 9] =
     ["10.0.0.1", "10.0.0.2", "fd00::1", "10.0.0.3", "2001:db8::", "::1", "::ffff:10.0.0.1", "fd00::2", "255.255.255.255"];
 const PORTS: [&str; 6] = ["http", "", "tcp", "HTTP", "_http", "web"];
 const TYPES: [u16; 12] = [1, 28, 33, 12, 5, 6, 2, 16, 255, 65, 64, 0];
+/// Names of zones of nodes, of which some are several labels.
+const ZONES: [&str; 4] = ["a", "West", "a.west", "w.e.b"];
+/// Those of clusters that services are imported from.
+const CLUSTERS: [&str; 4] = ["east", "A", "", "10-0-0-1"];
 
 /// See the module.
 pub struct Clusters {
@@ -67,22 +75,27 @@ impl Check for Clusters {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         };
-        (1..=12).map(|length| (0..length * 24).map(|_| next() % 32).collect()).collect()
+        let mut seed = |length: usize| (0..length * 24).map(|place| if place == 0 { next() } else { next() % 32 }).collect();
+        (1..=32).map(|number| seed(1 + number % 12)).collect()
     }
 
     fn new() -> Clusters {
         let listed = Records::new(ZONE, 30);
         listed.set_synced();
         listed.set_pods_listed();
+        listed.set_imports_listed();
         Clusters { listed: Both::over(listed), unlisted: Both::over(Records::new(ZONE, 30)) }
     }
 
     fn check(&mut self, input: &[u8]) -> u64 {
         let mut bytes = Bytes(input);
-        let is_listed = bytes.next() % 8 != 7;
+        let first = bytes.next();
+        let is_listed = first % 8 != 7;
         let both = if is_listed { &mut self.listed } else { &mut self.unlisted };
-        both.show(shape(&mut bytes));
-        let mut cluster = Cluster::default();
+        let shape = shape(first / 8, &mut bytes);
+        let (details, is_multicluster) = (details_for(&shape), !shape.multicluster.is_empty());
+        let mut cluster = Cluster { details, is_multicluster, ..Cluster::default() };
+        both.show(shape);
         let mut did = Vec::new();
         while !bytes.0.is_empty() {
             match bytes.next() % 8 {
@@ -115,7 +128,8 @@ impl Bytes<'_> {
     }
 }
 
-fn shape(bytes: &mut Bytes<'_>) -> Shape {
+/// `details` are switches of what needs to know more of the objects than names and addresses.
+fn shape(details: u8, bytes: &mut Bytes<'_>) -> Shape {
     let switches = bytes.next();
     let mut shape = Shape::new(DomainName::parse(ZONE).unwrap(), 30);
     shape.pods = match switches & 65 {
@@ -134,28 +148,83 @@ fn shape(bytes: &mut Bytes<'_>) -> Shape {
     if switches & 32 != 0 {
         shape.reverse.clear();
     }
+    if details & 1 != 0 {
+        shape.labels = Some(selector(bytes));
+    }
+    if details & 2 != 0 {
+        shape.namespace_labels = Some(selector(bytes));
+    }
+    shape.pod_names = details & 4 != 0;
+    shape.zonal = details & 8 != 0;
+    if details & 16 != 0 {
+        shape.multicluster = shape.zones.clone();
+    }
     shape
+}
+
+fn details_for(shape: &Shape) -> Details {
+    Details {
+        labels: shape.labels.is_some(),
+        namespace_labels: shape.namespace_labels.is_some(),
+        pod_names: shape.pod_names,
+        zones: shape.zonal,
+    }
+}
+
+fn selector(bytes: &mut Bytes<'_>) -> Selector {
+    let key = || "app".into();
+    let requirement = match bytes.next() % 8 {
+        0 => return Selector::default(),
+        1 => Requirement::Exists(key()),
+        2 => Requirement::Absent(key()),
+        3 | 4 => Requirement::In(key(), ["web".into()].into()),
+        5 | 6 => Requirement::NotIn(key(), ["web".into(), "db".into()].into()),
+        _ => Requirement::Never,
+    };
+    Selector([requirement].into())
+}
+
+/// Labels of an object where they are wanted; of some they are not known yet.
+fn labels(wanted: bool, bytes: &mut Bytes<'_>) -> Option<Arc<Labels>> {
+    let known = |labels: &[(&str, &str)]| {
+        Some(Arc::new(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect::<Labels>()))
+    };
+    if !wanted {
+        return None;
+    }
+    match bytes.next() % 8 {
+        0..4 => known(&[("app", "web")]),
+        4 => known(&[("app", "db"), ("tier", "web")]),
+        5 | 6 => known(&[]),
+        _ => None,
+    }
 }
 
 /// What there is at present.
 #[derive(Default)]
 struct Cluster {
+    /// What is known of objects, as the shape needs it.
+    details: Details,
+    is_multicluster: bool,
     objects: BTreeMap<ObjectKey, (Option<Service>, Vec<Slice>)>,
-    namespaces: BTreeSet<Name>,
-    /// How many pods have each address.
-    pods: BTreeMap<(Name, IpAddr), u32>,
+    /// Services of other clusters.
+    imports: BTreeMap<ObjectKey, (Option<Import>, Vec<ImportedSlice>)>,
+    namespaces: BTreeMap<Name, Option<Arc<Labels>>>,
+    /// How many pods of a namespace with the same labels have each address.
+    pods: BTreeMap<(Name, IpAddr, Option<Arc<Labels>>), u32>,
 }
 
 impl Cluster {
     fn namespace(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
         let name: Name = bytes.of(&LABELS).into();
         let exists = bytes.next() % 4 != 3;
-        records.set_namespace(&name, exists, None);
+        let labels = labels(self.details.namespace_labels, bytes);
+        records.set_namespace(&name, exists, labels.as_ref());
         if exists {
-            self.namespaces.insert(name)
+            self.namespaces.insert(name, labels);
         } else {
-            self.namespaces.remove(&name)
-        };
+            self.namespaces.remove(&name);
+        }
     }
 
     fn service(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
@@ -181,7 +250,15 @@ impl Cluster {
                 node_port: 0,
             })
             .collect();
-        self.objects.entry(key.clone()).or_default().0 = Some(service);
+        service.labels = labels(self.details.labels, bytes);
+        if self.is_multicluster && bytes.next() % 4 != 3 {
+            let ports = service.ports.iter().map(|port| (port.name.clone(), port.protocol, port.port)).collect();
+            let headless = service.kind == ServiceKind::Headless;
+            let import = Import { key: key.clone(), headless, addresses: service.cluster_ips.into(), ports };
+            self.imports.entry(key.clone()).or_default().0 = Some(import);
+        } else {
+            self.objects.entry(key.clone()).or_default().0 = Some(service);
+        }
         self.publish(records, &key);
     }
 
@@ -205,58 +282,85 @@ impl Cluster {
         let endpoints: Vec<Endpoint> = few.chain((0..crowd).map(|last| endpoint(&format!("10.9.0.{last}")))).collect();
         let mut one = slice("x/x", &[], endpoints);
         (one.service, one.ports) = (key.clone(), ports.into());
-        self.objects.entry(key.clone()).or_default().1.push(one);
+        let mut named = |wanted: bool, among: &[&str]| {
+            wanted.then(|| {
+                one.endpoints.iter().map(|_| Some(bytes.of(among)).filter(|name| *name != "db").map(Name::from)).collect()
+            })
+        };
+        let (pods, zones) = (named(self.details.pod_names, &LABELS), named(self.details.zones, &ZONES));
+        let labels = labels(self.details.labels, bytes);
+        if self.details != Details::default() {
+            one.details = Some(Box::new(SliceDetails { labels, pods, zones }));
+        }
+        if self.is_multicluster && bytes.next() % 4 != 3 {
+            let cluster = bytes.of(&CLUSTERS).into();
+            self.imports.entry(key.clone()).or_default().1.push(ImportedSlice { slice: one, cluster });
+        } else {
+            self.objects.entry(key.clone()).or_default().1.push(one);
+        }
         self.publish(records, &key);
     }
 
     fn pod(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
-        let place = (Name::from(bytes.of(&LABELS)), bytes.of(&ADDRESSES).parse().unwrap());
+        let (namespace, address) = (Name::from(bytes.of(&LABELS)), bytes.of(&ADDRESSES).parse().unwrap());
+        let place = (namespace, address, labels(self.details.labels, bytes));
         let count = self.pods.entry(place.clone()).or_default();
         let is_there = *count == 0 || bytes.next().is_multiple_of(2);
         *count = if is_there { *count + 1 } else { *count - 1 };
-        records.move_pod(&PodMove { namespace: place.0, address: place.1, labels: None, is_there });
+        records.move_pod(&moved(&place, is_there));
     }
 
     fn remove(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
         let key = key(bytes);
-        let object = self.objects.entry(key.clone()).or_default();
+        let (object, import) = (self.objects.entry(key.clone()).or_default(), self.imports.entry(key.clone()).or_default());
         match bytes.next() % 3 {
-            0 => object.0 = None,
-            1 => object.1.clear(),
-            _ => *object = (None, Vec::new()),
+            0 => (object.0, import.0) = (None, None),
+            1 => {
+                object.1.clear();
+                import.1.clear();
+            }
+            _ => (*object, *import) = Default::default(),
         }
         self.publish(records, &key);
     }
 
     fn publish(&self, records: &Records, key: &ObjectKey) {
-        let (service, slices) = &self.objects[key];
-        records.publish(key, service.as_ref(), &slices.iter().collect::<Vec<_>>());
+        if let Some((service, slices)) = self.objects.get(key) {
+            records.publish(key, service.as_ref(), &slices.iter().collect::<Vec<_>>());
+        }
+        if let Some((import, slices)) = self.imports.get(key) {
+            records.publish_import(key, import.as_ref(), &slices.iter().collect::<Vec<_>>());
+        }
     }
 
     /// The same, known for the first time.
     fn anew(&self, is_listed: bool) -> Records {
         let records = Records::new(ZONE, 30);
-        self.objects.keys().for_each(|key| self.publish(&records, key));
-        self.namespaces.iter().for_each(|name| records.set_namespace(name, true, None));
-        for ((namespace, address), count) in &self.pods {
-            let pod = PodMove { namespace: namespace.clone(), address: *address, labels: None, is_there: true };
-            (0..*count).for_each(|_| records.move_pod(&pod));
+        self.objects.keys().chain(self.imports.keys()).for_each(|key| self.publish(&records, key));
+        self.namespaces.iter().for_each(|(name, labels)| records.set_namespace(name, true, labels.as_ref()));
+        for (place, count) in &self.pods {
+            (0..*count).for_each(|_| records.move_pod(&moved(place, true)));
         }
         if is_listed {
             records.set_synced();
             records.set_pods_listed();
+            records.set_imports_listed();
         }
         records
     }
 
     fn clear(self, records: &Records) {
         self.objects.keys().for_each(|key| records.publish(key, None, &[]));
-        self.namespaces.iter().for_each(|name| records.set_namespace(name, false, None));
-        for ((namespace, address), count) in self.pods {
-            let pod = PodMove { namespace, address, labels: None, is_there: false };
-            (0..count).for_each(|_| records.move_pod(&pod));
+        self.imports.keys().for_each(|key| records.publish_import(key, None, &[]));
+        self.namespaces.keys().for_each(|name| records.set_namespace(name, false, None));
+        for (place, count) in self.pods {
+            (0..count).for_each(|_| records.move_pod(&moved(&place, false)));
         }
     }
+}
+
+fn moved((namespace, address, labels): &(Name, IpAddr, Option<Arc<Labels>>), is_there: bool) -> PodMove {
+    PodMove { namespace: namespace.clone(), address: *address, labels: labels.clone(), is_there }
 }
 
 fn key(bytes: &mut Bytes<'_>) -> ObjectKey {
@@ -274,6 +378,18 @@ fn ask(both: &Both, cluster: &Cluster, is_listed: bool, bytes: &mut Bytes<'_>) -
         }
         1 => labels.push(b"example".to_vec()),
         _ => labels.extend([b"cluster".to_vec(), b"local".to_vec()]),
+    }
+    let zone = |name: &str, directive: &[u8]| -> Vec<Vec<u8>> {
+        name.split('.').map(Into::into).chain([directive.to_vec(), b"_zone".to_vec()]).collect()
+    };
+    if both.shape().zonal && bytes.next().is_multiple_of(2) {
+        // What stands before a service and its namespace.
+        let before = zone(bytes.of(&ZONES), bytes.of(&[b"pin".as_slice(), b"prefer", b"_"]));
+        labels.splice(0..labels.len().saturating_sub(5), before);
+    }
+    if cluster.is_multicluster && bytes.next().is_multiple_of(2) {
+        // The cluster of an endpoint, which stands before the same.
+        labels.insert(labels.len().saturating_sub(5), bytes.of(&CLUSTERS).into());
     }
     if end & 8 != 0 {
         labels.iter_mut().for_each(|label| label.make_ascii_uppercase());
