@@ -202,7 +202,7 @@ mod tests {
             // The longest record of these has less than this.
             prop_assert!(ends.len() == records.len() || limit - bytes.len() < 300);
             let message = read(bytes, ends.len());
-            prop_assert_eq!(&message.queries, &[query.clone()]);
+            prop_assert_eq!(&message.queries, std::slice::from_ref(&query));
             prop_assert!(message.queries[0].name().eq_case(query.name()));
             for (read, written) in message.answers.iter().zip(&records) {
                 prop_assert!(read.name.eq_case(&written.name), "{} {}", read.name, written.name);

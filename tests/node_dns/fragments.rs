@@ -171,7 +171,7 @@ fn udp_datagram(payload: &[u8]) -> Vec<u8> {
 
 /// An IPv4 packet; source, total length and checksum are the kernel's.
 fn fragment(to: Ipv4Addr, id: u16, offset: u16, has_more: bool, payload: &[u8]) -> Vec<u8> {
-    let place = offset / 8 | if has_more { 0x2000 } else { 0 };
+    let place = (offset / 8) | if has_more { 0x2000 } else { 0 };
     let mut packet = vec![0x45, 0, 0, 0];
     packet.extend((id + 1).to_be_bytes());
     packet.extend(place.to_be_bytes());
