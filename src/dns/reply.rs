@@ -4,7 +4,7 @@ use super::answer::{self, Answer, Code, Data, Owner};
 use super::encode::Encoder;
 use super::name::DomainName;
 use super::resolve::Resolved;
-use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, Query, ResponseCode};
+use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record};
 use hickory_proto::serialize::binary::BinEncodable;
@@ -94,7 +94,7 @@ impl Reply {
     /// Cuts the reply to `limit` bytes and returns its encoding. Addresses of targets go first, silently, and all of a name and type together: the client
     /// can ask for them. If answers must go, as many as fit stay and TC says so (RFC 2181, section 9); old resolvers make do with them.
     pub fn fit(&mut self, query: Option<&Query>, limit: u16) -> Vec<u8> {
-        let opt = self.opt().and_then(|opt| opt.to_bytes().ok()).unwrap_or_default();
+        let opt = opt_record(self.edns.as_ref(), &self.metadata);
         let mut message = Encoder::new(usize::from(limit).saturating_sub(opt.len()));
         query.into_iter().for_each(|query| message.question(query));
         let answers = message.records(&self.answers).len();
@@ -111,29 +111,41 @@ impl Reply {
             authorities = 0;
             self.metadata.truncation = true;
         }
-        let mut bytes = message.into_bytes();
+        let bytes = message.into_bytes();
         self.answers.truncate(answers);
         self.authorities.truncate(authorities);
         self.additionals.truncate(additionals);
-        bytes.extend_from_slice(&opt);
-        let count = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
-        let counts = HeaderCounts {
-            queries: query.is_some().into(),
-            answers: count(answers),
-            authorities: count(authorities),
-            additionals: count(additionals + usize::from(!opt.is_empty())),
-        };
-        let header = Header { metadata: self.metadata, counts }.to_bytes().unwrap_or_default();
-        bytes[..header.len()].copy_from_slice(&header);
-        bytes
+        finished(bytes, self.metadata, [query.is_some().into(), answers, authorities, additionals], &opt)
     }
+}
 
-    /// The OPT record has the upper bits of the code.
-    fn opt(&self) -> Option<Edns> {
-        let mut opt = self.edns.clone()?;
-        opt.set_rcode_high(self.metadata.response_code.high());
-        Some(opt)
-    }
+/// A message as it is, in wire form; `None` when it is longer than any can be. hickory writes out names in full after a while, and takes more room.
+pub(super) fn to_bytes(message: &Message) -> Option<Vec<u8>> {
+    let opt = opt_record(message.edns.as_ref(), &message.metadata);
+    let mut encoder = Encoder::new(usize::from(u16::MAX).checked_sub(opt.len())?);
+    message.queries.iter().for_each(|query| encoder.question(query));
+    let sections = [&message.answers, &message.authorities, &message.additionals];
+    let [answers, authorities, additionals] = sections.map(Vec::len);
+    let is_whole = sections.into_iter().all(|section| encoder.records(section).len() == section.len());
+    let counts = [message.queries.len(), answers, authorities, additionals];
+    is_whole.then(|| finished(encoder.into_bytes(), message.metadata, counts, &opt))
+}
+
+/// The OPT record in wire form, which has the upper bits of the code; nothing where there is none.
+fn opt_record(edns: Option<&Edns>, metadata: &Metadata) -> Vec<u8> {
+    let Some(mut opt) = edns.cloned() else { return Vec::new() };
+    opt.set_rcode_high(metadata.response_code.high());
+    opt.to_bytes().unwrap_or_default()
+}
+
+/// Adds the OPT record and the header, with the counts of questions, answers, authorities and additional records.
+fn finished(mut bytes: Vec<u8>, metadata: Metadata, counts: [usize; 4], opt: &[u8]) -> Vec<u8> {
+    bytes.extend_from_slice(opt);
+    let [queries, answers, authorities, additionals] = counts.map(|count| u16::try_from(count).unwrap_or(u16::MAX));
+    let counts = HeaderCounts { queries, answers, authorities, additionals: additionals + u16::from(!opt.is_empty()) };
+    let header = Header { metadata, counts }.to_bytes().unwrap_or_default();
+    bytes[..header.len()].copy_from_slice(&header);
+    bytes
 }
 
 /// How many of these records are kept where so many fit, without a part of a set (RFC 2181, section 9).

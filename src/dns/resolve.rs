@@ -281,7 +281,7 @@ impl Asking {
     }
 
     fn keep(&mut self, kind: Kind, answer: &Message, lifetime: u32) {
-        let (Some(cache), Ok(bytes)) = (&self.inner.cache, answer.to_vec()) else { return };
+        let (Some(cache), Some(bytes)) = (&self.inner.cache, reply::to_bytes(answer)) else { return };
         let evicted = cache.put(&self.key, kind, bytes.into(), lifetime, Instant::now());
         self.inner.metrics.cache_kept(&self.server, kind, evicted, cache.entries());
         self.kept = true;

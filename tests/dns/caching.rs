@@ -1,7 +1,7 @@
 //! Answers from upstream servers, kept for a while.
 
 use crate::battery::cluster;
-use crate::wire::{ELSEWHERE, Running, answer_to, client_question, fake_upstream, query, udp};
+use crate::wire::{ELSEWHERE, Running, answer_to, client_question, fake_upstream, query, tcp, udp};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
 use hickory_proto::rr::rdata::{A, CNAME, SOA};
@@ -10,7 +10,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use waypost::config::CacheConfig;
 
@@ -69,6 +70,51 @@ fn soa(ttl: u32, minimum: u32) -> Record {
 
 fn start(upstream: &Upstream, cache: CacheConfig) -> Running {
     Running::with_cache(cluster(), &[upstream.address], &cache)
+}
+
+/// The answer of an upstream server that compresses names well.
+fn long_answer(question: &[u8], addresses: u16) -> Vec<u8> {
+    // Header, name with the root, type and class.
+    let end = 12 + Message::from_vec(question).unwrap().queries[0].name().len() + 1 + 4;
+    let mut answer = [&question[..2], &[0x81, 0x80, 0, 1], &addresses.to_be_bytes(), &[0; 4], &question[12..end]].concat();
+    for number in 0..addresses {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 9]);
+        answer.extend(number.to_be_bytes());
+    }
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_fills_a_message_is_kept_as_well() {
+    const ADDRESSES: u16 = 4000;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let count = count.clone();
+            tokio::spawn(async move {
+                while let Ok(length) = stream.read_u16().await {
+                    let mut question = vec![0; length.into()];
+                    stream.read_exact(&mut question).await.unwrap();
+                    // And not a question that looks for loops.
+                    let is_clients = Message::from_vec(&question).unwrap().queries[0].query_type() == RecordType::A;
+                    count.fetch_add(is_clients.into(), Ordering::SeqCst);
+                    let answer = long_answer(&question, ADDRESSES);
+                    stream.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).await.unwrap();
+                }
+            });
+        }
+    });
+    let running = Running::with_cache(cluster(), &[address], &CacheConfig::default());
+    for _ in 0..3 {
+        let reply = tcp(running.ipv4(), &query("a-long-list.of.addresses.example.com", 1)).await;
+        assert!(reply.answers.len() == usize::from(ADDRESSES) && !reply.metadata.truncation, "{} addresses", reply.answers.len());
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "asked once");
+    running.serving.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
