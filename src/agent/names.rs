@@ -7,7 +7,7 @@ use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
 use crate::model::{Demand, Kind, Name, ObjectKey, ServiceKind};
-use crate::nft::Tracking;
+use crate::nft::{self, NftError, Tracking};
 use crate::store::{Dirty, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -175,7 +175,7 @@ impl Dns {
         if !self.synced || self.local.is_empty() || !is_due {
             return;
         }
-        match GuardedSwitch::close(&self.local, self.tracking, &pulses) {
+        match self.closed_switch(&pulses) {
             Ok(switch) => {
                 tracing::info!(addresses = ?self.local, "this node answers its own DNS questions");
                 self.switch = Some(switch);
@@ -185,6 +185,17 @@ impl Dns {
                 self.retry_switch = Some(Instant::now() + RETRY_REFUSED);
             }
         }
+    }
+
+    fn closed_switch(&mut self, pulses: &Pulses) -> Result<GuardedSwitch, NftError> {
+        if self.tracking == Tracking::Tracked && !nft::knows_zones()? {
+            tracing::warn!(
+                "this kernel has no conntrack zones (CONFIG_NF_CONNTRACK_ZONES), which --dns-untracked=false needs: if this agent is killed, a client that \
+                 keeps its UDP socket is refused until its flow has lapsed or an agent is back; others are answered elsewhere at once"
+            );
+            self.tracking = Tracking::TrackedWithoutZone;
+        }
+        GuardedSwitch::close(&self.local, self.tracking, pulses)
     }
 
     /// From now on the pods of this node are answered elsewhere, but for what they have begun here: that can be finished for as long as the returned

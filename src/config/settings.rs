@@ -111,7 +111,7 @@ settings! {
     DNS_TCP_CONNECTIONS = DNS "dns-tcp-connections" "WAYPOST_DNS_TCP_CONNECTIONS" "NUMBER" false, "4096",
         "TCP connections that each address has at a time, 1 to 1000000; one more ends the oldest";
     DNS_UNTRACKED = DNS "dns-untracked" "WAYPOST_DNS_UNTRACKED" "true|false" false, "true",
-        "With role all: leave DNS questions to this node out of connection tracking. False for network policies and firewalls that judge by it: questions over UDP are then tracked in a zone of their own (30564), for which the kernel needs CONFIG_NF_CONNTRACK_ZONES";
+        "With role all: leave DNS questions to this node out of connection tracking. False for network policies and firewalls that judge by it: questions over UDP are then tracked in a zone of their own (30564), where the kernel has zones";
     DNS_UPSTREAM = DNS "dns-upstream" "WAYPOST_DNS_UPSTREAM" "FILE|[tls://]IP[:PORT][#NAME],…" true, "/etc/resolv.conf",
         "Where names outside the cluster domain are asked: servers, over TLS (port 853) with the name in their certificate, or the path of a resolv.conf";
     DNS_STUB_ZONE = DNS "dns-stub-zone" "WAYPOST_DNS_STUB_ZONE" "ZONE=SERVER[+SERVER],…" true, "none",

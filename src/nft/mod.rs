@@ -36,7 +36,7 @@ pub use memory::{Memory, leads_somewhere, without_slots};
 pub use monitor::{Disturbance, Membership, Monitor};
 pub use netlink::{Netlink, cleanup};
 pub use remembered::remembered_clients;
-pub use switch::{DnsSwitch, Heart, LAPSE, Tracking};
+pub use switch::{DnsSwitch, Heart, LAPSE, Tracking, knows_zones};
 
 #[cfg(test)]
 mod tests;

@@ -69,7 +69,7 @@ impl NfSocket {
     /// # Errors
     /// When the kernel refuses them, or the socket fails.
     pub fn batch(&mut self, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<(), NftError> {
-        self.send_batch(true, fill)
+        self.send_batch(true, fill)?.outcome()
     }
 
     /// Has the kernel look over what [`NfSocket::batch`] would commit, and drop it: a batch without an end is never committed (`nft --check` does so).
@@ -77,10 +77,18 @@ impl NfSocket {
     /// # Errors
     /// As [`NfSocket::batch`].
     pub fn try_batch(&mut self, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<(), NftError> {
-        self.send_batch(false, fill)
+        self.send_batch(false, fill)?.outcome()
     }
 
-    fn send_batch(&mut self, with_end: bool, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<(), NftError> {
+    /// Whether the kernel is built with all that a batch needs, by [`NfSocket::try_batch`]: false where it lacks something (EOPNOTSUPP).
+    ///
+    /// # Errors
+    /// When the kernel refuses it for another reason, or the socket fails.
+    pub fn supports(&mut self, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<bool, NftError> {
+        self.send_batch(false, fill)?.support()
+    }
+
+    fn send_batch(&mut self, with_end: bool, fill: impl FnOnce(&mut NfSocket, &mut Writer)) -> Result<Answers, NftError> {
         let mut writer = Writer::default();
         writer.begin_raw(BATCH_BEGIN, ACK, self.next_sequence(), 0, SUBSYSTEM);
         writer.end();
@@ -96,32 +104,18 @@ impl NfSocket {
     }
 
     /// The kernel works a batch off while we send it, so every answer is there when `send` returns.
-    fn answers(&mut self) -> Result<(), NftError> {
-        let mut failures: Vec<(Errno, Option<String>)> = Vec::new();
-        let mut overflow = false;
+    fn answers(&mut self) -> Result<Answers, NftError> {
+        let mut answers = Answers::default();
         loop {
             match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => failures.extend(messages(&self.buffer[..length]).filter_map(|message| failure(&message))),
-                Err(Errno::EAGAIN) => break,
+                Ok(length) => answers.failures.extend(messages(&self.buffer[..length]).filter_map(|message| failure(&message))),
+                Err(Errno::EAGAIN) => return Ok(answers),
                 // More complaints than the socket can hold: the batch failed all the same.
-                Err(Errno::ENOBUFS) => overflow = true,
+                Err(Errno::ENOBUFS) => answers.overflow = true,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(socket_error("reading the answers to a batch", errno)),
             }
         }
-        if failures.iter().any(|(errno, _)| matches!(errno, Errno::EPERM | Errno::EACCES)) {
-            return Err(NftError::NotPermitted(Errno::EPERM.into()));
-        }
-        if failures.is_empty() && !overflow {
-            return Ok(());
-        }
-        let mut reasons: Vec<String> = failures.into_iter().map(describe).collect();
-        reasons.dedup();
-        reasons.truncate(4);
-        if overflow {
-            reasons.push("and more".into());
-        }
-        Err(NftError::Rejected(reasons))
     }
 
     /// Asks for a single object and reads something from the answer.
@@ -274,6 +268,39 @@ impl NfSocket {
     }
 }
 
+/// What the kernel complains of in a batch.
+#[derive(Default)]
+struct Answers {
+    failures: Vec<(Errno, Option<String>)>,
+    overflow: bool,
+}
+
+impl Answers {
+    fn support(self) -> Result<bool, NftError> {
+        match self.failures.iter().any(|(errno, _)| *errno == Errno::EOPNOTSUPP) {
+            true => Ok(false),
+            false => self.outcome().map(|()| true),
+        }
+    }
+
+    fn outcome(self) -> Result<(), NftError> {
+        let Answers { failures, overflow } = self;
+        if failures.iter().any(|(errno, _)| matches!(errno, Errno::EPERM | Errno::EACCES)) {
+            return Err(NftError::NotPermitted(Errno::EPERM.into()));
+        }
+        if failures.is_empty() && !overflow {
+            return Ok(());
+        }
+        let mut reasons: Vec<String> = failures.into_iter().map(describe).collect();
+        reasons.dedup();
+        reasons.truncate(4);
+        if overflow {
+            reasons.push("and more".into());
+        }
+        Err(NftError::Rejected(reasons))
+    }
+}
+
 /// A dump under way, which comes in many datagrams.
 struct Dump {
     sequence: u32,
@@ -354,6 +381,16 @@ mod tests {
             [&header.concat()[..], &body.to_ne_bytes()].concat()
         };
         parts.iter().flat_map(message).collect()
+    }
+
+    #[test]
+    fn a_kernel_without_a_feature_is_told_from_one_that_refuses_for_another_reason() {
+        let answers =
+            |errnos: &[Errno]| Answers { failures: errnos.iter().map(|errno| (*errno, None)).collect(), overflow: false };
+        assert!(matches!(answers(&[]).support(), Ok(true)));
+        assert!(matches!(answers(&[Errno::EOPNOTSUPP]).support(), Ok(false)));
+        assert!(matches!(answers(&[Errno::ENOMEM]).support(), Err(NftError::Rejected(_))));
+        assert!(matches!(answers(&[Errno::EPERM]).support(), Err(NftError::NotPermitted(_))));
     }
 
     const ELEMENTS: u16 = SUBSYSTEM << 8 | 12;

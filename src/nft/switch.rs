@@ -84,6 +84,9 @@ pub enum Tracking {
     Untracked,
     /// As connections, for network policies and firewalls that judge by them.
     Tracked,
+    /// The same on a kernel that knows no conntrack zones (see [`knows_zones`]): questions of a client that keeps its UDP socket go on to this node
+    /// when nobody answers there any more, and are refused, until it has been silent for as long as the kernel keeps its flow.
+    TrackedWithoutZone,
 }
 
 /// The table, for as long as this value lives.
@@ -108,6 +111,34 @@ enum Keep {
 /// Keeps the switch closed: somebody must beat it more often than once in [`LAPSE`].
 pub struct Heart {
     sockets: Vec<(UdpSocket, IpAddr)>,
+}
+
+/// Whether the kernel has conntrack zones (`CONFIG_NF_CONNTRACK_ZONES`), which [`Tracking::Tracked`] needs. Tries it, and changes nothing.
+///
+/// # Errors
+/// When the kernel cannot be asked, or lets nobody try.
+pub fn knows_zones() -> Result<bool, NftError> {
+    takes_rule(&in_zone())
+}
+
+/// Whether the kernel is built for a rule with these expressions, by a trial in a table that is never made.
+fn takes_rule(rule: &[Expr]) -> Result<bool, NftError> {
+    let chain = ChainSpec { name: "trial".into(), hook: None, rules: vec![rule.to_vec()] };
+    let table = format!("{SWITCH_PREFIX}trial");
+    NfSocket::open()?.supports(|socket, writer| {
+        let mut message = messages_of(socket, Family::V4);
+        message(writer, NEW_TABLE, CREATE, &|w| w.string(1, &table));
+        write_chains(writer, &table, &[chain], &mut message);
+    })
+}
+
+/// Writes messages about a table of this family.
+fn messages_of(socket: &mut NfSocket, family: Family) -> impl FnMut(&mut Writer, u16, u16, &dyn Fn(&mut Writer)) {
+    move |writer, kind, flags, content| {
+        writer.begin(kind, flags, socket.next_sequence(), protocol(family));
+        content(writer);
+        writer.end();
+    }
 }
 
 impl DnsSwitch {
@@ -162,14 +193,7 @@ impl DnsSwitch {
                 continue;
             }
             let table = &self.table;
-            self.owner.batch(|socket, writer| {
-                let mut message = |writer: &mut Writer, kind, flags, content: &dyn Fn(&mut Writer)| {
-                    writer.begin(kind, flags, socket.next_sequence(), protocol(family));
-                    content(writer);
-                    writer.end();
-                };
-                fill(writer, table, family, &own, &mut message);
-            })?;
+            self.owner.batch(|socket, writer| fill(writer, table, family, &own, &mut messages_of(socket, family)))?;
         }
         Ok(())
     }
@@ -245,14 +269,15 @@ fn chains(family: Family, addresses: &[IpAddr], keep: Keep, tracking: Tracking) 
     };
     // Without a heart the rule would take the beats of the agent that has taken over, and send its questions elsewhere.
     let beats = (keep == Keep::Questions).then(|| beat(family));
-    if tracking == Tracking::Tracked {
+    if tracking != Tracking::Untracked {
         let stay = || match keep {
             Keep::Questions => [Protocol::Udp, Protocol::Tcp].map(|protocol| stay(family, protocol)).to_vec(),
             Keep::Connections => Vec::new(),
         };
-        let questions = (keep == Keep::Questions).then(|| question(family, in_zone()));
+        let has_zone = tracking == Tracking::Tracked;
+        let questions = (has_zone && keep == Keep::Questions).then(|| question(family, in_zone()));
         // One that was under way when the heart stopped belongs to its question as well.
-        let answers = addresses.iter().map(|address| answer(*address, Protocol::Udp, in_zone()));
+        let answers = addresses.iter().filter(|_| has_zone).map(|address| answer(*address, Protocol::Udp, in_zone()));
         let output = beats.into_iter().chain(questions.clone()).chain(answers).collect();
         return vec![
             chain("zone-prerouting", "filter", PREROUTING, RAW, questions.into_iter().collect()),
@@ -381,4 +406,26 @@ fn answer(address: IpAddr, protocol: Protocol, then: Vec<Expr>) -> Vec<Expr> {
         is(&DNS.to_be_bytes()),
     ];
     [from, then].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sets_a_zone(rule: &[Expr]) -> bool {
+        rule.iter().any(|expression| matches!(expression, Expr::SetZone { .. }))
+    }
+
+    #[test]
+    fn without_zones_tracked_questions_have_the_same_rules_but_those_that_choose_a_zone() {
+        let addresses = ["10.96.0.10".parse().unwrap(), "169.254.20.10".parse().unwrap()];
+        for keep in [Keep::Questions, Keep::Connections] {
+            let mut with = chains(Family::V4, &addresses, keep, Tracking::Tracked);
+            let without = chains(Family::V4, &addresses, keep, Tracking::TrackedWithoutZone);
+            let zoned: usize = with.iter().flat_map(|chain| &chain.rules).filter(|rule| sets_a_zone(rule)).count();
+            assert_eq!(zoned, if keep == Keep::Questions { 4 } else { 2 });
+            with.iter_mut().for_each(|chain| chain.rules.retain(|rule| !sets_a_zone(rule)));
+            assert_eq!(with, without);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use libtest_mimic::{Failed, Trial};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
+use waypost::nft::{DnsSwitch, Tracking, knows_zones};
 
 /// What refuses packets that are not tracked, and connections that nobody began, as firewalls do.
 const FIREWALL: &str = "
@@ -17,6 +18,16 @@ table inet firewall {
 }
 ";
 
+/// What the agent's table does for the cluster's DNS service.
+const SERVICE: &str = "
+table ip service {
+    chain prerouting {
+        type nat hook prerouting priority dstnat - 1; policy accept;
+        ip daddr 10.96.0.10 udp dport 53 dnat to 10.244.0.20:5353
+    }
+}
+";
+
 pub fn tests() -> Vec<Trial> {
     vec![
         Trial::test("tracked_questions_pass_a_firewall_that_wants_connections_and_follow_the_agent", follow_the_agent),
@@ -25,6 +36,10 @@ pub fn tests() -> Vec<Trial> {
         Trial::test("untracked_questions_of_kept_sockets_are_answered_by_whoever_is_there", || {
             kept_sockets("kept", Agent::at_home)
         }),
+        Trial::test(
+            "without_conntrack_zones_tracked_questions_come_here_and_one_sockets_stay_until_its_flow_lapses",
+            without_zones,
+        ),
     ]
 }
 
@@ -124,5 +139,41 @@ fn kept_sockets(name: &str, start: fn(&World) -> Agent) -> Result<(), Failed> {
     all_answered_with(FALLBACK_TTL);
     agent.signal("-CONT");
     all_answered_with(AGENT_TTL);
+    Ok(())
+}
+
+/// What is left on a kernel without them. Kernels that have them show it as well, when they are not told of a zone.
+fn without_zones() -> Result<(), Failed> {
+    let world = World::new("zoneless");
+    assert!(world.node.namespace().run(knows_zones)??, "this kernel has them");
+    nft(&world, FIREWALL)?;
+    nft(&world, SERVICE)?;
+    world.node.add_address("10.96.0.10".parse()?)?;
+    let (here, there) = (
+        world.node.namespace().udp_socket(server("10.96.0.10"))?,
+        world.server.namespace().udp_socket("10.244.0.20:5353".parse()?)?,
+    );
+    for socket in [&here, &there] {
+        socket.set_read_timeout(Some(PATIENCE))?;
+    }
+    let client = || -> Result<UdpSocket, Failed> {
+        let socket = world.client.namespace().udp_socket("0.0.0.0:0".parse()?)?;
+        socket.connect(server("10.96.0.10"))?;
+        Ok(socket)
+    };
+    let address = "10.96.0.10".parse()?;
+    let (switch, heart) = world.node.namespace().run(|| DnsSwitch::make(&[address], Tracking::TrackedWithoutZone))??;
+    let asks = |client: &UdpSocket, server: &UdpSocket| -> Result<(), Failed> {
+        heart.beat();
+        client.send(b"question")?;
+        assert_eq!(server.recv_from(&mut [0; 16])?.1, client.local_addr()?);
+        Ok(())
+    };
+    let keeps_its_socket = client()?;
+    asks(&keeps_its_socket, &here)?;
+    // As the kernel does when the agent is killed.
+    drop(switch);
+    asks(&client()?, &there)?;
+    asks(&keeps_its_socket, &here)?;
     Ok(())
 }

@@ -3,12 +3,13 @@
 use super::facts::{Chain, Facts, Probe, Reading};
 use super::source;
 use crate::agent::layouts::layout;
-use crate::config::{Config, ConntrackConfig, ProxyConfig, Role, Upstreams};
+use crate::agent::local_dns;
+use crate::config::{Config, ConntrackConfig, Role, Upstreams};
 use crate::conntrack;
 use crate::holder;
 use crate::leftovers;
 use crate::model::{Demand, Family, Protocol};
-use crate::nft::{Committer, Layout, Netlink, NftError};
+use crate::nft::{self, Committer, Layout, Netlink, NftError};
 use crate::proxy::Delta;
 use nftables::schema::{NfListObject, NfObject};
 use nftables::types::{NfChainPolicy, NfFamily, NfHook};
@@ -22,11 +23,13 @@ use std::process::{Command, Output, Stdio};
 /// Looks at everything that the judgement needs.
 pub async fn facts(config: &Config, demand: Demand) -> Facts {
     let proxies = config.role != Role::Dns;
+    let (nf_tables, zones) = if proxies { trial(config) } else { Default::default() };
     Facts {
         kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
         capabilities: capabilities(&read("/proc/self/status").unwrap_or_default()),
         unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or(1024),
-        nf_tables: if proxies { trial(&config.proxy) } else { Probe::default() },
+        nf_tables,
+        zones,
         nft: if proxies { input_chains() } else { Reading::NoProgram },
         leftovers: if proxies { leftovers::facts() } else { leftovers::Facts::default() },
         sysctls: if proxies { sysctls(&config.proxy.conntrack) } else { Vec::new() },
@@ -62,15 +65,20 @@ fn sysctls(config: &ConntrackConfig) -> Vec<(&'static str, String)> {
     unset.into_iter().map(|unset| (unset.sysctl.name, unset.to_string())).collect()
 }
 
-/// Writes the agent's own empty tables into a network namespace made for that, on a thread that ends with it.
-fn trial(config: &ProxyConfig) -> Probe {
-    let layouts = Family::BOTH.map(|family| layout(config, None, family));
+/// Writes the agent's own empty tables into a network namespace made for that, on a thread that ends with it. There it also looks whether the kernel
+/// has conntrack zones, where tracked DNS questions need them.
+fn trial(config: &Config) -> (Probe, Option<bool>) {
+    let layouts = Family::BOTH.map(|family| layout(&config.proxy, None, family));
+    let needs_zones = config.proxy.tracked_dns && !local_dns::addresses(config).is_empty();
     let attempt = std::thread::spawn(move || match unshare(CloneFlags::CLONE_NEWNET) {
-        Err(error) => Probe::Untried(format!("a network namespace for a trial is not allowed here ({error})")),
-        Ok(()) => match write_tables(layouts) {
-            Ok(()) => Probe::Works,
-            Err(error) => Probe::Fails(error.to_string()),
-        },
+        Err(error) => (Probe::Untried(format!("a network namespace for a trial is not allowed here ({error})")), None),
+        Ok(()) => {
+            let tables = match write_tables(layouts) {
+                Ok(()) => Probe::Works,
+                Err(error) => Probe::Fails(error.to_string()),
+            };
+            (tables, needs_zones.then(nft::knows_zones).and_then(Result::ok))
+        }
     });
     attempt.join().unwrap_or_default()
 }
@@ -80,7 +88,7 @@ fn write_tables(layouts: [Layout; 2]) -> Result<(), NftError> {
     committed.families.into_iter().find_map(|outcome| outcome.error).map_or(Ok(()), Err)
 }
 
-fn nft(arguments: &[&str]) -> io::Result<Output> {
+fn run_nft(arguments: &[&str]) -> io::Result<Output> {
     Command::new("nft").args(arguments).stdin(Stdio::null()).output()
 }
 
@@ -96,7 +104,7 @@ fn input_chains() -> Reading<Vec<Chain>> {
     };
     let mut chains: Vec<Chain> = listing.objects.iter().filter_map(input_chain).collect();
     for chain in &mut chains {
-        let listed = nft(&["-n", "list", "chain", &chain.family, &chain.table, &chain.name]);
+        let listed = run_nft(&["-n", "list", "chain", &chain.family, &chain.table, &chain.name]);
         chain.text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     }
     Reading::Read(chains)

@@ -16,6 +16,8 @@ pub struct Facts {
     pub unprivileged_port_start: u16,
     /// Whether the kernel does what the tables need.
     pub nf_tables: Probe,
+    /// Whether it has conntrack zones; `None` where nothing needs them, or no trial could be made.
+    pub zones: Option<bool>,
     /// The base chains at hook input, which only the nft program can show.
     pub nft: Reading<Vec<Chain>>,
     /// What others do or have left behind here.

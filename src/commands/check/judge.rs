@@ -47,6 +47,7 @@ pub fn findings(config: &Config, facts: &Facts) -> Vec<Finding> {
     if config.role != Role::Dns {
         judge.kernel();
         judge.nf_tables();
+        judge.zones();
         judge.sysctls();
         judge.other_agents();
         judge.bridges();
@@ -109,6 +110,16 @@ impl Judge<'_> {
                 format!("not tried: {reason}"),
                 "nothing, in the pod of an agent; elsewhere run this check as root",
             ),
+        }
+    }
+
+    fn zones(&mut self) {
+        if self.facts.zones == Some(false) {
+            let found = "the kernel has no conntrack zones (CONFIG_NF_CONNTRACK_ZONES), in which tracked DNS questions are kept apart: if the agent is \
+                         killed, a client that keeps its UDP socket is refused until its flow has lapsed or an agent is back";
+            let advice =
+                "use a kernel with that option, as those of distributions are, or leave questions untracked (--dns-untracked)";
+            self.warn("connection tracking", found, advice);
         }
     }
 

@@ -16,6 +16,7 @@ fn good() -> Facts {
         capabilities: Some(1 << NET_ADMIN | 1 << NET_BIND_SERVICE),
         unprivileged_port_start: 1024,
         nf_tables: Probe::Works,
+        zones: None,
         nft: Reading::Read(Vec::new()),
         leftovers: leftovers::Facts { links: vec!["lo".into(), "eth0".into()], ..leftovers::Facts::default() },
         sysctls: Vec::new(),
@@ -60,6 +61,14 @@ fn an_old_kernel_is_an_error_and_an_unreadable_version_a_note() {
         [],
         "role dns writes no rules"
     );
+}
+
+#[test]
+fn a_kernel_without_conntrack_zones_is_a_warning_where_dns_questions_are_tracked() {
+    let zones = |zones| Facts { zones, ..good() };
+    let tracked = config(&[("dns-address", "169.254.20.10"), ("dns-untracked", "false")]);
+    starts(only(&tracked, &zones(Some(false))), "Warning connection tracking: the kernel has no conntrack zones");
+    assert_eq!(findings(&tracked, &zones(Some(true))), []);
 }
 
 #[test]
