@@ -48,7 +48,12 @@ fn table_and_json_have_every_row_with_its_verdict_and_note() {
     let line = "| first-start | 10 | a start | 250.0 ms (250.0 ms–250.0 ms) | kube-proxy 2.00 s (2.00 s–2.00 s) | **8.00** (8.00–8.00) | ≤ 300.0 ms, 4 × ✓ |";
     assert!(table.contains(line), "{table}");
     assert!(table.contains("| 0.05 % (0.05 %–0.05 %) |"), "{table}");
-    assert!(table.contains("| 1 × ✗ |") && table.contains("- first-start, 10: the disk"), "{table}");
+    assert!(table.contains("| 1 × ✗ |") && table.contains("- first-start, 10: the disk. The API server's own time"), "{table}");
+    assert_eq!(
+        table.matches("The API server's own time").count(),
+        1,
+        "a row that reaches its goal needs no explanation: {table}"
+    );
     let value: serde_json::Value = serde_json::from_str(&json(&rows, "now")).unwrap();
     assert_eq!(value["rows"][0]["ours"][0], 0.25);
     assert_eq!(value["reached"], serde_json::json!([true, false]));

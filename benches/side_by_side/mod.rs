@@ -22,9 +22,11 @@ use crate::cluster::Cluster;
 use crate::scale;
 use crate::stage::Stage;
 use changes::Pair;
+use peers::Server as _;
 use report::Row;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use tokio::runtime::Handle;
@@ -58,6 +60,8 @@ pub struct Bench {
     changes: Cell<u32>,
     /// The one row that is wanted, if not all are.
     only: Option<String>,
+    /// Groups of rows that something went wrong with.
+    failed: RefCell<Vec<String>>,
 }
 
 /// Measures the row of this name, or all, at these sizes.
@@ -69,7 +73,7 @@ pub fn run(only: Option<String>, sizes: &[u32]) -> ExitCode {
         eprintln!("there is no row {name:?}; there are {}", groups.concat().join(", "));
         return ExitCode::FAILURE;
     }
-    let bench = Bench { cluster: Cluster::start("bench"), changes: Cell::new(0), only };
+    let bench = Bench { cluster: Cluster::start("bench"), changes: Cell::new(0), only, failed: RefCell::default() };
     bench.cluster.kubectl(&["create", "namespace", NAMESPACE]);
     let (mut rows, mut filled) = (Vec::new(), 0);
     let sizes = if groups[..groups.len() - 2].iter().any(|group| bench.wants(group)) { sizes } else { &[] };
@@ -80,34 +84,43 @@ pub fn run(only: Option<String>, sizes: &[u32]) -> ExitCode {
         bench.measure(size, sizes.last() == Some(&size), &mut rows);
     }
     if bench.wants(QUESTIONS) {
-        bench.add(&mut rows, questions::rows());
+        questions::measure(&bench, &mut rows);
     }
     if bench.wants(SIZES) {
-        bench.add(&mut rows, steady::sizes());
+        bench.attempt(SIZES, || bench.add(&mut rows, steady::sizes()));
     }
     println!("\n{}", report::markdown(&rows, &machine()));
     println!("target/bench has report.md, report.json and, of several sizes, cost-by-size.svg");
-    ExitCode::SUCCESS
+    let failed = bench.failed.take();
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("These were not measured, or did not leave what the API server says, for the reasons above: {}", failed.join("; "));
+    ExitCode::FAILURE
 }
 
 impl Bench {
     fn measure(&self, size: u32, is_last: bool, rows: &mut Vec<Row>) {
         if self.wants(STARTS) {
-            self.add(rows, starts::rows(self, size));
+            self.attempt(STARTS, || self.add(rows, starts::rows(self, size)));
         }
         if self.wants(OFFLINE) {
-            self.add(rows, vec![starts::without_api_server(self, size)]);
+            self.attempt(OFFLINE, || self.add(rows, vec![starts::without_api_server(self, size)]));
         }
         let of_pair = [ENDPOINTS, SERVICES, WIDE, IDLE, CONNECTIONS, STORM, CHANGES];
         if !of_pair.iter().any(|group| self.wants(group)) {
             return;
         }
-        let mut pair = Pair::start(self, &format!("pair-{size}"));
+        let Some(mut pair) = self.attempt(&["both programs"], || Pair::start(self, &format!("pair-{size}"))) else { return };
         let mut measure = |group: &[&str], rows_of: &mut dyn FnMut(&mut Pair<'_>) -> Vec<Row>| {
             if self.wants(group) {
-                let measured = rows_of(&mut pair);
-                self.add(rows, measured);
-                check::in_step(self, &pair.ours.0);
+                self.attempt(group, || {
+                    let measured = rows_of(&mut pair);
+                    self.add(rows, measured);
+                    check::in_step(self, &pair.ours.0);
+                });
+                // Whatever went wrong, the next rows find both programs running.
+                pair.theirs.1.freeze(false);
             }
         };
         // First, while both have done nothing but start.
@@ -120,6 +133,16 @@ impl Bench {
             measure(STORM, &mut |pair| storm::rows(self, size, pair));
             measure(CHANGES, &mut |pair| storm::questions(self, size, pair));
         }
+    }
+
+    /// Does the work of a group. What goes wrong in it is said, and again at the end, and keeps no other group from being measured.
+    fn attempt<T>(&self, group: &[&str], work: impl FnOnce() -> T) -> Option<T> {
+        println!("  {} …", group.join(", "));
+        let done = catch_unwind(AssertUnwindSafe(work)).ok();
+        if done.is_none() {
+            self.failed.borrow_mut().push(group.join(", "));
+        }
+        done
     }
 
     fn wants(&self, group: &[&str]) -> bool {

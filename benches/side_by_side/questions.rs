@@ -3,56 +3,108 @@
 //! Each server answers the same questions in turns; CPU time is the kernel's count for the whole process. Only loopback is used, and each run
 //! has a fixed number of questions.
 
-use super::ROUNDS;
 use super::paced::ask_at_a_pace;
 use super::report::{Row, Spread, Unit, percentile};
-use super::servers::{COREDNS, FLOOR_NAME, KNOT, OURS, SERVICES, Server, name_of, question};
+use super::responders::ELSEWHERE;
+use super::servers::{COREDNS, FLOOR_NAME, KNOT, OURS, SERVICES, Server, address_of, name_of, question};
+use super::{Bench, ROUNDS};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const QUESTIONS: usize = 200_000;
 /// Of those that a server asks another one.
 const FORWARDED: usize = 20_000;
+/// Names that are in a cache.
+const CACHED: usize = 1000;
+/// How they begin.
+const CACHED_PREFIX: &str = "cached";
 const BURST: usize = 32;
+/// A server on a busy machine is asked no longer than this: then fewer questions have to do.
+const LONGEST: Duration = Duration::from_secs(20);
 
-/// All rows.
-pub fn rows() -> Vec<Row> {
+/// Rows that are measured together.
+type Group = (&'static [&'static str], fn(&[&Server]) -> Vec<Row>);
+
+const GROUPS: &[Group] = &[
+    (&["dns-cpu", "dns-rate"], hit),
+    (&["dns-missing-cpu"], missed),
+    (&["dns-tcp-cpu"], over_tcp),
+    (&["dns-cached-cpu"], cached),
+    (&["dns-forwarded-cpu"], forwarded),
+    (&["dns-p50", "dns-p99"], latencies),
+];
+
+/// Measures all rows that are wanted.
+pub fn measure(bench: &Bench, rows: &mut Vec<Row>) {
     let (servers, _upstream) = Server::start_all();
     let servers: Vec<&Server> = servers.iter().collect();
-    let mut rows = over_udp(&servers);
-    rows.extend(over_tcp(&servers));
-    rows.extend(forwarded(&servers));
-    rows.extend(latencies(&servers));
-    rows
+    for (names, measure) in GROUPS.iter().filter(|(names, _)| bench.wants(names)) {
+        bench.attempt(names, || {
+            bench.add(rows, measure(&servers));
+            of_names(&servers, &[OURS]).into_iter().for_each(answers_everything);
+        });
+    }
 }
 
-fn over_udp(servers: &[&Server]) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let costs = [
-        ("dns-cpu", "processor time for the address of a service, UDP", hits(), Some(2.6e-6)),
-        ("dns-missing-cpu", "processor time for a name of the search path that is missing, UDP", misses(), None),
-    ];
-    for (name, what, questions, goal) in costs {
-        let taken = in_turns(servers, |server| ask(server, &questions, QUESTIONS));
-        let floor = of(servers, &taken, FLOOR_NAME, |taken| taken.cpu);
-        let floor = Spread::of(&floor).map_or(0.0, |floor| floor.median * 1e6);
-        for peer in [COREDNS, KNOT] {
-            let both = |value: fn(&Taken) -> f64| beside(servers, &taken, peer, value);
-            let lost = lost(servers, &taken);
-            let note = format!("a responder that only turns datagrams round: {floor:.2} µs; lost here: {lost}");
-            rows.push(Row::new(name, what, 0, Unit::Seconds).beside(peer, both(|taken| taken.cpu)).goal(goal, None).note(note));
-            if name == "dns-cpu" {
-                let row = Row::new("dns-rate", "questions a second over UDP, client included", 0, Unit::PerSecond);
-                rows.push(row.beside(peer, both(|taken| taken.rate)).goal(None, 1.0));
-            }
-        }
+/// No row was reached by leaving work out: every name of the cluster and of elsewhere has the address that it should, over UDP and TCP.
+///
+/// # Panics
+/// With the first name that has not.
+fn answers_everything(server: &Server) {
+    let of_cluster = (0..SERVICES).map(|number| (name_of(number), address_of(number)));
+    let elsewhere = (0..CACHED).map(|number| (format!("{CACHED_PREFIX}-{number}.example.com"), ELSEWHERE));
+    let (client, mut connection) = (server.client(), server.connection());
+    for (name, address) in of_cluster.chain(elsewhere) {
+        let (question, mut answer) = (question(&name, 1), [0; 1500]);
+        // A datagram may be lost on a busy machine.
+        let length = (0..10).find_map(|_| {
+            client.send(&question).expect("the server is there");
+            client.recv(&mut answer).ok()
+        });
+        assert!(
+            answer[..length.unwrap_or(0)].ends_with(&address.octets()),
+            "{name} over UDP: {:?}",
+            &answer[..length.unwrap_or(0)]
+        );
+        connection.write_all(&framed(&question)).expect("the server reads");
+        let length = read_answer(&mut connection, &mut answer);
+        assert!(answer[..length].ends_with(&address.octets()), "{name} over TCP: {:?}", &answer[..length]);
     }
-    rows
+    let missing = question(&format!("www.{}", name_of(0)), 1);
+    connection.write_all(&framed(&missing)).expect("the server reads");
+    let mut answer = [0; 1500];
+    read_answer(&mut connection, &mut answer);
+    assert_eq!(answer[3] & 0x0f, 3, "what does not exist is said to");
+}
+
+fn hit(servers: &[&Server]) -> Vec<Row> {
+    let taken = in_turns(servers, |server| ask(server, &hits(), QUESTIONS));
+    let cost = over_udp("dns-cpu", "processor time for the address of a service, UDP", servers, &taken);
+    let rate = [COREDNS, KNOT].map(|peer| {
+        let row = Row::new("dns-rate", "questions a second over UDP, client included", 0, Unit::PerSecond);
+        row.beside(peer, beside(servers, &taken, peer, |taken| taken.rate)).goal(None, 1.0)
+    });
+    cost.map(|row| row.goal(2.6e-6, None)).into_iter().chain(rate).collect()
+}
+
+fn missed(servers: &[&Server]) -> Vec<Row> {
+    let taken = in_turns(servers, |server| ask(server, &misses(), QUESTIONS));
+    over_udp("dns-missing-cpu", "processor time for a name of the search path that is missing, UDP", servers, &taken).into()
+}
+
+/// What an answer costs, beside both peers.
+fn over_udp(name: &'static str, what: &'static str, servers: &[&Server], taken: &[Vec<Taken>]) -> [Row; 2] {
+    let floor = of(servers, taken, FLOOR_NAME, |taken| taken.cpu);
+    let floor = Spread::of(&floor).map_or(0.0, |floor| floor.median * 1e6);
+    [COREDNS, KNOT].map(|peer| {
+        let row = Row::new(name, what, 0, Unit::Seconds).beside(peer, beside(servers, taken, peer, |taken| taken.cpu));
+        row.note(format!("a responder that only turns datagrams round: {floor:.2} µs; {}", asked(servers, taken)))
+    })
 }
 
 fn over_tcp(servers: &[&Server]) -> Vec<Row> {
@@ -60,40 +112,45 @@ fn over_tcp(servers: &[&Server]) -> Vec<Row> {
     let taken = in_turns(&with_tcp, |server| ask_over_tcp(server, &questions));
     let row = |peer| {
         let row = Row::new("dns-tcp-cpu", "processor time for the address of a service, TCP", 0, Unit::Seconds);
-        row.beside(peer, beside(&with_tcp, &taken, peer, |taken| taken.cpu))
-            .goal(None, if peer == COREDNS { Some(2.0) } else { None })
+        row.beside(peer, beside(&with_tcp, &taken, peer, |taken| taken.cpu)).note(format!(
+            "one connection, {} questions at a time; {}",
+            2 * BURST,
+            asked(&with_tcp, &taken)
+        ))
     };
-    let note = format!("one connection, {BURST} questions at a time");
-    vec![row(COREDNS).note(note.clone()), row(KNOT).note(note)]
+    vec![row(COREDNS).goal(None, 2.0), row(KNOT)]
 }
 
-/// Names that another server knows: those that are in the cache, and each for the first time.
+/// Names that another server knows, and that are in the cache.
+fn cached(servers: &[&Server]) -> Vec<Row> {
+    let names = forwarded_names(CACHED_PREFIX, CACHED);
+    beside_coredns("dns-cached-cpu", "processor time for a forwarded name in the cache, UDP", servers, |server| {
+        ask(server, &names, names.len());
+        ask(server, &names, QUESTIONS)
+    })
+}
+
+/// Names that another server knows, each for the first time.
 fn forwarded(servers: &[&Server]) -> Vec<Row> {
+    let round = Cell::new(0);
+    beside_coredns("dns-forwarded-cpu", "processor time for a name that is forwarded, UDP", servers, |server| {
+        round.set(round.get() + 1);
+        ask(server, &forwarded_names(&format!("new-{}", round.get()), FORWARDED), FORWARDED)
+    })
+}
+
+fn beside_coredns(name: &'static str, what: &'static str, servers: &[&Server], ask: impl FnMut(&Server) -> Taken) -> Vec<Row> {
     let forwarding = of_names(servers, &[OURS, COREDNS]);
-    let (cached, new) = (forwarded_names("cached", 1000), Cell::new(0));
-    let taken_cached = in_turns(&forwarding, |server| {
-        ask(server, &cached, cached.len());
-        ask(server, &cached, QUESTIONS)
-    });
-    let taken_new = in_turns(&forwarding, |server| {
-        new.set(new.get() + 1);
-        ask(server, &forwarded_names(&format!("new-{}", new.get()), FORWARDED), FORWARDED)
-    });
-    let row = |name, what, taken: &[Vec<Taken>]| {
-        let row = Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, beside(&forwarding, taken, COREDNS, |taken| taken.cpu));
-        row.goal(None, 2.0).note(format!("lost here: {}", lost(&forwarding, taken)))
-    };
-    vec![
-        row("dns-cached-cpu", "processor time for a forwarded name in the cache, UDP", &taken_cached),
-        row("dns-forwarded-cpu", "processor time for a name that is forwarded, UDP", &taken_new),
-    ]
+    let taken = in_turns(&forwarding, ask);
+    let row = Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, beside(&forwarding, &taken, COREDNS, |taken| taken.cpu));
+    vec![row.goal(None, 2.0).note(asked(&forwarding, &taken))]
 }
 
 fn latencies(servers: &[&Server]) -> Vec<Row> {
-    let questions = hits();
-    let taken = in_turns(servers, |server| ask_at_a_pace(&server.client(), &questions));
+    let (servers, questions) = (of_names(servers, &[OURS, COREDNS]), hits());
+    let taken = in_turns(&servers, |server| ask_at_a_pace(&server.client(), &questions));
     let row = |(name, what, share, goal): (_, _, f64, Option<f64>)| {
-        let both = beside(servers, &taken, COREDNS, |latencies| percentile(latencies, share));
+        let both = beside(&servers, &taken, COREDNS, |latencies| percentile(latencies, share));
         Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, both).goal(None, goal)
     };
     let rows = [
@@ -127,9 +184,16 @@ fn beside<T>(servers: &[&Server], taken: &[Vec<T>], peer: &str, value: impl Fn(&
     [OURS, peer].map(|name| of(servers, taken, name, &value))
 }
 
-/// How many questions this agent has not answered.
-fn lost(servers: &[&Server], taken: &[Vec<Taken>]) -> f64 {
-    of(servers, taken, OURS, |taken| taken.lost as f64).iter().sum()
+/// How many questions each server was asked, and has not answered, and where its time went.
+fn asked(servers: &[&Server], taken: &[Vec<Taken>]) -> String {
+    let of_server = |(server, taken): (&&Server, &Vec<Taken>)| {
+        let sum = |value: fn(&Taken) -> usize| taken.iter().map(value).sum::<usize>();
+        let [program, kernel] = [0, 1].map(|index| taken.iter().map(|taken| taken.ticks[index]).sum::<u64>());
+        let share = 100 * kernel / (program + kernel).max(1);
+        let (asked, lost) = (sum(|taken| taken.asked), sum(|taken| taken.lost));
+        format!("{}: {asked} asked, {lost} lost, {share} % of its time in the kernel", server.name)
+    };
+    servers.iter().zip(taken).map(of_server).collect::<Vec<_>>().join("; ")
 }
 
 /// What a run of one server came to.
@@ -139,7 +203,10 @@ struct Taken {
     cpu: f64,
     /// Questions a second, the client's work included.
     rate: f64,
+    asked: usize,
     lost: usize,
+    /// In the program, and in the kernel.
+    ticks: [u64; 2],
 }
 
 /// Asks this many questions over UDP, in bursts from two sockets.
@@ -156,22 +223,31 @@ fn ask(server: &Server, questions: &[Vec<u8>], count: usize) -> Taken {
 /// Asks over one TCP connection, as many questions at a time as over UDP.
 fn ask_over_tcp(server: &Server, questions: &[Vec<u8>]) -> Taken {
     let mut connection = server.connection();
-    let framed = |question: &Vec<u8>| [&(question.len() as u16).to_be_bytes(), question.as_slice()].concat();
-    let framed: Vec<Vec<u8>> = questions.iter().map(framed).collect();
+    let framed: Vec<Vec<u8>> = questions.iter().map(|question| framed(question)).collect();
     measured(server, QUESTIONS, |burst| {
         let burst = framed.iter().cycle().skip(burst * 2 * BURST % framed.len()).take(2 * BURST);
         connection.write_all(&burst.cloned().collect::<Vec<_>>().concat()).expect("the server reads");
-        (0..2 * BURST).for_each(|_| read_answer(&mut connection));
+        let mut answer = [0; 1500];
+        for _ in 0..2 * BURST {
+            read_answer(&mut connection, &mut answer);
+            assert_eq!(answer[7], 1, "a service has an address");
+        }
         0
     })
 }
 
-/// Has it asked in pairs of bursts; each call says how many questions were lost.
+/// Has it asked in pairs of bursts, as long as there is time; each call says how many questions were lost.
 fn measured(server: &Server, count: usize, mut ask_two_bursts: impl FnMut(usize) -> usize) -> Taken {
-    let (cpu, began, bursts) = (server.cpu(), Instant::now(), count / (2 * BURST));
-    let lost = (0..bursts).map(&mut ask_two_bursts).sum();
-    let (cpu, count) = (server.cpu() - cpu, (bursts * 2 * BURST) as f64);
-    Taken { cpu: cpu as f64 / 1e9 / count, rate: count / began.elapsed().as_secs_f64(), lost }
+    let (cpu, ticks, began) = (server.cpu(), server.ticks(), Instant::now());
+    let (mut bursts, mut lost) = (0, 0);
+    while bursts < count / (2 * BURST) && began.elapsed() < LONGEST {
+        lost += ask_two_bursts(bursts);
+        bursts += 1;
+    }
+    let (cpu, asked, rate) =
+        (server.cpu() - cpu, bursts * 2 * BURST, (bursts * 2 * BURST) as f64 / began.elapsed().as_secs_f64());
+    let (before, after) = (ticks, server.ticks());
+    Taken { cpu: cpu as f64 / 1e9 / asked as f64, rate, asked, lost, ticks: [after[0] - before[0], after[1] - before[1]] }
 }
 
 fn send<'a>(client: &UdpSocket, questions: impl Iterator<Item = &'a Vec<u8>>) {
@@ -195,12 +271,18 @@ fn receive(client: &UdpSocket, headers: &mut MultiHeaders<SockaddrStorage>) -> u
     received
 }
 
-fn read_answer(connection: &mut TcpStream) {
-    let (mut length, mut answer) = ([0; 2], [0; 1500]);
+/// A question as it is sent over TCP.
+fn framed(question: &[u8]) -> Vec<u8> {
+    [&(question.len() as u16).to_be_bytes(), question].concat()
+}
+
+/// Reads an answer that comes over TCP, and says how long it is.
+fn read_answer(connection: &mut TcpStream, answer: &mut [u8; 1500]) -> usize {
+    let mut length = [0; 2];
     connection.read_exact(&mut length).expect("the server answers");
     let length = usize::from(u16::from_be_bytes(length));
     connection.read_exact(&mut answer[..length]).expect("an answer is whole");
-    assert_eq!(answer[7], 1, "a service has an address");
+    length
 }
 
 fn hits() -> Vec<Vec<u8>> {

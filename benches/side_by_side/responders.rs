@@ -3,7 +3,7 @@
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 const BURST: usize = 32;
@@ -11,6 +11,10 @@ const BURST: usize = 32;
 pub const FLOOR: &str = "--floor";
 /// The argument that makes this program an upstream server.
 pub const UPSTREAM: &str = "--upstream";
+
+/// The address that everything has at the upstream server.
+pub const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const TTL: u16 = 300;
 
 /// Becomes the responder of this name; returns if there is none.
 pub fn become_one(name: &str, address: &str) {
@@ -52,9 +56,10 @@ fn respond(address: SocketAddr, change: fn(&mut [u8; 1500], usize) -> usize) -> 
     }
 }
 
-/// One address for whatever is asked, for five minutes; without EDNS.
+/// One address for whatever is asked; without EDNS.
 fn with_an_address(buffer: &mut [u8; 1500], _: usize) -> usize {
-    const RECORD: [u8; 16] = [0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 192, 0, 2, 1];
+    let ([ttl_high, ttl_low], [a, b, c, d]) = (TTL.to_be_bytes(), ELSEWHERE.octets());
+    let record = [0xc0, 12, 0, 1, 0, 1, 0, 0, ttl_high, ttl_low, 0, 4, a, b, c, d];
     let mut end = 12;
     while buffer[end] != 0 {
         end += usize::from(buffer[end]) + 1;
@@ -63,6 +68,6 @@ fn with_an_address(buffer: &mut [u8; 1500], _: usize) -> usize {
     // Recursion is available; one question, one answer, nothing else.
     buffer[3] = 0x80;
     buffer[4..12].copy_from_slice(&[0, 1, 0, 1, 0, 0, 0, 0]);
-    buffer[end..end + RECORD.len()].copy_from_slice(&RECORD);
-    end + RECORD.len()
+    buffer[end..end + record.len()].copy_from_slice(&record);
+    end + record.len()
 }

@@ -8,7 +8,7 @@ use crate::cluster::tool;
 use crate::processes::outside_id;
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -87,6 +87,14 @@ impl Server {
         connection
     }
 
+    /// Its processor time so far as the kernel has seen it at its ticks: in the program, and in the kernel.
+    pub fn ticks(&self) -> [u64; 2] {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", outside_id(self.process.id()))).unwrap();
+        // Behind the name, which may have spaces.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        [11, 12].map(|index| fields[index].parse().unwrap())
+    }
+
     /// Nanoseconds on a processor, of all its threads.
     pub fn cpu(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", outside_id(self.process.id()))).unwrap();
@@ -138,8 +146,9 @@ pub fn name_of(number: usize) -> String {
     format!("service-{number}.namespace-{}.svc.cluster.local", number % 100)
 }
 
-fn address_of(number: usize) -> String {
-    format!("10.96.{}.{}", number / 250, number % 250 + 1)
+/// Its address.
+pub fn address_of(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 96, (number / 250) as u8, (number % 250 + 1) as u8)
 }
 
 /// A question as it is sent.

@@ -247,10 +247,7 @@ impl Metrics {
 
     /// Counts an answered question.
     pub fn answered(&self, what: &Answered<'_>) {
-        let transport = match what.transport {
-            Transport::Udp => "udp",
-            Transport::Tcp => "tcp",
-        };
+        let transport = transport_label(what.transport);
         let family = family_label(what.ipv6);
         let (server, zone, rtype) = (&*what.place.server, &*what.place.zone, TYPES[type_index(what.rtype)]);
         self.requests.with_label_values(&[server, zone, VIEW, transport, family, rtype]).inc();
@@ -271,10 +268,10 @@ impl Metrics {
         self.saved.with_label_values(&[&place.server, &place.zone, VIEW, "autopath"]).inc_by(names as u64);
     }
 
-    /// The counts of one thread that answers from the records, on one port and for clients of one family.
-    pub(super) fn tally(&self, place: &Place, ipv6: bool) -> Arc<Tally> {
+    /// The counts of one thread that answers from the records, on one port and for clients of one family that come so.
+    pub(super) fn tally(&self, place: &Place, transport: Transport, ipv6: bool) -> Arc<Tally> {
         let labels = [("server", place.server.clone()), ("zone", place.zone.clone()), ("view", VIEW.into())];
-        self.tallies.join(labels, family_label(ipv6))
+        self.tallies.join(labels, transport_label(transport), family_label(ipv6))
     }
 
     /// Counts a panic that was contained.
@@ -554,6 +551,13 @@ pub(super) fn type_index(rtype: u16) -> usize {
 }
 
 /// The numbers of IANA: 1 is IPv4, 2 is IPv6.
+fn transport_label(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Udp => "udp",
+        Transport::Tcp => "tcp",
+    }
+}
+
 fn family_label(ipv6: bool) -> &'static str {
     if ipv6 { "2" } else { "1" }
 }

@@ -44,6 +44,7 @@ pub mod shape;
 pub mod top;
 pub mod trace;
 
+mod at_once;
 mod encode;
 mod lookup;
 mod rate;

@@ -5,17 +5,16 @@
 //! it would not be faster (ARCHITECTURE.md has the figures). What the records can answer is answered on the spot (`fast/`); the rest goes to the
 //! runtime, and its answers go out by the same socket.
 
-use super::chain::AtOnce;
-use super::fast::{Composed, Composer};
+use super::at_once::{Counts, guarded};
+use super::fast::Composer;
 use super::guard::Guard;
 use super::limits::LONGEST_QUESTION;
+use super::metrics::Transport;
 use super::pulse::{self, Pulse, Pulses};
 use super::rate::Verdict;
-use super::records::View;
 use super::reply::UDP_PAYLOAD;
 use super::respond::Responder;
 use super::server::Stop;
-use super::tally::Tally;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
@@ -25,13 +24,12 @@ use std::convert::Infallible;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
 /// Datagrams that are received with one system call.
 const BATCH: usize = 32;
@@ -178,7 +176,7 @@ impl Receiver {
 
     /// Receives and answers what one system call brings, and says how much that was.
     fn take_batch(&mut self, index: usize) -> io::Result<usize> {
-        let OfThread { port, headers, counts, is_ipv6 } = &mut self.ports[index];
+        let OfThread { port, headers, counts } = &mut self.ports[index];
         let received = self.inbox.receive(&port.socket, headers)?;
         if received == 0 {
             return Ok(0);
@@ -188,7 +186,7 @@ impl Receiver {
         let at_once = port.responder.at_once(&plan);
         let view = at_once.map(|at_once| port.responder.records().view_as(&at_once.shape, at_once.zone()));
         if let Some(at_once) = at_once {
-            counts.are_for(at_once, port, *is_ipv6);
+            counts.are_for(at_once, &port.responder);
         }
         let mut too_long = received;
         for (datagram, client) in self.inbox.datagrams(received) {
@@ -203,7 +201,8 @@ impl Receiver {
                     continue;
                 }
             }
-            let answer = view.as_ref().and_then(|view| guarded(&mut self.composer, port, view, datagram));
+            let composer = &mut self.composer;
+            let answer = view.as_ref().and_then(|view| guarded(&port.responder, || composer.answer(view, datagram)));
             let (Some(answer), Some(tally)) = (answer, counts.tally()) else {
                 match port.responder.limits().udp() {
                     Some(place) => self.slow.answer(port, datagram.to_vec(), client, place),
@@ -231,23 +230,6 @@ impl Receiver {
     }
 }
 
-/// A bug must not take the thread, and with it a part of all questions. The other path, which gets the question then, has such a guard as well.
-fn guarded<'a>(composer: &'a mut Composer, port: &Port, view: &View<'_>, datagram: &[u8]) -> Option<Composed<'a>> {
-    // Whatever a panic leaves in the composer is overwritten by the next question.
-    let parts = AssertUnwindSafe((composer, view, datagram));
-    let answered = catch_unwind(move || {
-        // As a whole: its parts alone would not count as safe.
-        let whole = parts;
-        let (composer, view, datagram) = whole.0;
-        composer.answer(view, datagram)
-    });
-    answered.unwrap_or_else(|_| {
-        error!("answering a DNS question panicked: please report this with the lines above");
-        port.responder.panicked();
-        None
-    })
-}
-
 /// A failing socket must not take a whole core.
 fn rest(error: io::Error) {
     warn!(%error, "receiving DNS questions failed");
@@ -259,38 +241,11 @@ struct OfThread {
     port: Port,
     headers: Headers,
     counts: Counts,
-    is_ipv6: bool,
 }
 
 impl OfThread {
     fn new(port: Port) -> OfThread {
-        let is_ipv6 = port.socket.local_addr().is_ok_and(|address| address.is_ipv6());
-        OfThread { port, headers: MultiHeaders::preallocate(BATCH, None), counts: Counts::default(), is_ipv6 }
-    }
-}
-
-/// The thread's counts for each zone under which it has answered: another configuration may have another one.
-#[derive(Default)]
-struct Counts {
-    of_zones: Vec<(Arc<str>, Arc<Tally>)>,
-    current: usize,
-}
-
-impl Counts {
-    /// From now on answers are counted under this zone.
-    fn are_for(&mut self, at_once: &AtOnce, port: &Port, is_ipv6: bool) {
-        let zone = &at_once.entry.zone;
-        if self.of_zones.get(self.current).is_some_and(|(current, _)| current == zone) {
-            return;
-        }
-        self.current = self.of_zones.iter().position(|(known, _)| known == zone).unwrap_or_else(|| {
-            self.of_zones.push((zone.clone(), port.responder.tally(at_once, is_ipv6)));
-            self.of_zones.len() - 1
-        });
-    }
-
-    fn tally(&self) -> Option<&Tally> {
-        self.of_zones.get(self.current).map(|(_, tally)| &**tally)
+        OfThread { port, headers: MultiHeaders::preallocate(BATCH, None), counts: Counts::new(Transport::Udp) }
     }
 }
 

@@ -8,7 +8,7 @@ use super::reply;
 use super::trace::{self, Step};
 use crate::config::CacheConfig;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, WeakShared};
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -36,12 +36,14 @@ struct Inner {
     cache: Option<Cache>,
     scope: Scope,
     stale_after: Duration,
-    under_way: Mutex<HashMap<Key, Fetching>>,
+    under_way: Mutex<UnderWay>,
     metrics: Arc<Metrics>,
 }
 
 type Outcome = Result<Arc<Message>, ForwardError>;
 type Fetching = Shared<BoxFuture<'static, Outcome>>;
+/// What those who wait for an answer keep going, and others may join.
+type UnderWay = HashMap<Key, WeakShared<BoxFuture<'static, Outcome>>>;
 
 /// Which names are kept in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,7 +120,7 @@ impl Resolver {
     /// Nobody answered, and nothing that was once answered may be served.
     pub async fn resolve(&self, server: &Place, question: Message, client: Transport) -> Result<Resolved, ForwardError> {
         let (Some(cache), Some(key)) = (&self.0.cache, self.0.key_of(&question)) else {
-            return self.0.ask(question, client).await.map(|message| Resolved { message, cached: false });
+            return self.0.ask(&question, client).await.map(|message| Resolved { message, cached: false });
         };
         let count = |note: fn(&Metrics, &Place)| self.0.count(server, note);
         count(Metrics::cache_asked);
@@ -126,22 +128,23 @@ impl Resolver {
             Found::Fresh { answer, kind, ttl, refresh } => {
                 if refresh {
                     count(Metrics::cache_prefetched);
-                    drop(self.fetch(server, key, question, client));
+                    tokio::spawn(self.fetch(server, key, question, client));
                 }
                 self.serve(server, &answer, kind, ttl, false)
             }
             Found::Stale { answer, kind, refresh } => {
                 if refresh == Refresh::First {
-                    let fetched = timeout(self.0.stale_after, self.fetch(server, key.clone(), question, client)).await;
-                    if let Ok(Ok(message)) = fetched
+                    // It goes on when it takes longer than this client has to wait.
+                    let fetching = tokio::spawn(self.fetch(server, key.clone(), question, client));
+                    if let Ok(Ok(Ok(message))) = timeout(self.0.stale_after, fetching).await
                         && is_helpful(&message)
                     {
                         count(Metrics::cache_missed);
-                        return Ok(Resolved { message: (*message).clone(), cached: false });
+                        return Ok(Resolved { message: Arc::unwrap_or_clone(message), cached: false });
                     }
                     cache.failed(&key, Instant::now());
                 } else if refresh == Refresh::Meanwhile {
-                    drop(self.fetch(server, key, question, client));
+                    tokio::spawn(self.fetch(server, key, question, client));
                 }
                 count(Metrics::cache_served_stale);
                 self.serve(server, &answer, kind, STALE_TTL, true)
@@ -149,7 +152,7 @@ impl Resolver {
             Found::Nothing => {
                 count(Metrics::cache_missed);
                 let message = self.fetch(server, key, question, client).await?;
-                Ok(Resolved { message: (*message).clone(), cached: false })
+                Ok(Resolved { message: Arc::unwrap_or_clone(message), cached: false })
             }
         }
     }
@@ -175,17 +178,16 @@ impl Resolver {
         Ok(Resolved { message, cached: true })
     }
 
-    /// Asks the upstream servers, or joins those who wait for the same. Goes on when nobody waits any more.
+    /// Asks the upstream servers, or joins those who wait for the same. Goes on for as long as one of them waits.
     fn fetch(&self, server: &Place, key: Key, question: Message, client: Transport) -> Fetching {
         let mut under_way = self.0.under_way();
-        if let Some(fetching) = under_way.get(&key) {
+        if let Some(fetching) = under_way.get(&key).and_then(WeakShared::upgrade) {
             trace::note(|| Step::Joined);
-            return fetching.clone();
+            return fetching;
         }
         let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), kept: false };
-        let task = tokio::spawn(trace::carried(asking.ask(question, client)));
-        let fetching = async move { task.await.unwrap_or(Err(ForwardError::NoAnswer)) }.boxed().shared();
-        under_way.insert(key, fetching.clone());
+        let fetching = trace::carried(asking.ask(question, client)).boxed().shared();
+        under_way.extend(fetching.downgrade().map(|fetching| (key, fetching)));
         fetching
     }
 }
@@ -199,7 +201,7 @@ impl Inner {
     }
 
     /// Asks by the forwarder that takes the name.
-    async fn ask(&self, question: Message, client: Transport) -> Result<Message, ForwardError> {
+    async fn ask(&self, question: &Message, client: Transport) -> Result<Message, ForwardError> {
         let name = question.queries.first().map(|query| query.name());
         let forwarder = self.forwarders.iter().find(|forwarder| name.is_some_and(|name| forwarder.takes(name)));
         match forwarder {
@@ -239,7 +241,7 @@ impl Inner {
         without.is_empty() || !name.is_some_and(|name| is_in(without, &name.to_lower()))
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashMap<Key, Fetching>> {
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -256,7 +258,7 @@ impl Asking {
     async fn ask(mut self, mut question: Message, client: Transport) -> Outcome {
         // Whether the data are authentic is kept for those who want to know (RFC 6840, section 5.7).
         question.metadata.authentic_data = true;
-        let mut answer = match self.inner.ask(question.clone(), client).await {
+        let mut answer = match self.inner.ask(&question, client).await {
             Ok(answer) => answer,
             Err(error) => {
                 if error == ForwardError::NoAnswer {

@@ -69,9 +69,9 @@ impl Responder {
         plan.listener(self.address).at_once()
     }
 
-    /// The counts of a thread that does so, for clients of one family.
-    pub(super) fn tally(&self, at_once: &AtOnce, ipv6: bool) -> Arc<Tally> {
-        self.metrics.tally(&at_once.entry.place(&self.server), ipv6)
+    /// The counts of a thread that does so, for clients that come so.
+    pub(super) fn tally(&self, at_once: &AtOnce, transport: Transport) -> Arc<Tally> {
+        self.metrics.tally(&at_once.entry.place(&self.server), transport, self.address.is_ipv6())
     }
 
     /// Who asks for what, while somebody looks.

@@ -1,4 +1,4 @@
-//! What one thread has answered from the records on one port: counted without sharing anything, and summed up when somebody asks.
+//! What one thread has answered from the records on one port, or for the connections of one: counted without sharing anything, and summed up when somebody asks.
 
 use super::fast::Composed;
 use super::metrics::{SIZES, TIMES, TYPES, type_index};
@@ -21,6 +21,7 @@ pub struct Tallies(Arc<Mutex<Vec<Kept>>>);
 #[derive(Debug)]
 struct Kept {
     labels: [(&'static str, Arc<str>); 3],
+    transport: &'static str,
     family: &'static str,
     tally: Arc<Tally>,
 }
@@ -32,10 +33,10 @@ struct Beside<C> {
 }
 
 impl Tallies {
-    /// One more: for a server with these labels, and clients of this family.
-    pub fn join(&self, labels: [(&'static str, Arc<str>); 3], family: &'static str) -> Arc<Tally> {
+    /// One more: for a server with these labels, and clients of this family that come so.
+    pub fn join(&self, labels: [(&'static str, Arc<str>); 3], transport: &'static str, family: &'static str) -> Arc<Tally> {
         let tally = Arc::new(Tally::default());
-        self.kept().push(Kept { labels, family, tally: tally.clone() });
+        self.kept().push(Kept { labels, transport, family, tally: tally.clone() });
         tally
     }
 
@@ -56,15 +57,15 @@ impl<C: Collector> Collector for Beside<C> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut metrics = self.metric.collect();
-        for Kept { labels, family, tally } in self.tallies.kept().iter() {
+        for Kept { labels, transport, family, tally } in self.tallies.kept().iter() {
             let labels = labels.each_ref().map(|(name, value)| (*name, &**value));
-            metrics.iter_mut().for_each(|metric| tally.add_to(metric, &labels, family));
+            metrics.iter_mut().for_each(|metric| tally.add_to(metric, &labels, [transport, family]));
         }
         metrics
     }
 }
 
-/// Counts of one thread. Only that thread may write.
+/// Counts of one thread, or of several that never write at the same time.
 #[derive(Debug, Default)]
 pub struct Tally {
     types: [Count; TYPES.len()],
@@ -148,14 +149,14 @@ impl Tally {
         self.response_sizes.observe(&SIZES, answer.bytes.len() as u64);
     }
 
-    /// Adds these counts to a metric of this name, if it is one of theirs. `labels` are those of the server; `family` is the label of the
-    /// clients' addresses.
-    pub(super) fn add_to(&self, metrics: &mut MetricFamily, labels: &[(&str, &str)], family: &str) {
-        let udp = [labels, &[("proto", "udp")]].concat();
+    /// Adds these counts to a metric of this name, if it is one of theirs. `labels` are those of the server, the others how clients came, and of which
+    /// family their addresses are.
+    fn add_to(&self, metrics: &mut MetricFamily, labels: &[(&str, &str)], [transport, family]: [&str; 2]) {
+        let with_transport = [labels, &[("proto", transport)]].concat();
         match metrics.name() {
             "coredns_dns_requests_total" => {
                 for (rtype, count) in TYPES.iter().zip(&self.types) {
-                    add(metrics, &[&udp[..], &[("family", family), ("type", rtype)]].concat(), count);
+                    add(metrics, &[&with_transport[..], &[("family", family), ("type", rtype)]].concat(), count);
                 }
             }
             "coredns_dns_responses_total" => {
@@ -166,8 +167,8 @@ impl Tally {
             "waypost_dns_saved_questions_total" => add(metrics, &[labels, &[("how", "memory")]].concat(), &self.codes[NX_DOMAIN]),
             "coredns_dns_do_requests_total" => add(metrics, labels, &self.dnssec),
             "coredns_dns_request_duration_seconds" => self.durations.add_to(metrics, labels, &TIMES, 1e9),
-            "coredns_dns_request_size_bytes" => self.request_sizes.add_to(metrics, &udp, &SIZES, 1.0),
-            "coredns_dns_response_size_bytes" => self.response_sizes.add_to(metrics, &udp, &SIZES, 1.0),
+            "coredns_dns_request_size_bytes" => self.request_sizes.add_to(metrics, &with_transport, &SIZES, 1.0),
+            "coredns_dns_response_size_bytes" => self.response_sizes.add_to(metrics, &with_transport, &SIZES, 1.0),
             _ => {}
         }
     }
@@ -233,13 +234,15 @@ mod tests {
         let (together, apart) = (Registry::new(), Registry::new());
         let (fast, plain) = (Metrics::new(&together).unwrap(), Metrics::new(&apart).unwrap());
         let place = Place { server: "dns://:53".into(), zone: ".".into(), zones: ".".into() };
-        let tallies = [fast.tally(&place, false), fast.tally(&place, false), fast.tally(&place, true)];
+        let (udp, tcp) = (Transport::Udp, Transport::Tcp);
+        let tallies = [fast.tally(&place, udp, false), fast.tally(&place, tcp, false), fast.tally(&place, udp, true)];
         for number in 0..12_u16 {
+            let is_tcp = number % 3 != 2 && number % 2 == 1;
             let (rtype, code, ipv6) = ([1, 28, 4711][usize::from(number % 3)], [0, 3][usize::from(number % 2)], number % 3 == 2);
             let (asked, bytes) = (40 + 30 * usize::from(number), vec![0; 100 * usize::from(number)]);
             let answered = Answered {
                 place: &place,
-                transport: Transport::Udp,
+                transport: if is_tcp { tcp } else { udp },
                 ipv6,
                 rtype,
                 request_bytes: asked,

@@ -126,19 +126,26 @@ fn takes_rule(rule: &[Expr]) -> Result<bool, NftError> {
     let chain = ChainSpec { name: "trial".into(), hook: None, rules: vec![rule.to_vec()] };
     let table = format!("{SWITCH_PREFIX}trial");
     NfSocket::open()?.supports(|socket, writer| {
-        let mut message = messages_of(socket, Family::V4);
+        let mut message = |writer: &mut Writer, kind, flags, content: &dyn Fn(&mut Writer)| {
+            write_message(socket, Family::V4, writer, kind, flags, content);
+        };
         message(writer, NEW_TABLE, CREATE, &|w| w.string(1, &table));
         write_chains(writer, &table, &[chain], &mut message);
     })
 }
 
-/// Writes messages about a table of this family.
-fn messages_of(socket: &mut NfSocket, family: Family) -> impl FnMut(&mut Writer, u16, u16, &dyn Fn(&mut Writer)) {
-    move |writer, kind, flags, content| {
-        writer.begin(kind, flags, socket.next_sequence(), protocol(family));
-        content(writer);
-        writer.end();
-    }
+/// Writes a message about something of this family.
+fn write_message(
+    socket: &mut NfSocket,
+    family: Family,
+    writer: &mut Writer,
+    kind: u16,
+    flags: u16,
+    content: &dyn Fn(&mut Writer),
+) {
+    writer.begin(kind, flags, socket.next_sequence(), protocol(family));
+    content(writer);
+    writer.end();
 }
 
 impl DnsSwitch {
@@ -193,7 +200,12 @@ impl DnsSwitch {
                 continue;
             }
             let table = &self.table;
-            self.owner.batch(|socket, writer| fill(writer, table, family, &own, &mut messages_of(socket, family)))?;
+            self.owner.batch(|socket, writer| {
+                let mut message = |writer: &mut Writer, kind, flags, content: &dyn Fn(&mut Writer)| {
+                    write_message(socket, family, writer, kind, flags, content);
+                };
+                fill(writer, table, family, &own, &mut message);
+            })?;
         }
         Ok(())
     }

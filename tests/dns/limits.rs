@@ -4,6 +4,7 @@ use crate::battery::{cluster, endpoint, headless, slice};
 use crate::wire::{ELSEWHERE, LIMIT, Running, answer_to, exchange, fake_upstream, query, tcp, udp, upstream};
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -145,6 +146,41 @@ async fn connections_that_say_nothing_are_closed_and_one_that_asks_goes_on() {
         }
     }
     assert_eq!(exchange(&mut busy, &question).await.answers.len(), 1);
+    running.serving.shutdown().await;
+}
+
+/// Of questions that the records answer at once, that they answer by the other path, and that others answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_come_together_and_end_in_other_pieces_than_they_began_are_all_answered() {
+    const QUESTIONS: u16 = 300;
+    let running = Running::start(cluster(), &[upstream().await]);
+    let questions = (0..QUESTIONS).flat_map(|number| {
+        let mut question = match number % 3 {
+            0 => query("web.default.svc.cluster.local", 1),
+            1 => unusual(),
+            _ => query("www.example.com", 1),
+        };
+        question.metadata.id = number;
+        let bytes = question.to_vec().unwrap();
+        [&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()
+    });
+    let questions: Vec<u8> = questions.collect();
+    let (mut from, mut to) = TcpStream::connect(running.ipv4()).await.unwrap().into_split();
+    tokio::spawn(async move {
+        for piece in questions.chunks(997) {
+            to.write_all(piece).await.unwrap();
+        }
+    });
+    let mut answered = BTreeSet::new();
+    for _ in 0..QUESTIONS {
+        let mut answer = vec![0; timeout(LIMIT, from.read_u16()).await.expect("there is another answer").unwrap().into()];
+        from.read_exact(&mut answer).await.unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!(answer.answers.len(), 1, "{answer:?}");
+        answered.insert(answer.metadata.id);
+    }
+    assert_eq!(answered, (0..QUESTIONS).collect());
+    assert_eq!(running.counted("coredns_dns_requests_total", "tcp"), u64::from(QUESTIONS));
     running.serving.shutdown().await;
 }
 

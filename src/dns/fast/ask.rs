@@ -11,6 +11,9 @@ const CLASS_IN: [u8; 2] = [0, 1];
 /// Zone transfers and what else is no question about a name's records, is refused elsewhere.
 const TRANSFERS: [u16; 2] = [251, 252];
 
+/// Replies over TCP that are longer are the other path's: a name behind this place cannot be pointed at (RFC 1035, section 4.1.4).
+const FAR: usize = 0x3fff;
+
 /// A question that has nothing unusual about it.
 pub(super) struct Asked<'a> {
     /// The name as the client spelled it, in wire form.
@@ -21,6 +24,7 @@ pub(super) struct Asked<'a> {
     /// Id and flags of the reply, with AA and without a code.
     pub flags: [u8; 4],
     pub edns: Option<Edns>,
+    pub over_tcp: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -53,11 +57,19 @@ impl<'a> Asked<'a> {
         const RECURSION_DESIRED: u8 = 0b0000_0001;
         const CHECKING_DISABLED: u8 = 0b0001_0000;
         let flags = [id_high, id_low, RESPONSE_AND_AUTHORITATIVE | flags & RECURSION_DESIRED, more_flags & CHECKING_DISABLED];
-        Some(Asked { name: &echo[..name_length], echo, rtype, flags, edns })
+        Some(Asked { name: &echo[..name_length], echo, rtype, flags, edns, over_tcp: false })
+    }
+
+    /// The same for a message that came over TCP.
+    pub fn read_message(message: &'a [u8]) -> Option<Asked<'a>> {
+        Some(Asked { over_tcp: true, ..Asked::read(message)? })
     }
 
     /// How long the reply may be.
     pub fn limit(&self) -> usize {
+        if self.over_tcp {
+            return FAR;
+        }
         self.edns.map_or(PLAIN_UDP_PAYLOAD, |edns| edns.payload.clamp(PLAIN_UDP_PAYLOAD, UDP_PAYLOAD)).into()
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Reply {
     spelled: Vec<u8>,
     counts: [u16; 3],
     flags: [u8; 4],
+    /// Whether something has found no room.
+    is_cut: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -47,6 +49,7 @@ impl Reply {
         self.spelled.clear();
         self.counts = [0; 3];
         self.flags = asked.flags;
+        self.is_cut = false;
         self.limit = asked.limit() - asked.edns.map_or(0, |edns| edns.reply().len());
         self.bytes.extend_from_slice(&[0; HEADER]);
         self.bytes.extend_from_slice(asked.echo);
@@ -76,6 +79,11 @@ impl Reply {
     pub fn sends_to_tcp(&mut self) {
         self.flags[2] &= !0b0000_0100;
         self.truncated();
+    }
+
+    /// Whether something has found no room.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Sets the response code.
@@ -115,6 +123,7 @@ impl Reply {
         self.bytes[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
         if self.bytes.len() > self.limit {
             self.back_to(before);
+            self.is_cut = true;
             return false;
         }
         self.counts[section as usize] += 1;

@@ -58,16 +58,27 @@ impl Composer {
 
     /// The reply to a datagram; `None` where the other path must look at it.
     pub fn answer(&mut self, view: &View<'_>, datagram: &[u8]) -> Option<Composed<'_>> {
-        let asked = Asked::read(datagram)?;
+        self.answer_asked(view, &Asked::read(datagram)?)
+    }
+
+    /// The same for a message that came over TCP.
+    pub fn answer_message(&mut self, view: &View<'_>, message: &[u8]) -> Option<Composed<'_>> {
+        self.answer_asked(view, &Asked::read_message(message)?)
+    }
+
+    fn answer_asked(&mut self, view: &View<'_>, asked: &Asked<'_>) -> Option<Composed<'_>> {
         self.lower.clear();
         self.lower.extend(asked.name.iter().map(u8::to_ascii_lowercase));
         let lower = std::mem::take(&mut self.lower);
-        let code = self.compose(view, &asked, &lower);
+        let code = self.compose(view, asked, &lower);
         self.lower = lower;
         let code = code?;
+        if asked.over_tcp && self.reply.is_cut() {
+            return None;
+        }
         self.reply.code(code);
         let dnssec_ok = asked.edns.is_some_and(|edns| edns.dnssec_ok);
-        Some(Composed { bytes: self.reply.finish(&asked), rtype: asked.rtype, code, dnssec_ok })
+        Some(Composed { bytes: self.reply.finish(asked), rtype: asked.rtype, code, dnssec_ok })
     }
 
     /// An empty reply that sends a client to TCP; `None` where the question is not plain.

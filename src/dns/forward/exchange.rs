@@ -1,10 +1,14 @@
 //! One question and one answer over a socket.
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UdpSocket;
+
+/// The longest answer over UDP that is read: we say that we take 1232 bytes.
+const LONGEST_ANSWER: usize = 4096;
 
 /// Whether a reply settles the question, as opposed to saying that the server could not or would not.
 pub(in crate::dns) fn is_helpful(answer: &Message) -> bool {
@@ -12,54 +16,76 @@ pub(in crate::dns) fn is_helpful(answer: &Message) -> bool {
     !matches!(code, ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp | ResponseCode::FormErr)
 }
 
+/// A question on its way to a server.
+pub(super) struct Sent<'a> {
+    /// The message, with another id.
+    message: &'a Message,
+    /// The id.
+    id: u16,
+    /// The bytes that are sent.
+    bytes: Vec<u8>,
+}
+
+impl Sent<'_> {
+    /// The message as it is sent, with an id that nobody can foresee.
+    ///
+    /// # Errors
+    /// It has no wire form.
+    pub fn new(message: &Message) -> io::Result<Sent<'_>> {
+        let (id, mut bytes) = (rand::random(), message.to_vec().map_err(io::Error::other)?);
+        bytes[..2].copy_from_slice(&u16::to_be_bytes(id));
+        Ok(Sent { message, id, bytes })
+    }
+
+    /// The message in these bytes, if it answers this one: a response, the same id, the same question. The name's case is not compared: some servers do
+    /// not echo it.
+    fn answer(&self, bytes: &[u8]) -> Option<Message> {
+        let answer = Message::from_vec(bytes).ok()?;
+        let header = &answer.metadata;
+        let same_header = header.id == self.id && header.message_type == MessageType::Response && header.op_code == OpCode::Query;
+        let same = |asked: &Query, answered: &Query| {
+            asked.query_type() == answered.query_type()
+                && asked.query_class() == answered.query_class()
+                && asked.name().eq_ignore_root(answered.name())
+        };
+        let same_question = match (self.message.queries.as_slice(), answer.queries.as_slice()) {
+            ([asked], [answered]) => same(asked, answered),
+            // Servers that could not read the question may not repeat it.
+            ([_], []) => !is_helpful(&answer),
+            _ => false,
+        };
+        (same_header && same_question).then_some(answer)
+    }
+}
+
 /// By UDP from a socket of its own: its port is unpredictable, and nobody else's datagrams arrive.
-pub(super) async fn over_udp(server: SocketAddr, message: &Message, bytes: &[u8]) -> io::Result<Message> {
-    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-    socket.connect(server).await?;
-    socket.send(bytes).await?;
-    let mut buffer = vec![0; 4096];
+pub(super) async fn over_udp(server: SocketAddr, sent: &Sent<'_>) -> io::Result<Message> {
+    let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    // The kernel draws the port.
+    connect(&socket, &server)?;
+    let socket = std::net::UdpSocket::from(socket);
+    // Before the runtime has it, which would wait to hear that something can be sent, and wake this task for that.
+    socket.send(&sent.bytes)?;
+    let socket = UdpSocket::from_std(socket)?;
+    let mut buffer = Vec::with_capacity(LONGEST_ANSWER);
     loop {
-        let length = socket.recv(&mut buffer).await?;
+        buffer.clear();
+        socket.recv_buf(&mut buffer).await?;
         // What does not fit the question may be forged, or late: the true answer may still come.
-        if let Some(answer) = matching(message, &buffer[..length]) {
+        if let Some(answer) = sent.answer(&buffer) {
             return Ok(answer);
         }
     }
 }
 
 /// Over a connection on which nothing else is under way.
-pub(super) async fn over_stream<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    message: &Message,
-    bytes: &[u8],
-) -> io::Result<Message> {
-    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
+pub(super) async fn over_stream<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, sent: &Sent<'_>) -> io::Result<Message> {
+    let length = u16::try_from(sent.bytes.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes(), sent.bytes.as_slice()].concat()).await?;
     // TLS keeps what it has encrypted until then.
     stream.flush().await?;
     let mut answer = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut answer).await?;
-    matching(message, &answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// The message in these bytes, if it answers the question: a response, the same id, the same question. The name's case is not
-/// compared: some servers do not echo it.
-fn matching(question: &Message, bytes: &[u8]) -> Option<Message> {
-    let answer = Message::from_vec(bytes).ok()?;
-    let header = &answer.metadata;
-    let same_header =
-        header.id == question.metadata.id && header.message_type == MessageType::Response && header.op_code == OpCode::Query;
-    let same = |asked: &Query, answered: &Query| {
-        asked.query_type() == answered.query_type()
-            && asked.query_class() == answered.query_class()
-            && asked.name().eq_ignore_root(answered.name())
-    };
-    let same_question = match (question.queries.as_slice(), answer.queries.as_slice()) {
-        ([asked], [answered]) => same(asked, answered),
-        // Servers that could not read the question may not repeat it.
-        ([_], []) => !is_helpful(&answer),
-        _ => false,
-    };
-    (same_header && same_question).then_some(answer)
+    sent.answer(&answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

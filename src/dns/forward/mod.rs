@@ -146,7 +146,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// See [`ForwardError`].
-    pub async fn ask(&self, message: Message, client: Transport) -> Result<Message, ForwardError> {
+    pub async fn ask(&self, message: &Message, client: Transport) -> Result<Message, ForwardError> {
         let _permit = match self.room.as_ref().map(Semaphore::try_acquire) {
             Some(Err(_)) => {
                 self.metrics.rejected();
@@ -154,7 +154,7 @@ impl Forwarder {
             }
             permit => permit,
         };
-        self.pool.ask(&message, client).await
+        self.pool.ask(message, client).await
     }
 }
 
@@ -178,7 +178,7 @@ mod tests {
         let forwarder =
             forwarder(&["192.0.2.1:53".parse::<SocketAddr>().unwrap()].into_iter().collect(), Path::new("/nonexistent"));
         let all = forwarder.room.as_ref().unwrap().try_acquire_many(1000).unwrap();
-        assert_eq!(forwarder.ask(Message::query(), Transport::Udp).await.unwrap_err(), ForwardError::Busy);
+        assert_eq!(forwarder.ask(&Message::query(), Transport::Udp).await.unwrap_err(), ForwardError::Busy);
         assert_eq!(forwarder.metrics.rejects(), 1);
         drop(all);
     }
@@ -188,7 +188,7 @@ mod tests {
         let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let forwarder = forwarder(&[nobody, nobody].into_iter().collect(), Path::new("/nonexistent"));
         assert_eq!(forwarder.upstreams(), [nobody]);
-        assert_eq!(forwarder.ask(Message::query(), Transport::Udp).await.unwrap_err(), ForwardError::NoAnswer);
+        assert_eq!(forwarder.ask(&Message::query(), Transport::Udp).await.unwrap_err(), ForwardError::NoAnswer);
     }
 
     #[test]

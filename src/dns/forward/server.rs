@@ -1,6 +1,6 @@
 //! One upstream server: its health, and its connections.
 
-use super::exchange::{over_stream, over_udp};
+use super::exchange::{Sent, over_stream, over_udp};
 use super::loops::Care;
 use super::tls::Tls;
 use crate::config::{ForwardConfig, NameServer, Over};
@@ -212,52 +212,50 @@ impl Server {
     /// One question: by UDP, and by TCP where the answer was cut, where there is none, or where that is wanted. If TCP fails the cut answer is better
     /// than none.
     pub async fn exchange(&self, message: &Message, way: Way, metrics: &Metrics) -> io::Result<Message> {
-        let mut message = message.clone();
-        message.metadata.id = rand::random();
-        let bytes = message.to_vec().map_err(io::Error::other)?;
+        let sent = Sent::new(message)?;
         if way == Way::TcpAlone || self.over != Over::Plain {
-            return self.by_connection(&message, &bytes, metrics).await;
+            return self.by_connection(&sent, metrics).await;
         }
         if way == Way::Tcp {
-            return self.by_tcp_first(&message, &bytes, metrics).await;
+            return self.by_tcp_first(&sent, metrics).await;
         }
         if self.is_tcp_first()
-            && let Ok(answer) = self.by_connection(&message, &bytes, metrics).await
+            && let Ok(answer) = self.by_connection(&sent, metrics).await
         {
             return Ok(answer);
         }
-        let by_udp = over_udp(self.address, &message, &bytes);
+        let by_udp = over_udp(self.address, &sent);
         tokio::pin!(by_udp);
         tokio::select! {
             answer = &mut by_udp => match answer {
                 Ok(answer) if !answer.metadata.truncation => Ok(answer),
-                Ok(cut) => Ok(self.by_connection(&message, &bytes, metrics).await.unwrap_or(cut)),
-                Err(error) => self.by_tcp_instead(&message, &bytes, metrics).await.ok_or(error),
+                Ok(cut) => Ok(self.by_connection(&sent, metrics).await.unwrap_or(cut)),
+                Err(error) => self.by_tcp_instead(&sent, metrics).await.ok_or(error),
             },
-            Some(answer) = async { sleep(PATIENCE).await; self.by_tcp_instead(&message, &bytes, metrics).await } => Ok(answer),
+            Some(answer) = async { sleep(PATIENCE).await; self.by_tcp_instead(&sent, metrics).await } => Ok(answer),
         }
     }
 
     /// Over TCP, and over UDP where that fails or takes long: some networks let no TCP through.
-    async fn by_tcp_first(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> io::Result<Message> {
-        let by_tcp = self.by_connection(message, bytes, metrics);
+    async fn by_tcp_first(&self, sent: &Sent<'_>, metrics: &Metrics) -> io::Result<Message> {
+        let by_tcp = self.by_connection(sent, metrics);
         tokio::pin!(by_tcp);
         tokio::select! {
             answer = &mut by_tcp => match answer {
                 Ok(answer) => Ok(answer),
-                Err(error) => over_udp(self.address, message, bytes).await.map_err(|_| error),
+                Err(error) => over_udp(self.address, sent).await.map_err(|_| error),
             },
             Some(answer) = async {
                 sleep(PATIENCE).await;
-                over_udp(self.address, message, bytes).await.ok().filter(|answer| !answer.metadata.truncation)
+                over_udp(self.address, sent).await.ok().filter(|answer| !answer.metadata.truncation)
             } => Ok(answer),
         }
     }
 
     /// Over TCP, because nothing comes over UDP.
-    async fn by_tcp_instead(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> Option<Message> {
+    async fn by_tcp_instead(&self, sent: &Sent<'_>, metrics: &Metrics) -> Option<Message> {
         let _place = self.tcp_instead.try_acquire().ok()?;
-        let answer = self.by_connection(message, bytes, metrics).await.ok()?;
+        let answer = self.by_connection(sent, metrics).await.ok()?;
         *self.tcp_first.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Some(answer)
     }
@@ -266,19 +264,19 @@ impl Server {
         self.tcp_first.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < TCP_FIRST)
     }
 
-    async fn by_connection(&self, message: &Message, bytes: &[u8], metrics: &Metrics) -> io::Result<Message> {
+    async fn by_connection(&self, sent: &Sent<'_>, metrics: &Metrics) -> io::Result<Message> {
         let proto = if self.over == Over::Plain { "tcp" } else { "tcp-tls" };
         while let Some(mut connection) = self.idle_connection() {
             metrics.connection_used(self.address, proto, true);
             // The server may have closed it meanwhile: that says nothing about a new one.
-            if let Ok(answer) = connection.ask(message, bytes).await {
+            if let Ok(answer) = connection.ask(sent).await {
                 self.keep(connection);
                 return Ok(answer);
             }
         }
         metrics.connection_used(self.address, proto, false);
         let mut connection = self.connect().await?;
-        let answer = connection.ask(message, bytes).await?;
+        let answer = connection.ask(sent).await?;
         self.keep(connection);
         Ok(answer)
     }
@@ -323,10 +321,10 @@ enum Connection {
 }
 
 impl Connection {
-    async fn ask(&mut self, message: &Message, bytes: &[u8]) -> io::Result<Message> {
+    async fn ask(&mut self, sent: &Sent<'_>) -> io::Result<Message> {
         match self {
-            Connection::Tcp(stream) => over_stream(stream, message, bytes).await,
-            Connection::Tls(stream) => over_stream(stream, message, bytes).await,
+            Connection::Tcp(stream) => over_stream(stream, sent).await,
+            Connection::Tls(stream) => over_stream(stream, sent).await,
         }
     }
 }
