@@ -38,7 +38,7 @@ const PLACE: usize = LONGEST_QUESTION + 64;
 /// The place of an answer.
 const ANSWER: usize = UDP_PAYLOAD as usize;
 /// More threads than these are not needed for any load that a node sees.
-const MOST_THREADS: usize = 8;
+pub(super) const MOST_THREADS: usize = 8;
 /// So many batches of one socket, then the others have their turn.
 const TURN: usize = 16;
 /// The event that wakes all threads.

@@ -12,6 +12,7 @@ use super::guard::Guard;
 use super::limits::{LONGEST_QUESTION, Limits, Unsent};
 use super::metrics::Transport;
 use super::pulse::{self, Pulse};
+use super::receive::MOST_THREADS;
 use super::respond::Responder;
 use super::server::{Stop, told};
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use std::task::{Poll, ready};
 use std::thread;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Notify, Semaphore, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
@@ -46,6 +47,8 @@ const MAX_QUESTIONS: usize = 32;
 const PIECE: usize = 4096;
 /// When the answers that are there are longer than this they are sent.
 const ENOUGH: usize = 16 << 10;
+/// After answers of more than this the other connections have their turn: reading and writing at once never waits by itself.
+const TURN: usize = 1 << 10;
 /// In front of each message stands its length.
 const LENGTH: usize = 2;
 
@@ -127,12 +130,16 @@ impl Clerks {
     fn new() -> Clerks {
         let clerk = || Clerk { composer: Composer::new(rand::random()), counts: Counts::new(Transport::Tcp) };
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        Clerks((0..threads).map(|_| clerk().into()).collect())
+        Clerks((0..threads.min(MOST_THREADS)).map(|_| clerk().into()).collect())
     }
 
     /// One that has nothing to do, or the first one, in a moment.
     fn any(&self) -> MutexGuard<'_, Clerk> {
-        let free = self.0.iter().find_map(|clerk| clerk.try_lock().ok());
+        let free = self.0.iter().find_map(|clerk| match clerk.try_lock() {
+            Ok(clerk) => Some(clerk),
+            Err(TryLockError::Poisoned(clerk)) => Some(clerk.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        });
         free.unwrap_or_else(|| self.0[0].lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -218,8 +225,12 @@ impl Conversation {
         loop {
             let mut answers = Vec::new();
             let next = self.clerks.any().answer(&mut self.inbox, self.client, &self.responder, &mut answers);
+            let long = answers.len() > TURN;
             if !answers.is_empty() && !self.send(answers).await {
                 break;
+            }
+            if long {
+                yield_now().await;
             }
             let goes_on = match next {
                 Next::Send => true,
@@ -271,7 +282,7 @@ impl Conversation {
     }
 
     /// Sends answers, at once as far as the client takes them. False when the connection has to end.
-    async fn send(&mut self, bytes: Vec<u8>) -> bool {
+    async fn send(&mut self, mut bytes: Vec<u8>) -> bool {
         let Some(unsent) = self.outbox.admit(bytes.len()) else {
             self.answers.shutdown().await;
             return false;
@@ -280,7 +291,8 @@ impl Conversation {
         let Ok(mut way) = outbox.way.clone().try_lock_owned() else {
             // Behind another answer, which the client does not take as fast as it asks.
             let Ok(place) = self.places.clone().acquire_owned().await else { return false };
-            self.answers.spawn(async move {
+            bytes.shrink_to_fit();
+            self.by_and_by(async move {
                 outbox.send(&bytes).await;
                 drop((unsent, place));
             });
@@ -292,8 +304,9 @@ impl Conversation {
             Some(Err(_)) | None => return false,
         };
         if sent < bytes.len() {
-            self.answers.spawn(async move {
-                outbox.write(&mut way, &bytes[sent..]).await;
+            let rest = bytes.split_off(sent);
+            self.by_and_by(async move {
+                outbox.write(&mut way, &rest).await;
                 drop(unsent);
             });
         }
@@ -306,16 +319,24 @@ impl Conversation {
         let Ok(place) = self.places.clone().acquire_owned().await else { return false };
         let Some(worked_on) = self.outbox.limits.tcp().await else { return false };
         let (responder, client, outbox) = (self.responder.clone(), self.client, self.outbox.clone());
-        self.answers.spawn(async move {
+        self.by_and_by(async move {
             let _place = place;
             let Some(answer) = responder.answer_message(message, client).await else { return };
             drop(worked_on);
             let Ok(length) = u16::try_from(answer.len()) else { return };
-            if let Some(_unsent) = outbox.admit(answer.len()) {
-                outbox.send(&[&length.to_be_bytes(), answer.as_slice()].concat()).await;
+            let bytes = [&length.to_be_bytes(), answer.as_slice()].concat();
+            drop(answer);
+            if let Some(_unsent) = outbox.admit(bytes.len()) {
+                outbox.send(&bytes).await;
             }
         });
         true
+    }
+
+    /// Has this done besides. What has been done goes first: while questions come without a pause nobody else lets go of it.
+    fn by_and_by(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        while self.answers.try_join_next().is_some() {}
+        self.answers.spawn(work);
     }
 }
 

@@ -1,7 +1,7 @@
-//! The two paths of a question over UDP, and how their answers are compared. Used by the fuzz test too.
+//! The two paths of a question, over UDP and TCP, and how their answers are compared. Used by the fuzz test too.
 
 use hickory_proto::op::Message;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use waypost::config::{CacheConfig, Upstreams};
 use waypost::dns::chain::{Chain, Plan};
@@ -12,6 +12,9 @@ use waypost::dns::records::Records;
 use waypost::dns::resolve::Resolver;
 use waypost::dns::respond::Responder;
 use waypost::dns::shape::Shape;
+
+/// Whoever asks.
+const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5353);
 
 /// Both paths over the same records. Names from elsewhere are not resolved here: SERVFAIL.
 pub struct Both {
@@ -63,17 +66,30 @@ impl Both {
 
     /// The other path's reply, if there is one.
     pub fn slow(&self, datagram: &[u8]) -> Option<Vec<u8>> {
-        let client: SocketAddr = "10.0.0.1:5353".parse().unwrap();
-        self.runtime.block_on(self.slow.answer_datagram(datagram.to_vec(), client))
+        self.runtime.block_on(self.slow.answer_datagram(datagram.to_vec(), CLIENT))
     }
 
-    /// Whether the fast path has an answer, which must be the other's.
-    pub fn agree_on(&self, datagram: &[u8]) -> bool {
-        let Some(fast) = self.fast(datagram) else { return false };
-        let slow = self.slow(datagram).expect("what the fast path answers the other one answers too");
-        assert_eq!(in_order(&fast), in_order(&slow), "{:?}", Message::from_vec(datagram));
+    /// Whether the fast path has an answer over UDP, which must be the other's; over TCP as well.
+    pub fn agree_on(&self, question: &[u8]) -> bool {
+        self.agree_on_message(question);
+        let Some(fast) = self.fast(question) else { return false };
+        compare(&fast, self.slow(question), question);
         true
     }
+
+    /// Whether the fast path has an answer over TCP, which must be the other's.
+    pub fn agree_on_message(&self, question: &[u8]) -> bool {
+        let view = self.records.view_as(&self.shape, &self.shape.zones[0]);
+        let mut composer = Composer::new(7);
+        let Some(fast) = composer.answer_message(&view, question) else { return false };
+        compare(fast.bytes, self.runtime.block_on(self.slow.answer_message(question.to_vec(), CLIENT)), question);
+        true
+    }
+}
+
+fn compare(fast: &[u8], slow: Option<Vec<u8>>, question: &[u8]) {
+    let slow = slow.expect("what the fast path answers the other one answers too");
+    assert_eq!(in_order(fast), in_order(&slow), "{:?}", Message::from_vec(question));
 }
 
 /// The bytes of a reply, except that records of the same type, owner and length in the answer section are in the order of their data; such

@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use waypost::dns::limits::Limits;
-use waypost::model::ObjectKey;
 
 /// An upstream that says nothing, and tells which clients' questions have come.
 async fn silent() -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
@@ -93,25 +92,87 @@ async fn a_question_over_tcp_that_is_longer_than_any_question_ends_the_connectio
     running.serving.shutdown().await;
 }
 
-/// More than its share of what may lie about: an answer of 60 KB for each question, none of which is taken.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_whose_client_asks_and_takes_no_answers_ends_and_others_go_on() {
+/// A server of headless Services with addresses that are sent as they are asked for, and with more, which are not.
+fn crowds() -> Running {
     let records = cluster();
-    let key = ObjectKey::new("data", "crowd");
-    let address = |number: u16| endpoint(&format!("10.77.{}.{}", number / 256, number % 256));
-    records.publish(&key, Some(&headless("data/crowd")), &[&slice("data/crowd", &[], (0..1400).map(address))]);
+    for count in CROWDS {
+        let name = format!("data/crowd-{count}");
+        let address = |number: u16| endpoint(&format!("10.77.{}.{}", number / 256, number % 256));
+        let slice = slice(&name, &[], (0..count).map(address));
+        records.publish(&slice.service, Some(&headless(&name)), &[&slice]);
+    }
     let corefile = ". {\n    kubernetes cluster.local\n    loadbalance\n}";
-    let running = Running::limited(records, corefile, Limits::of(16, 16, 200_000));
-    let question = query("crowd.data.svc.cluster.local", 1).to_vec().unwrap();
-    let bytes = [&(question.len() as u16).to_be_bytes(), &question[..]].concat();
+    Running::limited(records, corefile, Limits::of(16, 16, 200_000))
+}
+
+const CROWDS: [u16; 2] = [900, 1400];
+
+fn of_crowd(count: u16) -> Message {
+    query(&format!("crowd-{count}.data.svc.cluster.local"), 1)
+}
+
+/// One that has room for little.
+async fn narrow(server: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    let mut greedy = socket.connect(running.ipv4()).await.unwrap();
-    let asks = async { while greedy.write_all(&bytes).await.is_ok() {} };
-    timeout(2 * LIMIT, asks).await.expect("the server ends it");
-    // A client that is merely slow is given up for being slow.
-    assert!(running.counted("waypost_dns_dropped_questions_total", "unsent") > 0);
-    assert_eq!(tcp(running.ipv4(), &query("crowd.data.svc.cluster.local", 1)).await.answers.len(), 1400);
+    socket.connect(server).await.unwrap()
+}
+
+/// More than its share of what may lie about: long answers, none of which is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_client_asks_and_takes_no_answers_ends_and_others_go_on() {
+    let running = crowds();
+    for count in CROWDS {
+        let before = running.counted("waypost_dns_dropped_questions_total", "unsent");
+        let question = of_crowd(count).to_vec().unwrap();
+        let bytes = [&(question.len() as u16).to_be_bytes(), &question[..]].concat();
+        let mut greedy = narrow(running.ipv4()).await;
+        let asks = async { while greedy.write_all(&bytes).await.is_ok() {} };
+        timeout(2 * LIMIT, asks).await.expect("the server ends it");
+        // A client that is merely slow is given up for being slow.
+        assert!(running.counted("waypost_dns_dropped_questions_total", "unsent") > before);
+        assert_eq!(tcp(running.ipv4(), &of_crowd(count)).await.answers.len(), usize::from(count));
+    }
+    running.serving.shutdown().await;
+}
+
+/// It has asked for a multiple of what lies on the way before it takes the first answer, and takes each in pieces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_its_answers_slowly_gets_each_one_whole() {
+    let running = crowds();
+    for count in CROWDS {
+        let mut slow = narrow(running.ipv4()).await;
+        for round in 0..20_u16 {
+            let numbers = round * 8..(round + 1) * 8;
+            for number in numbers.clone() {
+                let mut question = of_crowd(count);
+                question.metadata.id = number;
+                let question = question.to_vec().unwrap();
+                slow.write_all(&[&(question.len() as u16).to_be_bytes(), &question[..]].concat()).await.unwrap();
+            }
+            let mut answered = BTreeSet::new();
+            for _ in numbers.clone() {
+                let mut answer = vec![0; usize::from(slow.read_u16().await.unwrap())];
+                for piece in answer.chunks_mut(1000) {
+                    slow.read_exact(piece).await.unwrap();
+                }
+                let answer = Message::from_vec(&answer).unwrap();
+                assert_eq!(answer.answers.len(), usize::from(count));
+                answered.insert(answer.metadata.id);
+            }
+            assert_eq!(answered, numbers.collect());
+        }
+    }
+    running.serving.shutdown().await;
+}
+
+/// What is not worth an answer costs nothing that stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_empty_messages_without_a_pause_keeps_nobody_from_an_answer() {
+    let running = Running::start(cluster(), &[upstream().await]);
+    let mut stream = TcpStream::connect(running.ipv4()).await.unwrap();
+    stream.write_all(&[0; 200_000]).await.unwrap();
+    assert_eq!(exchange(&mut stream, &query("web.default.svc.cluster.local", 1)).await.answers.len(), 1);
     running.serving.shutdown().await;
 }
 

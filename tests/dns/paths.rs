@@ -117,6 +117,24 @@ fn the_fast_path_allocates_nothing_once_it_is_warm() {
     assert_eq!(counted.count_total, 0, "allocations for {again} questions");
 }
 
+/// Where the fast path leaves an answer to the other one, because not every name in it could be pointed to.
+#[test]
+fn both_paths_say_the_same_over_tcp_up_to_the_longest_answer_of_the_fast_one() {
+    let border = 1000..1040;
+    let records = cluster();
+    for count in border.clone() {
+        let slice =
+            slice(&format!("data/of-{count}"), &[], (0..count).map(|n| endpoint(&format!("10.9.{}.{}", n / 200, n % 200))));
+        records.publish(&slice.service, Some(&headless(&format!("data/of-{count}"))), &[&slice]);
+    }
+    let both = Both::over(records);
+    let of = |count: usize| variants(&format!("of-{count}.data.svc.cluster.local"), 1);
+    let is_fast = |message: &Message| both.agree_on_message(&message.to_vec().unwrap());
+    let fast = border.clone().flat_map(of).filter(is_fast).count();
+    let all = border.flat_map(of).count();
+    assert!(fast > 0 && fast < all, "{fast} of {all}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
