@@ -113,7 +113,7 @@ impl Row {
                 .ours
                 .map(|ours| format!("{} {}", if self.unit == Unit::PerSecond { "≥" } else { "≤" }, self.unit.value(ours))),
         );
-        goal.extend(self.goal.times.map(|times| format!("{times} ×")));
+        goal.extend(self.goal.times.map(|times| format!("{} ×", (times * 100.0).round() / 100.0)));
         let verdict = match self.is_reached() {
             Some(true) => " ✓",
             Some(false) => " ✗",

@@ -280,8 +280,8 @@ impl Metrics {
     }
 
     /// Counts an upstream's answer.
-    pub fn upstream_answered(&self, upstream: SocketAddr, code: u16, took: Duration) {
-        let labels = ["forward", &upstream.to_string(), code_label(code)];
+    pub fn upstream_answered(&self, upstream: &str, code: u16, took: Duration) {
+        let labels = ["forward", upstream, code_label(code)];
         self.upstream_durations.with_label_values(&labels).observe(took.as_secs_f64());
     }
 

@@ -237,8 +237,8 @@ impl Inner {
             Kind::Positive => &self.scope.without_positive,
             Kind::Negative | Kind::Failure => &self.scope.without_negative,
         };
-        let name = question.queries.first().and_then(|query| reply::from_hickory(query.name()));
-        without.is_empty() || !name.is_some_and(|name| is_in(without, &name.to_lower()))
+        let name = || question.queries.first().and_then(|query| reply::from_hickory(query.name()));
+        without.is_empty() || !name().is_some_and(|name| is_in(without, &name.to_lower()))
     }
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {

@@ -142,7 +142,9 @@ impl Responder {
             Some(Answered { reply, place: self.dropped.clone(), source: None })
         })?;
         let query = request.queries.queries().first().map(|query| query.original());
-        if let Some(name) = query.and_then(|query| reply::from_hickory(query.name())) {
+        if self.metrics.top.is_watched()
+            && let Some(name) = query.and_then(|query| reply::from_hickory(query.name()))
+        {
             self.metrics.top.note(name.to_lower().as_wire(), request.src().ip());
         }
         let server = source.as_ref().map(|(plan, entry)| plan.server(entry));

@@ -56,6 +56,11 @@ impl Top {
         }
     }
 
+    /// Whether somebody watches: where a name has to be made for it first.
+    pub fn is_watched(&self) -> bool {
+        self.watching.load(Ordering::Relaxed)
+    }
+
     /// The same for a whole question, which has been understood: its name begins behind the header.
     #[inline]
     pub fn note_datagram(&self, question: &[u8], client: IpAddr) {

@@ -11,18 +11,19 @@ use crate::dns::dig::millis;
 use crate::dns::metrics::{Transport, code_label};
 use crate::dns::resolv_conf::{self, MAX_SERVERS, Stamp};
 use crate::dns::trace::{self, Step};
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use hickory_proto::op::Message;
 use rand::seq::SliceRandom;
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::Poll;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 /// How long a question may take altogether (CoreDNS's deadline).
@@ -120,7 +121,7 @@ impl Pool {
     /// Asks one after the other, the second one early (a hedge), so that a single slow server costs little.
     async fn ask_in_order(&self, message: &Message, way: Way, order: &[Arc<Server>]) -> Result<Message, ForwardError> {
         let deadline = Instant::now() + DEADLINE;
-        let mut attempts = FuturesUnordered::new();
+        let mut attempts = Attempts(Vec::new());
         let mut failed = HashSet::new();
         let mut second_best = None;
         let mut early = !self.config.hedge.is_zero() && order.len() > 1;
@@ -131,10 +132,10 @@ impl Pool {
             if failed.contains(&server.address) {
                 continue;
             }
-            attempts.push(self.ask_one(message, way, server, deadline));
+            attempts.0.push(Box::pin(self.ask_one(message, way, server)));
             let patience = if early { self.config.hedge } else { PATIENCE };
             tokio::select! {
-                Some((asked, outcome)) = attempts.next() => match outcome {
+                (asked, outcome) = attempts.next() => match outcome {
                     Ok(answer) if is_helpful(&answer) => return Ok(answer),
                     outcome => {
                         if outcome.is_err() {
@@ -156,25 +157,19 @@ impl Pool {
         second_best.ok_or(ForwardError::NoAnswer)
     }
 
-    async fn ask_one<'a>(
-        &self,
-        message: &Message,
-        way: Way,
-        server: &'a Arc<Server>,
-        deadline: Instant,
-    ) -> (&'a Arc<Server>, io::Result<Message>) {
+    /// Whoever waits for it knows for how long.
+    async fn ask_one<'a>(&self, message: &Message, way: Way, server: &'a Arc<Server>) -> (&'a Arc<Server>, io::Result<Message>) {
         let mut asking = Asking { server, care: &self.care, since: Instant::now(), outcome: None };
         let outcome = tokio::select! {
-            outcome = timeout_at(deadline, server.exchange(message, way, &self.care.metrics)) => outcome,
-            () = server.turns_out_a_loop() => Ok(Err(io::Error::other("it leads back here"))),
+            outcome = server.exchange(message, way, &self.care.metrics) => outcome,
+            () = server.turns_out_a_loop() => Err(io::Error::other("it leads back here")),
         };
-        let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         asking.outcome = trace::is_watched().then(|| match &outcome {
             Ok(answer) => code_label(answer.metadata.response_code.into()).to_string(),
             Err(error) => error.to_string(),
         });
         if let Ok(answer) = &outcome {
-            self.care.metrics.upstream_answered(server.address, answer.metadata.response_code.into(), asking.since.elapsed());
+            self.care.metrics.upstream_answered(&server.label, answer.metadata.response_code.into(), asking.since.elapsed());
         }
         drop(asking);
         (server, outcome)
@@ -254,6 +249,25 @@ impl Pool {
         }
         let usable = usable.into_iter().take(MAX_SERVERS);
         state.servers = usable.map(|server| self.roster.server(server, &self.care, self.tls.as_ref())).collect();
+    }
+}
+
+/// Attempts under way: a few, all of which are looked at when one of them goes on. (A set that knows which one does costs more than that.)
+struct Attempts<F>(Vec<Pin<Box<F>>>);
+
+impl<F: Future> Attempts<F> {
+    /// The outcome of the first one that ends.
+    async fn next(&mut self) -> F::Output {
+        poll_fn(|context| {
+            for index in 0..self.0.len() {
+                if let Poll::Ready(outcome) = self.0[index].as_mut().poll(context) {
+                    drop(self.0.swap_remove(index));
+                    return Poll::Ready(outcome);
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 

@@ -63,6 +63,8 @@ impl Way {
 pub(super) struct Server {
     /// Where it is.
     pub address: SocketAddr,
+    /// The same as a label of metrics.
+    pub label: String,
     /// Failed checks in a row.
     fails: AtomicU32,
     /// A question has failed, and no check has succeeded since.
@@ -97,6 +99,7 @@ impl Server {
     pub fn new(server: NameServer, tls: Option<Tls>, expire: Duration, metrics: Arc<Metrics>) -> Server {
         Server {
             address: server.address,
+            label: server.address.to_string(),
             over: server.over,
             tls,
             tls_failed: AtomicBool::new(false),
