@@ -136,7 +136,7 @@ fn the_last_known_state(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("the last known state");
     group.bench_function("encoded", |bencher| bencher.iter(|| snapshot::encode(&store, SystemTime::UNIX_EPOCH).len()));
     group.bench_function("decoded", |bencher| {
-        bencher.iter(|| snapshot::decode(black_box(&bytes)).expect("it is what was written").updates.len());
+        bencher.iter(|| snapshot::decode(black_box(&bytes)).expect("it is what was written").kinds.len());
     });
 }
 

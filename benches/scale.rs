@@ -76,7 +76,7 @@ fn simulate(kernel: impl Kernel, services: u32, endpoints: u32) -> Result<(), Bo
     step.done("names published");
     let bytes = snapshot::encode(&store, SystemTime::now());
     step.done(&format!("last known state encoded ({:.1} MB)", bytes.len() as f64 / 1e6));
-    let remembered = snapshot::decode(&bytes)?.updates;
+    let remembered: Vec<_> = snapshot::decode(&bytes)?.updates().collect();
     step.done(&format!("and decoded ({} objects)", remembered.len()));
     drop((bytes, remembered));
 

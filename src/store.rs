@@ -3,7 +3,9 @@
 //! One owner (the agent's loop) applies [`Update`]s and takes the dirty keys. Listings may be repeated at any time: what a new
 //! listing does not mention is gone, which is how deletions survive a lost watch.
 
-use crate::model::{Family, Import, ImportedSlice, Kind, Labels, Name, Node, ObjectKey, Service, Slice, SliceKey, Update};
+use crate::model::{
+    Details, Family, Import, ImportedSlice, Kind, Labels, Name, Node, ObjectKey, Service, Slice, SliceKey, Update,
+};
 use ipnet::IpNet;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -55,6 +57,10 @@ struct Listing {
     number: u32,
     under_way: bool,
     complete_once: bool,
+    /// What the one under way tells of each object.
+    tells: Details,
+    /// What the last complete one has told.
+    told: Details,
 }
 
 /// What has changed since [`Store::take_dirty`] was last called.
@@ -121,6 +127,7 @@ impl Store {
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::ListBegin(kind) => self.list_begin(kind),
+            Update::ListTells(kind, details) => self.listing[kind as usize].tells = details,
             Update::ListEnd(kind) => self.list_end(kind),
             Update::Service(service) => self.put_service(*service),
             Update::ServiceGone(key) => self.drop_service(&key),
@@ -138,13 +145,18 @@ impl Store {
             Update::ImportGone(key) => self.drop_import(&key),
             Update::ImportedSlice(slice) => self.put_imported_slice(*slice),
             Update::ImportedSliceGone(key) => self.drop_imported_slice(&key),
-            Update::Unreachable => {}
+            Update::Unreachable | Update::Refused(_) => {}
         }
     }
 
     /// Whether a full listing of this kind has been seen.
     pub fn is_listed(&self, kind: Kind) -> bool {
         self.listing[kind as usize].complete_once
+    }
+
+    /// The details that are known of every object of this kind.
+    pub fn details(&self, kind: Kind) -> Details {
+        self.listing[kind as usize].told
     }
 
     /// The Service with this key.
@@ -240,6 +252,14 @@ impl Store {
         self.services.len()
     }
 
+    /// Forgets all objects of a kind, and that they were listed.
+    pub fn forget(&mut self, kind: Kind) {
+        self.list_begin(kind);
+        self.list_end(kind);
+        let number = self.number(kind);
+        self.listing[kind as usize] = Listing { number, ..Listing::default() };
+    }
+
     /// What changed since the last call.
     pub fn take_dirty(&mut self) -> Dirty {
         std::mem::take(&mut self.dirty)
@@ -249,6 +269,7 @@ impl Store {
         let listing = &mut self.listing[kind as usize];
         listing.number += 1;
         listing.under_way = true;
+        listing.tells = Details::default();
     }
 
     /// Removes what the listing that ends did not mention. An end without a begin (a listing that broke off and began anew) is harmless.
@@ -259,6 +280,7 @@ impl Store {
         }
         listing.under_way = false;
         listing.complete_once = true;
+        listing.told = listing.tells;
         let current = listing.number;
         match kind {
             Kind::Service => {

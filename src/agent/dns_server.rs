@@ -12,7 +12,6 @@ use crate::dns::records::Records;
 use crate::dns::server::{self, DnsError, Serving};
 use crate::handover::Sockets;
 use crate::import::read::Mounted;
-use crate::model::Demand;
 use crate::notices::{DNS_PORT_TAKEN, Notices, Subject};
 use prometheus::Registry;
 use std::sync::Arc;
@@ -30,8 +29,8 @@ pub struct DnsServer {
     pub records: Arc<Records>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
-    /// What it needs to know of the cluster.
-    pub demand: watch::Receiver<Demand>,
+    /// How it answers, and what it needs to know of the cluster for that.
+    pub chain: Chain,
     /// Where people ask about it.
     pub desk: Desk,
     /// Signs of life, once it serves.
@@ -103,12 +102,11 @@ impl DnsServer {
         });
         let desk = Desk { chain: chain.clone(), records: records.clone(), metrics: metrics.clone() };
         let is_obeyed = *obeyed.borrow();
-        let demand = chain.demand();
         let parts = Parts {
             obeyed,
             guard: config.dns.guard.clone(),
             records: records.clone(),
-            chain,
+            chain: chain.clone(),
             metrics: metrics.clone(),
             notices: notices.clone(),
             sockets: sockets.clone(),
@@ -122,7 +120,7 @@ impl DnsServer {
         let (leave, leaves) = mpsc::channel(1);
         let orders = Orders { leave: leaves, stopped };
         let task = tokio::spawn(parts.keep_trying(first, status.clone(), sender, orders));
-        Ok(DnsServer { records, metrics, demand, desk, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
+        Ok(DnsServer { records, metrics, chain, desk, serving, leave, stop, task, _following: AbortOnDropHandle(following) })
     }
 
     /// Leaves the sockets to another agent. Connections that are open are finished.

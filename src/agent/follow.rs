@@ -122,7 +122,7 @@ impl Follow {
                 _ = addresses.tick() => self.look_at_addresses(),
                 () = at(look_at_addresses) => self.look_at_addresses(),
                 Ok(()) = self.addresses.changed() => self.look_at_addresses(),
-                () = dns_serves(&mut self.dns) => {}
+                () = dns_changes(&mut self.dns) => self.remember_what_is_demanded(),
                 Some(inquiry) = self.inquiries.recv() => self.answer(inquiry),
                 _ = stopped.changed() => {
                     if let Some(last_state) = &mut self.last_state {
@@ -173,8 +173,17 @@ impl Follow {
             Update::ListEnd(kind) => Some(kind),
             _ => None,
         };
+        let needed = self.needed();
         if let (Update::Unreachable, Some(last_state)) = (&update, &mut self.last_state) {
             last_state.hurry();
+        }
+        // What the API server does not tell us must not be served for ever; but without namespaces nobody would be answered.
+        if let (Update::Refused(kind), Some(last_state)) = (&update, &mut self.last_state)
+            && !needed.contains(kind)
+            && last_state.refused(*kind)
+            && Demand::KINDS.contains(kind)
+        {
+            self.store.forget(*kind);
         }
         let of_node = matches!(update, Update::Node(_) | Update::NodeGone | Update::ListEnd(Kind::Node));
         self.store.apply(update);
@@ -235,6 +244,9 @@ impl Follow {
                 }
             }
         }
+        if let Some(dns) = &mut self.dns {
+            dns.tell_known(&self.store);
+        }
         self.announce();
     }
 
@@ -244,12 +256,24 @@ impl Follow {
 
     /// Serves the last known state if nothing was heard of the cluster, and saves what has changed.
     fn look_at_last_state(&mut self) {
-        let needed = self.needed();
+        let (needed, demanded) = (self.needed(), self.demanded());
         // Taken out, so that it does not take its own updates for the API server's.
         let Some(mut last_state) = self.last_state.take() else { return };
-        last_state.fall_back(&self.store, needed).into_iter().for_each(|update| self.take_in(update));
+        last_state.fall_back(&self.store, needed, demanded).into_iter().for_each(|update| self.take_in(update));
         last_state.save(&self.store);
         self.last_state = Some(last_state);
+    }
+
+    /// Serves more of the last known state, where that is served, because the zones need it now.
+    fn remember_what_is_demanded(&mut self) {
+        let demanded = self.demanded();
+        let Some(mut last_state) = self.last_state.take() else { return };
+        last_state.serve_besides(&self.store, demanded).into_iter().for_each(|update| self.take_in(update));
+        self.last_state = Some(last_state);
+    }
+
+    fn demanded(&self) -> &'static [Kind] {
+        self.dns.as_ref().map(Dns::demanded).unwrap_or_default()
     }
 
     /// The first commit waits a moment for the ServiceCIDRs, so that it need not take away what it is about to add. No longer: an API server may
@@ -357,12 +381,14 @@ async fn data_path_says(plan: &mut Option<Plan>) -> Word {
     }
 }
 
-/// Waits until the DNS sockets are open after all.
-async fn dns_serves(dns: &mut Option<Dns>) {
-    if let Some(dns) = dns
-        && dns.serving.changed().await.is_ok()
-    {
-        return;
+/// Waits until the DNS sockets are open after all, or the zones need to know more of the cluster.
+async fn dns_changes(dns: &mut Option<Dns>) {
+    if let Some(dns) = dns {
+        tokio::select! {
+            Ok(()) = dns.serving.changed() => return,
+            Ok(()) = dns.demand.changed() => return,
+            else => {}
+        }
     }
     std::future::pending().await
 }

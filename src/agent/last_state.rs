@@ -4,9 +4,9 @@
 //! than nothing. An agent that merely restarts is served as well: its tables are there, and its names come from here.
 
 use crate::admin::Status;
-use crate::model::{Kind, Update};
+use crate::model::{Demand, Kind, Update};
 use crate::notices::{LAST_STATE_REFUSED, LAST_STATE_SERVED, Notices, Subject};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot;
 use crate::store::Store;
 use std::collections::BTreeSet;
 use std::io;
@@ -29,10 +29,12 @@ pub struct LastState {
     folder: PathBuf,
     status: Status,
     notices: Notices,
-    /// What an earlier agent knew, and when it is used if nothing was heard by then.
-    remembered: Option<(Instant, Snapshot)>,
+    /// When what an earlier agent knew is used if nothing was heard by then.
+    remembered: Option<Instant>,
     /// While it is served: the kinds whose listing is still to come.
     awaited: BTreeSet<Kind>,
+    /// While it is served: what nobody has needed so far of what is not always watched.
+    spare: Vec<(Kind, Vec<Update>)>,
     /// When changes are to be saved; `None` without changes.
     due: Option<Instant>,
     /// How long it took the last time.
@@ -42,20 +44,20 @@ pub struct LastState {
 }
 
 impl LastState {
-    /// Reads what an earlier agent has left in this folder. One that cannot be trusted is reported and not used.
+    /// Looks for what an earlier agent has left in this folder. One that cannot be trusted is reported and not used. It is read once it is served: an agent
+    /// that finds the API server, as nearly all do, has no memory to spare for a second copy of the cluster.
     pub fn open(folder: &Path, status: Status, notices: Notices) -> LastState {
-        let remembered = snapshot::read(folder).unwrap_or_else(|error| {
-            let file = folder.join(snapshot::FILE);
-            let note = format!("the last known state in {} is not used: {error}", file.display());
-            notices.tell(&LAST_STATE_REFUSED, Subject::Node, note);
-            None
+        let is_there = snapshot::is_there(folder).unwrap_or_else(|error| {
+            refuse(&notices, folder, &error);
+            false
         });
         LastState {
             folder: folder.to_path_buf(),
             status,
             notices,
-            remembered: remembered.map(|snapshot| (Instant::now() + PATIENCE, snapshot)),
+            remembered: is_there.then(|| Instant::now() + PATIENCE),
             awaited: BTreeSet::new(),
+            spare: Vec::new(),
             due: None,
             cost: Duration::ZERO,
             saved: None,
@@ -65,37 +67,71 @@ impl LastState {
 
     /// When there is something to do next.
     pub fn next(&self) -> Option<Instant> {
-        let fall_back = self.remembered.as_ref().map(|(at, _)| *at);
-        [fall_back, self.due].into_iter().flatten().min()
+        [self.remembered, self.due].into_iter().flatten().min()
     }
 
-    /// The remembered state, if it is time for it and nothing was heard of the cluster.
-    pub fn fall_back(&mut self, store: &Store, needed: &[Kind]) -> Vec<Update> {
-        let Some((_, snapshot)) = self.remembered.take_if(|(at, _)| *at <= Instant::now()) else { return Vec::new() };
-        if store.has_heard() {
+    /// The remembered state, if it is time for it and nothing was heard of the cluster. It is served until all that is `needed` has been listed, and what else
+    /// is known of names: namespaces, and kinds that are `demanded`. Those that nobody watches would be served for ever, and are left out.
+    pub fn fall_back(&mut self, store: &Store, needed: &[Kind], demanded: &[Kind]) -> Vec<Update> {
+        let is_due = self.remembered.take_if(|at| *at <= Instant::now()).is_some();
+        if !is_due || store.has_heard() {
             return Vec::new();
         }
+        let read = snapshot::read(&self.folder).inspect_err(|error| refuse(&self.notices, &self.folder, error));
+        let Ok(Some(snapshot)) = read else { return Vec::new() };
         let age = SystemTime::now().duration_since(snapshot.taken).unwrap_or_default().as_secs();
         let note = format!("the API server cannot be reached: the state of {age} seconds ago is served until it can");
         self.notices.tell(&LAST_STATE_SERVED, Subject::Node, note);
         self.status.serves_last_state(Some(snapshot.taken));
-        self.awaited = needed.iter().copied().collect();
-        snapshot.updates
+        let mut served = Vec::new();
+        for (kind, updates) in snapshot.kinds {
+            if Demand::KINDS.contains(&kind) {
+                self.spare.push((kind, updates));
+            } else {
+                served.extend(updates);
+            }
+        }
+        self.awaited = needed.iter().copied().chain([Kind::Namespace]).collect();
+        served.extend(self.serve_besides(store, demanded));
+        served
+    }
+
+    /// What is remembered of these kinds, which are needed now as well, while the last known state is served.
+    pub fn serve_besides(&mut self, store: &Store, demanded: &[Kind]) -> Vec<Update> {
+        let is_wanted = |(kind, _): &mut (Kind, Vec<Update>)| demanded.contains(kind) && !store.is_listed(*kind);
+        let wanted: Vec<_> = self.spare.extract_if(.., is_wanted).collect();
+        self.awaited.extend(wanted.iter().map(|(kind, _)| *kind));
+        wanted.into_iter().flat_map(|(_, updates)| updates).collect()
     }
 
     /// The API server cannot be reached: the remembered state is not to wait any longer for its first word.
     pub fn hurry(&mut self) {
-        if let Some((at, _)) = &mut self.remembered {
+        if let Some(at) = &mut self.remembered {
             *at = Instant::now();
         }
     }
 
     /// A listing of the API server's is complete.
     pub fn listed(&mut self, kind: Kind) {
-        if self.awaited.remove(&kind) && self.awaited.is_empty() {
+        self.spare.retain(|(spare, _)| *spare != kind);
+        self.comes_no_more(kind);
+    }
+
+    /// The API server does not list a kind. Whether what is remembered of it is served.
+    pub fn refused(&mut self, kind: Kind) -> bool {
+        self.spare.retain(|(spare, _)| *spare != kind);
+        self.comes_no_more(kind)
+    }
+
+    /// This kind's listing is not awaited any more. Whether it was.
+    fn comes_no_more(&mut self, kind: Kind) -> bool {
+        let was_awaited = self.awaited.remove(&kind);
+        if was_awaited && self.awaited.is_empty() {
             tracing::info!("the API server's state has taken the place of the one that was remembered");
+            self.spare.clear();
             self.status.serves_last_state(None);
         }
+        was_awaited
     }
 
     /// Something has changed that should be saved; nothing but pods, perhaps.
@@ -141,6 +177,12 @@ impl LastState {
         let (folder, status) = (self.folder.clone(), self.status.clone());
         tokio::task::spawn_blocking(move || report(snapshot::write(&folder, &bytes), &folder, &status, taken))
     }
+}
+
+fn refuse(notices: &Notices, folder: &Path, error: &io::Error) {
+    let file = folder.join(snapshot::FILE);
+    let note = format!("the last known state in {} is not used: {error}", file.display());
+    notices.tell(&LAST_STATE_REFUSED, Subject::Node, note);
 }
 
 fn report(outcome: io::Result<()>, folder: &Path, status: &Status, taken: SystemTime) {

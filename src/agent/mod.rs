@@ -171,7 +171,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
         Role::All if config.dns.addresses.is_empty() => None,
         Role::All | Role::Dns => Some(DnsServer::start(&config, &registries.dns, &status, &notices, &sockets, mounted).await?),
     };
-    let demand = dns.as_ref().map_or_else(|| watch::channel(Demand::default()).1, |dns| dns.demand.clone());
+    let demand = dns.as_ref().map_or_else(|| watch::channel(Demand::default()).1, |dns| dns.chain.demand());
     demand.borrow().kinds().iter().for_each(|kind| status.awaits(*kind));
     let site = admin::site(&config.admin, status.clone(), registries)?;
     let probes = site.serve_probes()?;
@@ -187,7 +187,7 @@ pub async fn start_through<K: Kernel + Send + 'static>(
     let (ready_sender, ready) = watch::channel(false);
     let (home_sender, home) = watch::channel(false);
     let (stop, stopped) = watch::channel(());
-    let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.metrics.clone(), dns.serving.clone(), dns.demand.clone()));
+    let names = dns.as_ref().map(|dns| (dns.records.clone(), dns.metrics.clone(), dns.serving.clone(), dns.chain.clone()));
     let (changed, addresses) = watch::channel(());
     let service_health = ServiceHealth::new();
     let localhost_ports = config.proxy.nodeport_addresses.localhost.then(LocalhostPorts::default);

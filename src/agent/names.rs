@@ -3,10 +3,11 @@
 use super::follow::RETRY_REFUSED;
 use super::watchdog::GuardedSwitch;
 use crate::config::Config;
+use crate::dns::chain::Chain;
 use crate::dns::metrics::Metrics;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
-use crate::model::{Demand, Kind, Name, ObjectKey, ServiceKind};
+use crate::model::{Demand, Details, Kind, Name, ObjectKey, ServiceKind};
 use crate::nft::{self, NftError, Tracking};
 use crate::store::{Dirty, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(1);
 /// What is watched only because the zones need it is waited for at most this long once everything else is there (CoreDNS's `startup_timeout`):
 /// the agent may not be allowed to watch it. What it is needed for fails until it comes.
-const DEMAND_DEADLINE: Duration = Duration::from_secs(5);
+pub const DEMAND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Names on their way into the records, and the switch that leads questions to them.
 pub struct Dns {
@@ -35,8 +36,12 @@ pub struct Dns {
     /// Names whose rules are being committed.
     pub committing: Names,
     pub synced: bool,
-    /// What the zones need beyond services and namespaces.
-    demand: watch::Receiver<Demand>,
+    /// What the zones need beyond services and namespaces, and who waits for it.
+    chain: Chain,
+    /// Told when they need more.
+    pub demand: watch::Receiver<Demand>,
+    /// What of it is in the store, and since when.
+    listed: (Demand, Instant),
     /// Until when that is waited for.
     demand_awaited: Option<Instant>,
     /// Signs of life of the server, once the sockets are open.
@@ -52,7 +57,7 @@ pub struct Dns {
 }
 
 /// The names, the metrics of DNS, and whether they are served.
-pub type Published = (Arc<Records>, Arc<Metrics>, watch::Receiver<Option<Pulses>>, watch::Receiver<Demand>);
+pub type Published = (Arc<Records>, Arc<Metrics>, watch::Receiver<Option<Pulses>>, Chain);
 
 /// Names that are published together.
 #[derive(Default)]
@@ -63,7 +68,7 @@ pub struct Names {
 
 impl Dns {
     /// Names that nobody knows yet. What is beside the records says whether they are served.
-    pub fn new(config: &Config, (records, metrics, serving, demand): Published) -> Dns {
+    pub fn new(config: &Config, (records, metrics, serving, chain): Published) -> Dns {
         Dns {
             records,
             metrics,
@@ -73,7 +78,9 @@ impl Dns {
             waiting: Names::default(),
             committing: Names::default(),
             synced: false,
-            demand,
+            demand: chain.demand(),
+            chain,
+            listed: (Demand::default(), Instant::now()),
             demand_awaited: None,
             local: super::local_dns::addresses(config),
             tracking: if config.proxy.tracked_dns { Tracking::Tracked } else { Tracking::Untracked },
@@ -87,16 +94,20 @@ impl Dns {
         for name in &dirty.namespaces {
             self.set_namespace(store, name);
         }
-        dirty.pods.iter().for_each(|pod| self.records.move_pod(pod));
-        if store.is_listed(Kind::Pod) {
-            self.records.set_pods_listed();
+        // What is forgotten is unknown first, and then gone; what is listed is there first, and then all there is.
+        let (pods, imports) = (store.is_listed(Kind::Pod), store.is_listed(Kind::Import) && store.is_listed(Kind::ImportedSlice));
+        if !pods {
+            self.records.set_pods_listed(false);
         }
+        if !imports {
+            self.records.set_imports_listed(false);
+        }
+        dirty.pods.iter().for_each(|pod| self.records.move_pod(pod));
         for key in &dirty.imports {
             self.records.publish_import(key, store.import(key), &store.imported_slices(key));
         }
-        if store.is_listed(Kind::Import) && store.is_listed(Kind::ImportedSlice) {
-            self.records.set_imports_listed();
-        }
+        self.records.set_pods_listed(pods);
+        self.records.set_imports_listed(imports);
         for (key, triggers) in dirty.triggers {
             let new = triggers.into_iter().map(|trigger| trigger.time).filter(|time| *time > self.started);
             self.triggers.entry(key).or_default().extend(new);
@@ -151,7 +162,7 @@ impl Dns {
     }
 
     fn has_what_was_demanded(&mut self, store: &Store) -> bool {
-        let demand = *self.demand.borrow();
+        let demand = self.chain.asked_for();
         let Some(missing) = demand.kinds().iter().find(|kind| !store.is_listed(**kind)) else { return true };
         let is_over = *self.demand_awaited.get_or_insert_with(|| Instant::now() + DEMAND_DEADLINE) <= Instant::now();
         if is_over {
@@ -160,6 +171,22 @@ impl Dns {
             );
         }
         is_over
+    }
+
+    /// The kinds that are watched because the zones need them.
+    pub fn demanded(&self) -> &'static [Kind] {
+        self.chain.asked_for().kinds()
+    }
+
+    /// Tells how much of what the zones need can be answered from: all that was waiting when it was listed must have been published.
+    pub fn tell_known(&mut self, store: &Store) {
+        let known = known(store, self.chain.asked_for());
+        if known != self.listed.0 {
+            self.listed = (known, Instant::now());
+        }
+        if self.waiting_since().is_none_or(|since| since > self.listed.1) {
+            self.chain.know(known);
+        }
     }
 
     /// Until when what the zones need is waited for, while it is.
@@ -223,7 +250,26 @@ impl Dns {
 
     /// When the oldest name that waits is published in any case.
     pub fn deadline(&self) -> Option<Instant> {
-        let oldest = [self.waiting.since, self.committing.since].into_iter().flatten().min()?;
-        Some(oldest + PUBLISH_DEADLINE)
+        Some(self.waiting_since()? + PUBLISH_DEADLINE)
+    }
+
+    fn waiting_since(&self) -> Option<Instant> {
+        [self.waiting.since, self.committing.since].into_iter().flatten().min()
+    }
+}
+
+/// How much of what is asked for was listed.
+fn known(store: &Store, asked: Demand) -> Demand {
+    let all_listed = |kinds: &[Kind]| kinds.iter().all(|kind| store.is_listed(*kind));
+    let watched = || [Kind::Service, Kind::Slice, Kind::Namespace].iter().chain(asked.kinds());
+    let has = |detail: Details| {
+        let is_told = |kind: &Kind| store.is_listed(*kind) && store.details(*kind).have(detail.of(*kind));
+        if watched().all(is_told) { detail } else { Details::default() }
+    };
+    let details = asked.details.single().map(has).fold(Details::default(), Details::and);
+    Demand {
+        pods: asked.pods && all_listed(&[Kind::Pod]),
+        imports: asked.imports && all_listed(&[Kind::Import, Kind::ImportedSlice]),
+        details,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::kept_zones::KeptZones;
 use super::local_dns::{self, DNS_PORT};
+use super::names::DEMAND_DEADLINE;
 use crate::admin::Status;
 use crate::config::{Config, DnsConfig, Role, ZonesSource, is_public};
 use crate::dns::chain::{self, Chain, ChainError, Model, Plan};
@@ -168,11 +169,11 @@ impl Zones {
     /// In the role `dns`, whose only work it is, what is written cannot be done.
     pub async fn begin(&mut self) -> Result<(), ZonesError> {
         self.await_config_maps().await;
-        match self.look() {
+        match self.look().await {
             Ok(()) => Ok(()),
             Err(error) if self.config.role == Role::Dns && !error.is_absence() => Err(error),
             Err(error) => {
-                self.refuse(&error);
+                self.refuse(&error).await;
                 Ok(())
             }
         }
@@ -211,19 +212,19 @@ impl Zones {
                 () = changed(&mut self.mounted) => {}
                 () = look_again => {}
             }
-            if let Err(error) = self.look() {
-                self.refuse(&error);
+            if let Err(error) = self.look().await {
+                self.refuse(&error).await;
             }
         }
     }
 
     /// Reads what is written, and obeys it if it is new.
-    fn look(&mut self) -> Result<(), ZonesError> {
+    async fn look(&mut self) -> Result<(), ZonesError> {
         let mounted = self.mounted.as_mut().map(|mounted| mounted.borrow_and_update().clone());
         let files = match mounted {
             None => None,
             Some(Mounted::Files(files)) => Some(files),
-            Some(other) => return self.without_config_maps(&other),
+            Some(other) => return self.without_config_maps(&other).await,
         };
         let reading = read(&self.config.dns, files.as_ref())?;
         // A ConfigMap whose Corefile has no `reload` is not followed, but the first one that comes is obeyed.
@@ -235,7 +236,7 @@ impl Zones {
             }
             return Ok(());
         }
-        self.obey(&reading)?;
+        self.obey(&reading).await?;
         self.is_written = true;
         self.nothing_is_wrong();
         if let Some(kept) = &mut self.kept {
@@ -245,11 +246,11 @@ impl Zones {
     }
 
     /// There is nothing to read. Whatever is obeyed goes on; at the start what was obeyed last counts more than the settings.
-    fn without_config_maps(&mut self, known: &Mounted) -> Result<(), ZonesError> {
+    async fn without_config_maps(&mut self, known: &Mounted) -> Result<(), ZonesError> {
         let has_kept = self.kept.as_ref().is_some_and(|kept| kept.last().is_some());
         if self.model.is_none() && !has_kept {
             tracing::warn!(?known, "there is no ConfigMap with a Corefile yet: the settings hold until there is one");
-            return self.obey(&read(&self.config.dns, None)?);
+            return self.obey(&read(&self.config.dns, None)?).await;
         }
         match known {
             Mounted::Absent if self.is_written || has_kept => Err(ReadError::Absent.into()),
@@ -258,13 +259,23 @@ impl Zones {
         }
     }
 
-    fn obey(&mut self, reading: &Reading) -> Result<(), ZonesError> {
+    /// Puts it in force. Where it needs to know more of the cluster than what was in force before, that goes on until it is known, though not for ever: the
+    /// agent may not be allowed to know it.
+    async fn obey(&mut self, reading: &Reading) -> Result<(), ZonesError> {
         let before = self.chain.plan();
         let plan = reading.plan(&self.config.dns, &self.metrics, Some(&before))?;
         if self.model.is_none() {
             check_addresses(&self.config, plan.addresses())?;
         } else if plan.addresses() != before.addresses() {
             return Err(ZonesError::Addresses { before: before.addresses().to_vec(), after: plan.addresses().to_vec() });
+        }
+        if self.model.is_some() {
+            self.chain.ask_for(plan.demand());
+            if timeout(DEMAND_DEADLINE, self.chain.knows(plan.demand())).await.is_err() {
+                tracing::warn!(
+                    "what the new configuration of DNS needs to know is not listed yet: what needs it fails (SERVFAIL) until it is"
+                );
+            }
         }
         self.chain.replace(plan);
         let version = version(&reading.model);
@@ -276,7 +287,7 @@ impl Zones {
     }
 
     /// Tells what cannot be done, and obeys what was obeyed last if there is nothing else.
-    fn refuse(&mut self, error: &ZonesError) {
+    async fn refuse(&mut self, error: &ZonesError) {
         let what = error.to_string();
         if what == self.said {
             return;
@@ -291,7 +302,7 @@ impl Zones {
                 &DNS_CONFIGURATION_REFUSED
             }
         };
-        let instead = match (self.model.is_some(), self.recall()) {
+        let instead = match (self.model.is_some(), self.recall().await) {
             (true, _) => "DNS goes on as it was configured before".to_string(),
             (false, Some(age)) => format!("DNS does what it was told last, {age} seconds ago"),
             (false, None) => {
@@ -302,10 +313,10 @@ impl Zones {
     }
 
     /// Obeys what was obeyed last, if nothing is obeyed yet, and says how many seconds ago that was.
-    fn recall(&mut self) -> Option<u64> {
+    async fn recall(&mut self) -> Option<u64> {
         let last = self.kept.as_ref().and_then(KeptZones::last).filter(|_| self.model.is_none())?.clone();
         let name = format!("{}, as it was last obeyed", last.source);
-        match self.obey(&Reading { model: last.model, translation: None, name }) {
+        match self.obey(&Reading { model: last.model, translation: None, name }).await {
             Ok(()) => Some(SystemTime::now().duration_since(last.taken).unwrap_or_default().as_secs()),
             Err(error) => {
                 tracing::error!(%error, "nor can what DNS was told last be done");

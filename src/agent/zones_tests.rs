@@ -130,7 +130,7 @@ async fn a_broken_corefile_at_the_start_ends_a_dns_server_but_no_service_proxy()
     assert_eq!((all.shown("coredns_reload_failed_total"), all.shown("waypost_dns_configuration_refused")), (1.0, 1.0));
 
     folder.write(GOOD);
-    all.zones.look().unwrap();
+    all.zones.look().await.unwrap();
     assert!(*all.zones.obeyed().borrow());
     assert_eq!((all.answered(), all.shown("waypost_dns_configuration_refused")), (vec!["example.org".to_string()], 0.0));
 }
@@ -184,11 +184,11 @@ async fn without_the_api_server_the_corefile_of_the_last_time_is_obeyed() {
     assert!(next.zones.said.contains("the API server has not shown the ConfigMap"), "{}", next.zones.said);
     // It is back: with a Corefile that is broken, then with another one.
     told.send_replace(files(BROKEN));
-    let error = next.zones.look().unwrap_err();
-    next.zones.refuse(&error);
+    let error = next.zones.look().await.unwrap_err();
+    next.zones.refuse(&error).await;
     assert_eq!((next.answered(), next.shown("coredns_reload_failed_total")), (vec!["example.org".to_string()], 1.0));
     told.send_replace(files(OTHER));
-    next.zones.look().unwrap();
+    next.zones.look().await.unwrap();
     assert_eq!((next.answered(), next.status.pending_dns().len()), (vec!["example.com".to_string()], 5));
 }
 
@@ -200,11 +200,11 @@ async fn a_config_map_that_does_not_exist_leaves_it_to_the_settings_until_it_doe
     made.zones.begin().await.unwrap();
     assert_eq!(made.answered(), ["."]);
     told.send_replace(files(GOOD));
-    made.zones.look().unwrap();
+    made.zones.look().await.unwrap();
     assert_eq!(made.answered(), ["example.org"]);
     // Once it was there, it is missed.
     told.send_replace(Mounted::Absent);
-    let error = made.zones.look().unwrap_err().to_string();
+    let error = made.zones.look().await.unwrap_err().to_string();
     assert!(error.contains("does not exist"), "{error}");
     assert_eq!(made.answered(), ["example.org"]);
 }

@@ -5,7 +5,7 @@
 
 use super::lookup::{self, Node};
 use super::name::DomainName;
-use super::records::{Records, View};
+use super::records::{Records, Unheard, View};
 use super::service_record::{RecordKind, ShownEndpoint};
 use super::shape::Shape;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -298,7 +298,9 @@ fn put_services(view: &View<'_>, node: &Node<'_>, owner: Owner, answer: &mut Ans
 /// What is known about a reverse name. What is not known is asked elsewhere where the shape says so, and does not exist otherwise.
 fn reverse(view: &View<'_>, question: Question<'_>) -> Verdict {
     if question.rtype == rtype::PTR {
-        let targets = lookup::reverse_address(question.name).map(|address| names_at(view, address)).unwrap_or_default();
+        let Ok(targets) = lookup::reverse_address(question.name).map_or(Ok(Vec::new()), |address| names_at(view, address)) else {
+            return Verdict::Answer(Answer { code: Code::ServFail, ..Answer::default() });
+        };
         let pointer = |target| Record { owner: Owner::Question, ttl: view.ttl(), data: Data::Ptr(target) };
         if !targets.is_empty() {
             return Verdict::Answer(Answer { answers: targets.into_iter().map(pointer).collect(), ..Answer::default() });
@@ -316,16 +318,16 @@ fn reverse(view: &View<'_>, question: Question<'_>) -> Verdict {
 }
 
 /// The names at an address, in the first zone.
-fn names_at(view: &View<'_>, address: IpAddr) -> Vec<DomainName> {
-    let Some(zone) = view.shape().zones.first() else { return Vec::new() };
+fn names_at(view: &View<'_>, address: IpAddr) -> Result<Vec<DomainName>, Unheard> {
+    let Some(zone) = view.shape().zones.first() else { return Ok(Vec::new()) };
     let mut targets = Vec::new();
     lookup::each_name_at(view, address, |service, endpoint| {
         let label = endpoint.map(|endpoint| endpoint.label()).unwrap_or_default();
         targets.extend(DomainName::concat(&[&label, &service.labels, b"\x03svc"], zone));
-    });
+    })?;
     let mut seen = HashSet::new();
     targets.retain(|target| seen.insert(target.clone()));
-    targets
+    Ok(targets)
 }
 
 fn in_zone(view: &View<'_>, labels: &[&[u8]]) -> Option<DomainName> {

@@ -4,7 +4,7 @@ use super::chain::Chain;
 use super::lookup::{self, Node};
 use super::metrics::Metrics;
 use super::name::{DomainName, Labels};
-use super::records::Records;
+use super::records::{Records, Unheard};
 use super::reply;
 use super::respond::Responder;
 use super::service_record::{RecordKind, ServiceRecord};
@@ -272,13 +272,14 @@ impl Desk {
         let (shape, view) = (self.records.shape(), self.records.view());
         if let Some(address) = lookup::reverse_address(name.as_wire()) {
             let mut found = Vec::new();
-            lookup::each_name_at(&view, address, |service, endpoint| {
+            let told = lookup::each_name_at(&view, address, |service, endpoint| {
                 found.push(match endpoint {
                     Some(endpoint) => format!("endpoint {} of {}", endpoint.address, object(&service)),
                     None => object(&service),
                 });
             });
-            return Some(found);
+            let unheard = || vec!["what decides it is not known of the cluster yet".to_string()];
+            return Some(told.map_or_else(|Unheard| unheard(), |()| found));
         }
         let zone = shape.zone_of(name.as_wire())?;
         let view = self.records.view_as(shape, zone);

@@ -122,6 +122,7 @@ fn find_in_zone<'a>(view: &'a View<'_>, front: &'a [u8]) -> Node<'a> {
     };
     let zone = &front[..front.len() - last.iter().map(|label| label.len() + 1).sum::<usize>()];
     match view.service(key_in(front, service, namespace)) {
+        Ok(Some(service)) if service.kind == RecordKind::Headless && !service.knows_zones() => Node::Unheard,
         Ok(Some(service)) if service.kind == RecordKind::Headless => Node::Zonal { service, zone, prefers },
         Ok(_) => Node::Missing,
         Err(Unheard) => Node::Unheard,
@@ -342,13 +343,21 @@ fn octet(label: &[u8]) -> Option<u8> {
 }
 
 /// Tells the names at an address that the cluster knows: each one's Service, and the endpoint if it is one's. Perhaps some of them twice.
-pub fn each_name_at<'a>(view: &'a View<'_>, address: IpAddr, mut tell: impl FnMut(Shown<'a>, Option<ShownEndpoint<'a>>)) {
-    for service in view.services_at(address) {
-        if service.kind == RecordKind::ClusterIp && service.cluster_ips.contains(&address) {
+///
+/// # Errors
+/// Nobody can say yet which names there are.
+pub fn each_name_at<'a>(
+    view: &'a View<'_>,
+    address: IpAddr,
+    mut tell: impl FnMut(Shown<'a>, Option<ShownEndpoint<'a>>),
+) -> Result<(), Unheard> {
+    for (service, is_own) in view.named_at(address)? {
+        if is_own {
             tell(service, None);
             continue;
         }
         let endpoints = service.endpoints().filter(|endpoint| view.shape().endpoints && endpoint.address == address);
         endpoints.for_each(|endpoint| tell(service, Some(endpoint)));
     }
+    Ok(())
 }

@@ -151,9 +151,9 @@ impl Records {
         self.touch();
     }
 
-    /// Notes that all services of other clusters have been listed once, with their slices: from now on one that is unknown does not exist.
-    pub fn set_imports_listed(&self) {
-        self.imports_listed.store(true, Ordering::Release);
+    /// Notes whether all services of other clusters are known, with their slices: then one that is not does not exist.
+    pub fn set_imports_listed(&self, are_listed: bool) {
+        self.imports_listed.store(are_listed, Ordering::Release);
     }
 
     /// Notes that a pod has got or lost an address.
@@ -176,9 +176,9 @@ impl Records {
         self.touch();
     }
 
-    /// Notes that all pods have been listed once: from now on one that is unknown does not exist.
-    pub fn set_pods_listed(&self) {
-        self.pods_listed.store(true, Ordering::Release);
+    /// Notes whether all pods are known: then one that is not does not exist.
+    pub fn set_pods_listed(&self, are_listed: bool) {
+        self.pods_listed.store(are_listed, Ordering::Release);
     }
 
     /// Notes that everything has been listed once: from now on what is unknown does not exist.
@@ -273,15 +273,19 @@ impl View<'_> {
         if !self.shape.selects() {
             return Ok(Some(shown));
         }
-        let by_its_labels = match (&self.shape.labels, &record.marks) {
-            // A ServiceImport is shown whatever its labels, as in CoreDNS.
-            (Some(selector), Some(marks)) if !self.is_multicluster => selector.selects(marks),
-            // Slices alone have names at their addresses, by their own labels.
-            (Some(_), None) if !self.is_multicluster && record.kind != RecordKind::SlicesOnly => return Err(Unheard),
-            _ => true,
-        };
-        let is_shown = by_its_labels && self.shows_namespace(record.namespace())?;
+        let is_shown = self.is_chosen(record)? && self.shows_namespace(record.namespace())?;
         if is_shown && !shown.is_known() { Err(Unheard) } else { Ok(Some(shown).filter(|_| is_shown)) }
+    }
+
+    /// Whether the Service's own labels are those of services that are shown.
+    fn is_chosen(&self, record: &ServiceRecord) -> Result<bool, Unheard> {
+        match (&self.shape.labels, &record.marks) {
+            // A ServiceImport is shown whatever its labels, as in CoreDNS.
+            (Some(selector), Some(marks)) if !self.is_multicluster => Ok(selector.selects(marks)),
+            // Slices alone have names at their addresses, by their own labels.
+            (Some(_), None) if !self.is_multicluster && record.kind != RecordKind::SlicesOnly => Err(Unheard),
+            _ => Ok(true),
+        }
     }
 
     /// Whether the namespace exists, and is shown.
@@ -323,7 +327,41 @@ impl View<'_> {
         others.iter().all(|other| other.namespace == first.namespace).then(|| first.namespace.clone())
     }
 
-    /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone.
+    /// The Services with names at an address, in the order of their names, and whether it is the Service's own: such a one stands alone. Endpoints are chosen
+    /// by the labels of their slices, whatever those of their Service (CoreDNS's `reverse.go`).
+    pub(super) fn named_at(&self, address: IpAddr) -> Result<impl Iterator<Item = (Shown<'_>, bool)>, Unheard> {
+        let claims = self.reverse.get(&address).map(Claims::as_slice).unwrap_or_default();
+        let found = move || claims.iter().filter_map(|labels| self.services.get(labels.as_ref()));
+        let (mut owner, mut unheard) = (None, false);
+        for record in found() {
+            let is_own = record.kind == RecordKind::ClusterIp && record.cluster_ips.contains(&address);
+            let is_shown = match self.shows_namespace(record.namespace()) {
+                Ok(true) if is_own => self.is_chosen(record),
+                Ok(true) => Shown::new(record, self.shape).knows_endpoints_at(address).then_some(false).ok_or(Unheard),
+                other => other,
+            };
+            match is_shown {
+                Ok(true) => {
+                    owner = Some(record);
+                    break;
+                }
+                Ok(false) => {}
+                Err(Unheard) => unheard = true,
+            }
+        }
+        if owner.is_none() && unheard {
+            return Err(Unheard);
+        }
+        let is_owner = move |record: &ServiceRecord| owner.is_some_and(|owner| std::ptr::eq(owner, record));
+        let others = move |record: &&ServiceRecord| match owner {
+            Some(_) => is_owner(record),
+            None => self.shows_namespace(record.namespace()).is_ok_and(|is_shown| is_shown),
+        };
+        Ok(found().filter(others).map(move |record| (Shown::new(record, self.shape), is_owner(record))))
+    }
+
+    /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone. Those of which it is not known
+    /// whether they are shown are left out.
     pub(super) fn services_at(&self, address: IpAddr) -> impl Iterator<Item = Shown<'_>> {
         let claims = self.reverse.get(&address).map(Claims::as_slice).unwrap_or_default();
         let found = move || claims.iter().filter_map(|labels| self.service(labels).ok()?);

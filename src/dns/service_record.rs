@@ -122,6 +122,13 @@ impl ServiceRecord {
     }
 }
 
+impl Group {
+    /// Whether the labels of the slice are known.
+    fn is_marked(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| details.marks.is_some())
+    }
+}
+
 /// A Service as a shape shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
@@ -167,8 +174,18 @@ impl<'a> Shown<'a> {
 
     /// Whether it is known of all slices whether they are shown.
     pub fn is_known(self) -> bool {
-        let marked = |group: &Group| group.details.as_ref().is_some_and(|details| details.marks.is_some());
-        self.shape.labels.is_none() || self.record.groups.iter().all(marked)
+        self.shape.labels.is_none() || self.record.groups.iter().all(Group::is_marked)
+    }
+
+    /// The same of those slices that have this address.
+    pub fn knows_endpoints_at(self, address: IpAddr) -> bool {
+        let is_there = |group: &&Group| group.endpoints.iter().any(|endpoint| endpoint.address == address);
+        self.shape.labels.is_none() || self.record.groups.iter().filter(is_there).all(Group::is_marked)
+    }
+
+    /// Whether it is known of all endpoints in which zone of nodes they are.
+    pub fn knows_zones(self) -> bool {
+        self.record.groups.iter().all(|group| group.details.as_ref().is_some_and(|details| details.zones.is_some()))
     }
 
     /// Its endpoints, by the ports that they share.
@@ -215,11 +232,11 @@ impl<'a> ShownGroup<'a> {
         let pods = details.and_then(|details| details.pods.as_deref()).filter(|_| self.shape.pod_names);
         let zones = details.and_then(|details| details.zones.as_deref()).filter(|_| self.shape.zonal);
         self.group.endpoints.iter().enumerate().map(move |(place, endpoint)| {
-            let is_label = |name: &&Name| (1..=MAX_LABEL).contains(&name.len());
-            let pod = || pods?.get(place)?.as_ref().filter(is_label);
+            let is_name = |name: &&Name| name.split('.').all(|part| (1..=MAX_LABEL).contains(&part.len()));
+            let pod = || pods?.get(place)?.as_ref().filter(is_name);
             ShownEndpoint {
                 address: endpoint.address,
-                name: endpoint.hostname.as_ref().filter(is_label).or_else(pod),
+                name: endpoint.hostname.as_ref().filter(is_name).or_else(pod),
                 zone: zones.and_then(|zones| zones.get(place)?.as_ref()),
             }
         })
@@ -235,20 +252,21 @@ impl Port {
 }
 
 impl ShownEndpoint<'_> {
-    /// The endpoint's own label in wire form: its host name, else its pod's name where that is shown, else its address with dashes.
+    /// The endpoint's own labels, mostly one, in wire form: its host name, else its pod's name where that is shown, else its address with dashes.
     pub fn label(&self) -> Vec<u8> {
         let mut wire = Vec::with_capacity(16);
         self.push_label(&mut wire);
         wire
     }
 
-    /// Appends that label.
+    /// Appends them.
     pub fn push_label(&self, wire: &mut Vec<u8>) {
         match self.name {
-            Some(name) => {
-                wire.push(name.len() as u8);
-                wire.extend(name.bytes().map(|byte| byte.to_ascii_lowercase()));
-            }
+            // The dots of a pod's name part labels, as in CoreDNS.
+            Some(name) => name.split('.').for_each(|part| {
+                wire.push(part.len() as u8);
+                wire.extend(part.bytes().map(|byte| byte.to_ascii_lowercase()));
+            }),
             None => {
                 let text = dashed(self.address);
                 wire.push(text.as_bytes().len() as u8);
@@ -257,10 +275,11 @@ impl ShownEndpoint<'_> {
         }
     }
 
-    /// Whether this is the endpoint that a (lower-case) label names, when the label read as an address is `address`.
+    /// Whether this is the endpoint that a (lower-case) label names, when the label read as an address is `address`. One that is named by a pod with dots in its
+    /// name cannot be asked for: two labels are a port, and more are too many.
     pub fn is_named(&self, label: &[u8], address: Option<IpAddr>) -> bool {
         match self.name {
-            Some(name) => name.as_bytes().eq_ignore_ascii_case(label),
+            Some(name) => !name.contains('.') && name.as_bytes().eq_ignore_ascii_case(label),
             None => address == Some(self.address),
         }
     }

@@ -144,6 +144,8 @@ pub struct Node {
 pub enum Update {
     /// A full listing of this kind begins. Objects of the kind that are not applied before [`Update::ListEnd`] are gone.
     ListBegin(Kind),
+    /// The listing of this kind that is under way tells these details of each object. Without such a word it tells none.
+    ListTells(Kind, Details),
     /// The full listing of this kind is complete.
     ListEnd(Kind),
     /// A Service was added or changed.
@@ -180,6 +182,8 @@ pub enum Update {
     ImportedSliceGone(SliceKey),
     /// Nothing was listed so far, and the source has not been reached twice in a row: what is known from elsewhere may be used.
     Unreachable,
+    /// Nothing of this kind was listed so far, and the source has been refused it twice in a row.
+    Refused(Kind),
 }
 
 /// What is asked of the source beyond what is always watched, because the configuration of DNS needs it. It only ever grows.
@@ -222,6 +226,23 @@ impl Details {
         }
     }
 
+    /// Each of these, alone.
+    pub fn single(self) -> impl Iterator<Item = Details> {
+        let none = Details::default();
+        [
+            Details { labels: self.labels, ..none },
+            Details { namespace_labels: self.namespace_labels, ..none },
+            Details { pod_names: self.pod_names, ..none },
+            Details { zones: self.zones, ..none },
+        ]
+        .into_iter()
+    }
+
+    /// Whether all of the other ones are among these.
+    pub fn have(self, others: Details) -> bool {
+        self.and(others) == self
+    }
+
     /// These and the other ones.
     pub fn and(self, other: Details) -> Details {
         Details {
@@ -245,6 +266,11 @@ impl Demand {
             (false, true) => &[Kind::Import, Kind::ImportedSlice],
             (true, true) => Demand::KINDS,
         }
+    }
+
+    /// Whether all that the other one asks for is asked for here.
+    pub fn has(self, other: Demand) -> bool {
+        self.and(other) == self
     }
 
     /// This one and the other one.

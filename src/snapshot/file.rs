@@ -1,6 +1,6 @@
 //! A snapshot in its folder.
 
-use super::format::{Snapshot, decode};
+use super::format::{Snapshot, decode, verify};
 use super::seal::SnapshotError;
 use super::zones::{Zones, decode_zones, encode_zones};
 use std::fs::{self, File};
@@ -37,6 +37,14 @@ fn replace(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&unfinished, folder.join(name))?;
     // The rename itself is on disk only when the folder is.
     File::open(folder)?.sync_all()
+}
+
+/// Whether there is a snapshot in this folder.
+///
+/// # Errors
+/// When it cannot be read, or is not what was written.
+pub fn is_there(folder: &Path) -> io::Result<bool> {
+    read_as(&folder.join(FILE), verify).map(|found| found.is_some())
 }
 
 /// The snapshot in this folder; `None` when there is none.

@@ -20,7 +20,14 @@ pub struct Snapshot {
     /// When it was taken.
     pub taken: SystemTime,
     /// A full listing of every kind that was known.
-    pub updates: Vec<Update>,
+    pub kinds: Vec<(Kind, Vec<Update>)>,
+}
+
+impl Snapshot {
+    /// All listings, one after the other.
+    pub fn updates(self) -> impl Iterator<Item = Update> {
+        self.kinds.into_iter().flat_map(|(_, updates)| updates)
+    }
 }
 
 /// An object on its way out.
@@ -75,6 +82,14 @@ pub fn encode(store: &Store, taken: SystemTime) -> Vec<u8> {
     bytes
 }
 
+/// Whether these bytes are as [`encode`] has written them, without reading what they say.
+///
+/// # Errors
+/// Anything else, cut off or changed bytes included.
+pub fn verify(bytes: &[u8]) -> Result<(), SnapshotError> {
+    unseal(bytes, MAGIC, VERSION).map(drop)
+}
+
 /// Reads what [`encode`] has written.
 ///
 /// # Errors
@@ -87,7 +102,7 @@ pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
         objects.add(entry, &mut names);
         entries = rest;
     }
-    Ok(Snapshot { taken, updates: objects.listed() })
+    Ok(Snapshot { taken, kinds: objects.listed() })
 }
 
 /// Objects by kind, as they are listed.
@@ -163,7 +178,7 @@ impl Objects {
         }
     }
 
-    fn listed(self) -> Vec<Update> {
+    fn listed(self) -> Vec<(Kind, Vec<Update>)> {
         let Objects { services, slices, namespaces, cidrs, node, imports, imported, pods, listed, .. } = self;
         let kinds = [
             (Kind::Service, services),
@@ -175,13 +190,13 @@ impl Objects {
             (Kind::ImportedSlice, imported),
             (Kind::Pod, pods),
         ];
-        let mut updates = Vec::new();
-        for (kind, objects) in kinds.into_iter().filter(|(kind, _)| !Demand::KINDS.contains(kind) || listed.contains(kind)) {
-            updates.push(Update::ListBegin(kind));
-            updates.extend(objects);
-            updates.push(Update::ListEnd(kind));
-        }
-        updates
+        let known = kinds.into_iter().filter(|(kind, _)| !Demand::KINDS.contains(kind) || listed.contains(kind));
+        let between = |(kind, mut objects): (Kind, Vec<Update>)| {
+            objects.insert(0, Update::ListBegin(kind));
+            objects.push(Update::ListEnd(kind));
+            (kind, objects)
+        };
+        known.map(between).collect()
     }
 }
 

@@ -51,7 +51,7 @@ fn what_is_read_back_is_what_was_written() {
     let store = cluster();
     let snapshot = decode(&encode(&store, taken())).unwrap();
     assert_eq!(snapshot.taken, taken());
-    let again: Store = snapshot.updates.into_iter().collect();
+    let again: Store = snapshot.updates().collect();
     assert_eq!(contents(&again), contents(&store));
     assert!(contents(&store).len() > 60);
     let always = [Kind::Service, Kind::Slice, Kind::Namespace, Kind::ServiceCidr, Kind::Node];
@@ -62,7 +62,7 @@ fn what_is_read_back_is_what_was_written() {
 
 #[test]
 fn what_was_not_watched_is_not_taken_for_none_at_all() {
-    let again: Store = decode(&encode(&Store::default(), taken())).unwrap().updates.into_iter().collect();
+    let again: Store = decode(&encode(&Store::default(), taken())).unwrap().updates().collect();
     assert!(Demand::KINDS.iter().all(|kind| !again.is_listed(*kind)));
 }
 
@@ -108,7 +108,7 @@ fn slice() -> Slice {
 
 #[test]
 fn equal_names_are_kept_once() {
-    let again: Store = decode(&encode(&cluster(), taken())).unwrap().updates.into_iter().collect();
+    let again: Store = decode(&encode(&cluster(), taken())).unwrap().updates().collect();
     let namespaces: Vec<&Name> = again.all_slices().map(|slice| &slice.key.namespace).filter(|name| &***name == "data").collect();
     assert!(namespaces.len() > 5 && namespaces.iter().all(|name| Name::ptr_eq(name, namespaces[0])));
 }
@@ -184,7 +184,7 @@ proptest! {
         bytes[20..28].copy_from_slice(&(entries.len() as u64).to_le_bytes());
         bytes[28..32].copy_from_slice(&crc32fast::hash(&entries).to_le_bytes());
         if let Ok(snapshot) = decode(&bytes) {
-            let _: Store = snapshot.updates.into_iter().collect();
+            let _: Store = snapshot.updates().collect();
         }
     }
 }

@@ -8,7 +8,7 @@ mod format;
 mod seal;
 mod zones;
 
-pub use file::{FILE, ZONES_FILE, read, read_zones, write, write_zones};
+pub use file::{FILE, ZONES_FILE, is_there, read, read_zones, write, write_zones};
 pub use format::{Snapshot, decode, encode};
 pub use seal::SnapshotError;
 pub use zones::{Zones, decode_zones, encode_zones};

@@ -29,6 +29,16 @@ impl Translator {
         Translator { details, ..self }
     }
 
+    /// From now on these details are read.
+    pub fn read(&mut self, details: Details) {
+        self.details = details;
+    }
+
+    /// What of these details an object of this kind is read for.
+    pub fn details_of(&self, kind: Kind) -> Details {
+        self.details.of(kind)
+    }
+
     /// The update for an object that exists. One that is malformed counts as absent: it is logged the first time, and again when the
     /// complaint becomes another one. `None` when it does not even have a name.
     pub fn present<T: Translate>(&mut self, object: &T) -> Option<Update> {

@@ -5,13 +5,20 @@ use super::cluster::Cluster;
 use super::events::await_event;
 use super::processes::eventually;
 use super::stage::{DNS_ADDRESS, Stage};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 const PRINTER: &str = "printer.corp.example";
 
 /// Writes the ConfigMap; `more` is a line in the block of the printer.
 fn write(stage: &Stage, printer: &str, more: &str) {
+    write_with(stage, "", printer, more);
+}
+
+/// The same with options of the cluster's names.
+fn write_with(stage: &Stage, options: &str, printer: &str, more: &str) {
     let corefile = format!(
-        ".:53 {{\n    kubernetes cluster.local\n    import *.override\n    reload\n}}\n\
+        ".:53 {{\n    kubernetes cluster.local {{\n        pods insecure\n        {options}\n    }}\n    import *.override\n    reload\n}}\n\
          corp.example:53 {{\n    hosts {{\n        {printer} {PRINTER}\n    }}\n    {more}\n}}\n"
     );
     let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
@@ -51,7 +58,7 @@ pub fn followed(cluster: &Cluster) {
     await_metric(&stage, "waypost_dns_configuration_refused 0");
 
     write(&stage, "192.0.2.73", "nonsense");
-    let complaint = "Corefile:10: neither the stock CoreDNS nor Waypost has a plugin \"nonsense\"";
+    let complaint = "Corefile:13: neither the stock CoreDNS nor Waypost has a plugin \"nonsense\"";
     agent.await_line(&["DnsConfigurationRefused", "goes on as it was configured before"]);
     await_event(&stage, "default", "DnsConfigurationRefused", complaint, 1);
     await_metric(&stage, "coredns_reload_failed_total 1");
@@ -83,4 +90,49 @@ pub fn followed(cluster: &Cluster) {
         (200, page) if page == "ok\n" => Ok(()),
         other => Err(format!("{other:?}")),
     });
+}
+
+/// Whoever asks for a name of the cluster hears of no change.
+pub fn widened(cluster: &Cluster) {
+    let stage = Stage::new(cluster, "widened");
+    write(&stage, "192.0.2.70", "");
+    let mut command = run_command(&cluster.kubeconfig());
+    command.arg("--corefile-configmap=widened/coredns");
+    let agent = Agent::start_command(&stage, &mut command);
+    agent.await_ready();
+    let client = stage.client.namespace();
+    await_answer(client, PRINTER, "A", &["192.0.2.70"]);
+    let asked = AtomicUsize::new(0);
+    let finish = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            while !finish.load(Ordering::SeqCst) {
+                for name in ["kubernetes.default.svc.cluster.local", "10-1-2-3.default.pod.cluster.local"] {
+                    let reply = ask(DNS_ADDRESS, client, name, "A").unwrap();
+                    assert_eq!((reply.status.as_str(), reply.data.len()), ("NOERROR", 1), "{name}");
+                    asked.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        for (number, options) in [
+            "labels !nobody-has-this",
+            "namespace_labels kubernetes.io/metadata.name",
+            "zonal",
+            "endpoint_pod_names",
+            "labels !nobody-has-this, !nor-this",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let printer = format!("192.0.2.{}", 71 + number);
+            let before = asked.load(Ordering::SeqCst);
+            write_with(&stage, options, &printer, "");
+            await_answer(client, PRINTER, "A", &[&printer]);
+            assert!(asking.is_finished() || asked.load(Ordering::SeqCst) > before, "{options}: somebody asks meanwhile");
+        }
+        finish.store(true, Ordering::SeqCst);
+    });
+    let log = agent.printed();
+    assert!(!log.contains("needs to know is not listed yet"), "each was obeyed once all was known");
+    assert!(log.contains("services are listed anew"), "{log}");
 }

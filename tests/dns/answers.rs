@@ -127,7 +127,7 @@ fn verified_names_of_pods_are_those_of_pods_that_are_there_and_before_these_are_
     pod("10.1.2.3", true);
     assert_eq!(code("10-1-2-3.default", 1), (Code::NoError, 1));
     assert_eq!(code("fd00--9.default", 28), (Code::ServFail, 0));
-    records.set_pods_listed();
+    records.set_pods_listed(true);
     assert_eq!(code("fd00--9.default", 28), (Code::NxDomain, 0));
     assert_eq!(code("10-1-2-3.data", 1), (Code::NxDomain, 0), "another namespace");
     assert_eq!(code("10-1-2-3.default", 28), (Code::NoError, 0), "it has no address of this family");

@@ -359,7 +359,7 @@ fn shop(records: &Records, namespace: &str) {
         details: details(&[("app", "shop")], &["shop-abc", "shop-def"], &["a", "west.example"]),
         ..slice(&name, &["http/tcp/80"], ends)
     };
-    let mut second = Slice { details: details(&[], &["x"], &[""]), ..slice(&name, &["http/tcp/80"], [endpoint("10.8.0.3")]) };
+    let mut second = Slice { details: details(&[], &["x.y"], &[""]), ..slice(&name, &["http/tcp/80"], [endpoint("10.8.0.3")]) };
     second.key = ObjectKey::new(namespace, "shop-2");
     let service = Service { labels: marked(&[("app", "shop")]), ..headless(&name) };
     records.publish(&ObjectKey::new(namespace, "shop"), Some(&service), &[&first, &second]);
@@ -410,6 +410,9 @@ async fn objects_are_chosen_by_their_labels_and_endpoints_named_by_pods_and_zone
                 ("10-8-0-1.shop.front.svc", "NXDomain"),
                 ("shop-0.shop.front.svc", "NoError 10.8.0.2"),
                 ("shop-def.shop.front.svc", "NXDomain"),
+                ("10-8-0-3.shop.front.svc", "NXDomain"),
+                ("x.y.shop.front.svc", "NXDomain"),
+                (r"x\.y.shop.front.svc", "NXDomain"),
             ],
         ),
         (
@@ -450,6 +453,69 @@ async fn objects_are_chosen_by_their_labels_and_endpoints_named_by_pods_and_zone
     }
 }
 
+/// `control_plane` compares these with CoreDNS's as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_at_addresses_are_chosen_by_the_labels_of_slices_and_fail_while_those_are_not_known() {
+    let records = Records::new("cluster.local", 30);
+    let namespace = marked(&[("tier", "front")]);
+    records.set_namespace(&"front".into(), true, namespace.as_ref());
+    records.set_namespace(&"unheard".into(), true, None);
+    shop(&records, "front");
+    let of = |name: &str, labels: Option<Arc<Labels>>, service: Service, address: &str| {
+        let details = labels.map(|labels| Box::new(SliceDetails { labels: Some(labels), ..SliceDetails::default() }));
+        let slice = Slice { details, ..slice(name, &["http/tcp/80"], [endpoint(address)]) };
+        records.publish(&service.key, Some(&service), &[&slice]);
+    };
+    let hidden = cluster_ip("front/hidden", &["10.96.0.20"], &[]);
+    of("front/hidden", marked(&[("app", "shop")]), Service { labels: marked(&[]), ..hidden }, "10.8.1.1");
+    let late = cluster_ip("front/late", &["10.96.0.9"], &[]);
+    of("front/late", None, late, "10.8.1.2");
+    of("unheard/far", marked(&[("app", "shop")]), Service { labels: marked(&[]), ..headless("unheard/far") }, "10.8.1.3");
+    records.set_synced();
+    let records = Arc::new(records);
+    for (options, questions) in [
+        (
+            "labels app=shop",
+            &[
+                ("10.8.0.1", "NoError 10-8-0-1.shop.front.svc.cluster.local."),
+                ("10.8.0.3", "NXDomain"),
+                ("10.96.0.20", "NXDomain"),
+                ("10.8.1.1", "NoError 10-8-1-1.hidden.front.svc.cluster.local."),
+                ("10.96.0.9", "ServFail"),
+                ("10.8.1.2", "ServFail"),
+                ("10.8.9.9", "NXDomain"),
+            ][..],
+        ),
+        (
+            "namespace_labels tier=front",
+            &[
+                ("10.8.1.1", "NoError 10-8-1-1.hidden.front.svc.cluster.local."),
+                ("10.96.0.20", "NoError hidden.front.svc.cluster.local."),
+                ("10.8.1.3", "ServFail"),
+            ],
+        ),
+        (
+            "endpoint_pod_names",
+            &[
+                ("10.8.0.1", "NoError shop-abc.shop.front.svc.cluster.local."),
+                ("10.8.0.3", "NoError x.y.shop.front.svc.cluster.local."),
+            ],
+        ),
+    ] {
+        let corefile =
+            format!(". {{\n    kubernetes cluster.local in-addr.arpa {{\n        {options}\n    }}\n    loadbalance\n}}");
+        let running = Running::by_corefile(records.clone(), &corefile);
+        for (address, expected) in questions {
+            let reversed: Vec<&str> = address.rsplit('.').collect();
+            let lines = ask(running.ipv4(), &format!("{}.in-addr.arpa", reversed.join(".")), PTR).await;
+            let names = lines.iter().filter(|line| line.starts_with("answer")).filter_map(|line| line.rsplit(' ').next());
+            let said = [lines[0].as_str()].into_iter().chain(names).collect::<Vec<_>>().join(" ");
+            assert_eq!(said, *expected, "{options}: {address}");
+        }
+        running.serving.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resolv_conf_and_servers_stand_beside_each_other_in_forward() {
     let path = std::env::temp_dir().join(format!("waypost-forward-{}.conf", std::process::id()));
@@ -464,7 +530,7 @@ async fn search_paths_of_pods_that_are_known_are_walked_here_and_what_that_saves
     let records = cluster();
     let address = "127.0.0.1".parse().unwrap();
     records.move_pod(&PodMove { namespace: "default".into(), address, labels: None, is_there: true });
-    records.set_pods_listed();
+    records.set_pods_listed(true);
     let corefile = ". {
         autopath @kubernetes
         kubernetes cluster.local {

@@ -4,7 +4,7 @@ use crate::battery::cluster;
 use crate::wire::{LIMIT, Running, query, tcp, udp, upstream};
 use hickory_proto::op::{Message, ResponseCode};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,15 +13,22 @@ use tokio::time::{sleep, timeout};
 use waypost::admin::Status;
 use waypost::agent::zones::Zones;
 use waypost::config::{Config, GuardConfig, RunArgs, Surroundings, load};
+use waypost::dns::chain::Chain;
 use waypost::dns::metrics::Metrics;
+use waypost::dns::records::Records;
+use waypost::model::Demand;
 use waypost::notices::Notices;
+use waypost::source::{manifests, translate::Translator};
+use waypost::store::Store;
 
 /// A file that goes away with this value.
 struct Corefile(PathBuf);
 
 impl Corefile {
     fn new(text: &str) -> Corefile {
-        let file = Corefile(std::env::temp_dir().join(format!("waypost-reload-{}", std::process::id())));
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let file = Corefile(std::env::temp_dir().join(format!("waypost-reload-{}-{number}", std::process::id())));
         file.write(text);
         file
     }
@@ -92,6 +99,65 @@ impl Load {
     async fn end(self) {
         self.stop.store(true, Ordering::SeqCst);
         self.clients.join_all().await;
+    }
+}
+
+/// Stands for the agent's task: lists the services anew with what is asked for, as the API server would, and says so.
+async fn list_anew(records: &Records, chain: &Chain) {
+    let mut demand = chain.demand();
+    let asked = timeout(LIMIT, demand.wait_for(|demand| *demand != Demand::default())).await.unwrap().unwrap().to_owned();
+    let folder = Path::new(crate::ROOT).join("tests/dns/cluster");
+    let updates = manifests::read(&folder).unwrap().updates(None, &mut Translator::default().reading(asked.details));
+    let store: Store = updates.into_iter().collect();
+    store.namespaces().for_each(|name| records.set_namespace(name, true, store.namespace_labels(name)));
+    for key in store.service_keys() {
+        records.publish(key, store.service(key), &store.slices(key));
+    }
+    chain.know(asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corefile_that_needs_to_know_more_of_the_cluster_is_obeyed_once_that_is_known_and_nothing_fails_meanwhile() {
+    let upstream = upstream().await;
+    let of = |options: &str| {
+        format!(
+            ". {{\n    kubernetes cluster.local {{\n        {options}\n    }}\n    forward . {upstream}\n    cache\n    reload 2s\n}}\n\
+             corp.example {{\n    hosts {{\n        192.0.2.7 printer.corp.example\n    }}\n}}\n"
+        )
+    };
+    for (round, options, name, known_by) in [
+        (0, "labels !nobody-has-this", "web.default.svc.cluster.local", "NoError"),
+        (1, "namespace_labels kubernetes.io/metadata.name", "web.default.svc.cluster.local", "NoError"),
+        (2, "zonal", "nowhere.prefer._zone.db.data.svc.cluster.local", "NoError"),
+    ] {
+        let corefile = Corefile::new(&of(""));
+        let config = config(&corefile);
+        let registry = prometheus::Registry::new();
+        let metrics = Arc::new(Metrics::new(&registry).unwrap());
+        let mut zones = Zones::new(&config, &metrics, &Notices::logged(), &Status::new(&config), None);
+        zones.begin().await.unwrap();
+        let chain = zones.chain();
+        let following = tokio::spawn(zones.follow());
+        let records = Arc::new(cluster());
+        let running = Running::with_chain(records.clone(), chain.clone(), &GuardConfig::default(), registry, metrics);
+        let load = Load::on(running.ipv4());
+        load.goes_on().await;
+        let before = chain.plan();
+        corefile.write(&of(options));
+        let mut demand = chain.demand();
+        timeout(LIMIT, demand.wait_for(|demand| *demand != Demand::default())).await.unwrap().unwrap();
+        load.goes_on().await;
+        assert!(Arc::ptr_eq(&before, &chain.plan()), "{options}: what was obeyed goes on until all is known");
+        list_anew(&records, &chain).await;
+        while Arc::ptr_eq(&before, &chain.plan()) {
+            load.goes_on().await;
+        }
+        load.goes_on().await;
+        let reply = udp(running.ipv4(), &query(name, 1)).await;
+        assert_eq!(format!("{:?}", reply.metadata.response_code), known_by, "{round} {options}");
+        load.end().await;
+        following.abort();
+        running.serving.shutdown().await;
     }
 }
 

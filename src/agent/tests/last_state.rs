@@ -1,9 +1,8 @@
 //! What an agent leaves for the next one.
 
 use super::*;
-use crate::dns::answer::answer_as;
-use crate::dns::shape::{PodNames, Shape};
-use crate::model::Import;
+use crate::dns::shape::PodNames;
+use crate::model::{Demand, Import};
 use crate::notices::{LAST_STATE_REFUSED, LAST_STATE_SERVED, Subject};
 
 /// A folder for the last known state, which goes with this value.
@@ -20,15 +19,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// The same, shown in this shape.
-fn code_as(records: &Records, shape: &Shape, name: &str) -> (Code, usize) {
-    let name = DomainName::parse(name).unwrap();
-    match answer_as(records, shape, Question { name: name.as_wire(), rtype: 1 }, None) {
-        Verdict::Answer(answer) => (answer.code, answer.answers.len()),
-        other => panic!("{other:?}"),
     }
 }
 
@@ -73,6 +63,7 @@ async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_th
     agent.end().await;
 
     let agent = start_with(None, Some(&folder.0), None);
+    agent.chain.ask_for(Demand { pods: true, imports: true, ..Demand::default() });
     agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
     assert!(agent.holds(routed()) && is_served(&agent.records, "web.shop.svc.cluster.local"));
     assert_eq!(code(&agent.records, "other.shop.svc.cluster.local").0, Code::NxDomain, "namespaces are remembered too");
@@ -84,13 +75,54 @@ async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_th
     assert!(agent.status.last_state_age().is_some() && agent.status.pending().iter().all(|pending| pending.contains("DNS")));
     assert_eq!(agent.told.lock().await.recv().await.unwrap().reason, &LAST_STATE_SERVED);
 
-    for updates in [listing(Kind::Slice, vec![]), namespaces(), node()] {
+    for updates in [listing(Kind::Slice, vec![]), listing(Kind::Service, vec![]), node(), listing(Kind::Import, vec![])] {
         agent.send(updates).await;
     }
-    assert!(agent.status.last_state_age().is_some(), "services are still to come");
-    agent.send(listing(Kind::Service, vec![])).await;
-    agent.until("the remembered state is gone", |agent| !agent.holds(routed())).await;
-    assert_eq!(agent.status.last_state_age(), None);
+    agent.until("the remembered services are gone", |agent| !agent.holds(routed())).await;
+    agent.send(listing(Kind::Pod, vec![])).await;
+    let pod = "10-244-0-2.shop.pod.cluster.local";
+    let said = |agent: &Agent, name: &str| code_as(&agent.records, &clusterset_and_verified(), name).0;
+    agent.until("the remembered pod is gone", |agent| said(agent, pod) == Code::NxDomain).await;
+    assert!(agent.status.last_state_age().is_some(), "namespaces and slices of imports are still to come");
+    agent.send([Update::Refused(Kind::ImportedSlice), Update::Refused(Kind::Namespace)]).await;
+    agent.until("nothing is awaited any more", |agent| agent.status.last_state_age().is_none()).await;
+    let import = "web.shop.svc.clusterset.local";
+    agent.until("what the API server does not tell is not known", |agent| said(agent, import) == Code::ServFail).await;
+    assert_eq!(said(&agent, "10-244-0-3.shop.pod.cluster.local"), Code::NxDomain, "the namespace is still remembered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_watches_is_not_served_from_memory_until_somebody_needs_it() {
+    let folder = Folder::new("spare-state");
+    let agent = start_with(None, Some(&folder.0), None);
+    let pod = Update::Pod(ObjectKey::new("shop", "web-0"), ["10.244.0.2".parse().unwrap()].into(), None);
+    for updates in [
+        listing(Kind::Pod, vec![pod]),
+        listing(Kind::Service, vec![web()]),
+        listing(Kind::Slice, vec![slice()]),
+        namespaces(),
+        node(),
+    ] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    agent.end().await;
+
+    let agent = start_with(None, Some(&folder.0), None);
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    let said = |agent: &Agent, name: &str| code_as(&agent.records, &clusterset_and_verified(), name).0;
+    let (known, unknown) = ("10-244-0-2.shop.pod.cluster.local", "10-244-0-3.shop.pod.cluster.local");
+    assert_eq!((said(&agent, known), said(&agent, unknown)), (Code::ServFail, Code::ServFail));
+    agent.chain.ask_for(Demand { pods: true, ..Demand::default() });
+    agent.until("pods are remembered", |agent| said(agent, known) == Code::NoError).await;
+    assert_eq!(said(&agent, unknown), Code::NxDomain);
+    for updates in [listing(Kind::Slice, vec![]), listing(Kind::Service, vec![]), node(), namespaces()] {
+        agent.send(updates).await;
+    }
+    agent.until("services are gone", |agent| !agent.holds(routed())).await;
+    assert!(agent.status.last_state_age().is_some(), "pods are still to come");
+    agent.send(listing(Kind::Pod, vec![])).await;
+    agent.until("nothing is awaited any more", |agent| agent.status.last_state_age().is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,12 +15,14 @@ use super::stale_flows::StaleFlows;
 use super::watchdog::GuardedSwitch;
 use crate::admin::{ServiceHealth, Status};
 use crate::config::{Config, RunArgs, Surroundings, load};
-use crate::dns::answer::{Code, Question, Verdict, answer};
+use crate::dns::answer::{Code, Question, Verdict, answer, answer_as};
+use crate::dns::chain::{Chain as DnsChain, Plan};
 use crate::dns::name::DomainName;
 use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
+use crate::dns::shape::Shape;
 use crate::model::{
-    Demand, Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
+    Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
     SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading, Usable};
@@ -87,6 +89,15 @@ fn code(records: &Records, name: &str) -> (Code, usize) {
     }
 }
 
+/// The same, shown in this shape.
+fn code_as(records: &Records, shape: &Shape, name: &str) -> (Code, usize) {
+    let name = DomainName::parse(name).unwrap();
+    match answer_as(records, shape, Question { name: name.as_wire(), rtype: 1 }, None) {
+        Verdict::Answer(answer) => (answer.code, answer.answers.len()),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn is_served(records: &Records, name: &str) -> bool {
     code(records, name).1 > 0
 }
@@ -98,6 +109,8 @@ struct Agent {
     memory: Arc<Mutex<Memory>>,
     served: Arc<Mutex<Vec<(Family, bool)>>>,
     status: Status,
+    /// How DNS would answer, which asks for what it needs to know.
+    chain: DnsChain,
     refused: Arc<Mutex<Option<Element>>>,
     lacks: Arc<Mutex<Option<Family>>>,
     told: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
@@ -127,7 +140,7 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>,
         lacks: lacks.clone(),
     };
     let (notices, told) = Notices::sent();
-    let Wired { updates, ready, status, task, stop, proxy_metrics, dns_metrics, service_health } =
+    let Wired { updates, ready, status, chain, task, stop, proxy_metrics, dns_metrics, service_health } =
         wire(kernel, records.clone(), notices, state, &[]);
     Agent {
         updates,
@@ -136,6 +149,7 @@ fn start_with(gate: Option<std::sync::mpsc::Receiver<()>>, state: Option<&Path>,
         memory,
         served,
         status,
+        chain,
         refused,
         lacks,
         told: told.into(),
@@ -152,6 +166,7 @@ pub(super) struct Wired {
     pub updates: mpsc::Sender<Update>,
     pub ready: watch::Receiver<bool>,
     pub status: Status,
+    pub chain: DnsChain,
     pub task: JoinHandle<Option<GuardedSwitch>>,
     /// Ends the task when it is dropped.
     pub stop: watch::Sender<()>,
@@ -184,12 +199,13 @@ pub(super) fn wire(
     let (ready_sender, ready) = watch::channel(false);
     let dns_registry = prometheus::Registry::new();
     let dns_metrics = Arc::new(crate::dns::metrics::Metrics::new(&dns_registry).unwrap());
+    let chain = DnsChain::new(Plan::nothing());
     let (updates, received) = mpsc::channel(64);
     let (stop, stopped) = watch::channel(());
     let follow = Follow::new(
         &config,
         Some(data_path),
-        Some((records, dns_metrics, watch::channel(Some(Pulses::default())).1, watch::channel(Demand::default()).1)),
+        Some((records, dns_metrics, watch::channel(Some(Pulses::default())).1, chain.clone())),
         Reports {
             home: watch::channel(false).0,
             status: status.clone(),
@@ -204,7 +220,7 @@ pub(super) fn wire(
         mpsc::channel(1).1,
     );
     let task = tokio::spawn(follow.run(received, stopped));
-    Wired { updates, ready, status, task, stop, proxy_metrics, dns_metrics: dns_registry, service_health }
+    Wired { updates, ready, status, chain, task, stop, proxy_metrics, dns_metrics: dns_registry, service_health }
 }
 
 impl Agent {

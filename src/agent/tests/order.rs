@@ -1,6 +1,8 @@
 //! What happens before what.
 
 use super::*;
+use crate::model::{Demand, Details, Labels, SliceDetails, selector};
+use futures::FutureExt;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_programmed_or_published_before_every_first_listing() {
@@ -115,4 +117,32 @@ async fn what_a_listing_after_an_outage_does_not_mention_is_removed() {
     agent.send(listing(Kind::Service, vec![])).await;
     agent.until("the rules are gone", |agent| !agent.holds(routed())).await;
     assert_eq!(code(&agent.records, "web.shop.svc.cluster.local"), (Code::NxDomain, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_zones_ask_for_besides_is_known_once_all_of_it_is_published() {
+    let agent = start(None);
+    for updates in [namespaces(), node(), listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()])] {
+        agent.send(updates).await;
+    }
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    let details = Details { labels: true, ..Details::default() };
+    let demand = Demand { details, ..Demand::default() };
+    agent.chain.ask_for(demand);
+    let labels = Some(Arc::new(Labels::from([("app".into(), "web".into())])));
+    let (Update::Service(mut service), Update::Slice(mut slice)) = (web(), slice()) else { panic!("that is what they are") };
+    service.labels.clone_from(&labels);
+    slice.details = Some(Box::new(SliceDetails { labels, ..SliceDetails::default() }));
+    let mut shape = Shape::new(DomainName::parse("cluster.local").unwrap(), 30);
+    shape.labels = selector("app=web");
+    let said = |agent: &Agent| code_as(&agent.records, &shape, "web.shop.svc.cluster.local").0;
+    let anew = |kind, update| vec![Update::ListBegin(kind), update, Update::ListTells(kind, details), Update::ListEnd(kind)];
+    agent.send(anew(Kind::Service, Update::Service(service))).await;
+    // Something that comes after it.
+    agent.send([Update::Namespace("later".into(), None)]).await;
+    agent.until("the listing is in", |agent| code(&agent.records, "later.svc.cluster.local").0 == Code::NoError).await;
+    assert!(said(&agent) == Code::ServFail && agent.chain.knows(demand).now_or_never().is_none(), "slices are to come");
+    agent.send(anew(Kind::Slice, Update::Slice(slice))).await;
+    agent.chain.knows(demand).await;
+    assert_eq!(said(&agent), Code::NoError);
 }

@@ -56,6 +56,8 @@ struct Published {
     plan: ArcSwap<Plan>,
     /// What this plan and those before it need to know.
     demand: watch::Sender<Demand>,
+    /// What of it is known.
+    known: watch::Sender<Demand>,
     /// Our own addresses, which no plan's forwarders may ask, and where it is shown what is answered there.
     own: Mutex<Vec<(SocketAddr, Arc<Metrics>)>>,
     /// What is under way, whatever the plan.
@@ -72,7 +74,8 @@ impl Chain {
     pub fn limited(plan: Plan, limits: Limits) -> Chain {
         let demand = watch::Sender::new(plan.demand());
         let (plan, limits) = (ArcSwap::from_pointee(plan), Arc::new(limits));
-        Chain(Arc::new(Published { plan, demand, own: Mutex::default(), limits }))
+        let known = watch::Sender::new(Demand::default());
+        Chain(Arc::new(Published { plan, demand, known, own: Mutex::default(), limits }))
     }
 
     /// What is under way.
@@ -97,11 +100,32 @@ impl Chain {
         let demand = plan.demand();
         let before = self.0.plan.swap(Arc::new(plan));
         show(&self.plan(), Some(&before), &own);
-        self.0.demand.send_if_modified(|known| {
-            let before = *known;
-            *known = known.and(demand);
-            *known != before
+        self.ask_for(demand);
+    }
+
+    /// From now on this is asked of the cluster as well, for a plan that is to come.
+    pub fn ask_for(&self, demand: Demand) {
+        self.0.demand.send_if_modified(|asked| {
+            let before = *asked;
+            *asked = asked.and(demand);
+            *asked != before
         });
+    }
+
+    /// This much is known now of what was asked for, and can be answered from.
+    pub fn know(&self, known: Demand) {
+        self.0.known.send_if_modified(|before| std::mem::replace(before, known) != known);
+    }
+
+    /// Waits until all of this is known.
+    pub async fn knows(&self, demand: Demand) {
+        // Its sender is this chain.
+        let _ = self.0.known.subscribe().wait_for(|known| known.has(demand)).await;
+    }
+
+    /// What must be known of the cluster for this plan and those before it, at this moment.
+    pub fn asked_for(&self) -> Demand {
+        *self.0.demand.borrow()
     }
 
     /// What must be known of the cluster for this plan and those before it.

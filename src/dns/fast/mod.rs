@@ -10,7 +10,7 @@ mod compose;
 use super::answer::{SOA_TTL_MAX, rtype};
 use super::lookup::{self, Node, Target};
 use super::name::MAX_NAME;
-use super::records::View;
+use super::records::{Unheard, View};
 use super::service_record::{RecordKind, ServiceRecord};
 use ask::Asked;
 use compose::{Data, Reply, Section};
@@ -100,8 +100,12 @@ impl Composer {
     /// Writes everything but the end, and says the code.
     fn compose(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<u8> {
         self.reply.begin(asked);
-        if asked.rtype == rtype::PTR && self.pointers(view, asked, name)? {
-            return Some(0);
+        if asked.rtype == rtype::PTR {
+            match self.pointers(view, asked, name)? {
+                Ok(true) => return Some(0),
+                Ok(false) => {}
+                Err(Unheard) => return Some(SERV_FAIL),
+            }
         }
         lookup::relative(view.zone(), name)?;
         let node = lookup::find(view, name);
@@ -230,17 +234,20 @@ impl Composer {
     }
 
     /// The names at an address of the cluster, and whether there are any. `None` when there are too many.
-    fn pointers(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<bool> {
+    fn pointers(&mut self, view: &View<'_>, asked: &Asked<'_>, name: &[u8]) -> Option<Result<bool, Unheard>> {
         let is_shown = view.shape().reverse_zone_of(name).is_some();
-        let Some(address) = lookup::reverse_address(name).filter(|_| is_shown) else { return Some(false) };
+        let Some(address) = lookup::reverse_address(name).filter(|_| is_shown) else { return Some(Ok(false)) };
         self.names.clear();
         let mut count = 0_usize;
-        lookup::each_name_at(view, address, |service, endpoint| {
+        let told = lookup::each_name_at(view, address, |service, endpoint| {
             count += 1;
             if count <= MOST_COMPARED {
                 self.names.push(view, &service, Target { endpoint, cluster: None, address, port: 0 });
             }
         });
+        if told.is_err() {
+            return Some(Err(Unheard));
+        }
         if count > MOST_COMPARED {
             return None;
         }
@@ -253,7 +260,7 @@ impl Composer {
                 break;
             }
         }
-        Some(!self.names.entries.is_empty())
+        Some(Ok(!self.names.entries.is_empty()))
     }
 
     /// A number below this one.

@@ -7,6 +7,7 @@ mod events;
 mod events_tests;
 mod failure;
 mod health;
+mod relisting;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,8 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::watch::Receiver;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::watch::{Receiver, Sender as Teller};
+use tokio::task::JoinSet;
 use watch::{Selection, Watch};
 
 /// The pods that have names in DNS, as CoreDNS asks for them.
@@ -40,7 +41,7 @@ const PAGE: u32 = 500;
 /// Watches the given kinds, one task for each, and sends what happens. Every kind begins with a full listing; later ones follow where the
 /// server has forgotten the changes in between. Own Node only: without a `node_name` no Node is watched.
 ///
-/// What `demand` asks for is watched besides, from when it does so. A kind of which it asks for further details is listed anew.
+/// What `demand` asks for is watched besides, from when it does so. A kind of which it asks for further details is listed anew, while its watch goes on.
 ///
 /// Failures are retried for ever. `health` tells how it goes. Returns when nobody receives any more; dropping the future ends all watches.
 pub async fn watch(client: Client, node_name: Option<&str>, kinds: &[Kind], demand: Receiver<Demand>, told: Told) {
@@ -104,26 +105,27 @@ async fn watch_at(
     mut demand: Receiver<Demand>,
     told: Told,
 ) {
-    let mut watched: Vec<(Kind, Details, AbortHandle)> = Vec::new();
+    let mut watched: Vec<(Kind, Teller<Details>)> = Vec::new();
     let mut tasks = JoinSet::new();
     loop {
         let asked_for = *demand.borrow_and_update();
         for kind in always.iter().chain(asked_for.kinds()).copied() {
             let details = asked_for.details.of(kind);
-            match watched.iter().position(|(known, ..)| *known == kind) {
-                Some(place) if watched[place].1 == details => continue,
-                Some(place) => {
+            if let Some((_, teller)) = watched.iter().find(|(known, _)| *known == kind) {
+                if *teller.borrow() != details {
                     tracing::info!("{kind} are listed anew, because the zones of DNS need to know more of them");
-                    watched.swap_remove(place).2.abort();
+                    teller.send_replace(details);
                 }
-                None if !always.contains(&kind) => {
-                    tracing::info!("{kind} are watched, because the zones of DNS need them");
-                    told.health.also_show(kind);
-                }
-                None => {}
+                continue;
             }
-            if let Some(watch) = watch_of(kind, details, pace, client.clone(), node_name, told.clone()) {
-                watched.push((kind, details, tasks.spawn(watch)));
+            if !always.contains(&kind) {
+                tracing::info!("{kind} are watched, because the zones of DNS need them");
+                told.health.also_show(kind);
+            }
+            let teller = Teller::new(details);
+            if let Some(watch) = watch_of(kind, teller.subscribe(), pace, client.clone(), node_name, told.clone()) {
+                tasks.spawn(watch);
+                watched.push((kind, teller));
             }
         }
         tokio::select! {
@@ -138,13 +140,13 @@ async fn watch_at(
 /// The watch of a kind; none of Nodes where the own one has no name.
 fn watch_of(
     kind: Kind,
-    details: Details,
+    details: Receiver<Details>,
     pace: Pace,
     client: Client,
     node_name: Option<&str>,
     told: Told,
 ) -> Option<BoxFuture<'static, ()>> {
-    fn one<T>(client: Client, selection: Selection, pace: Pace, details: Details, told: Told) -> BoxFuture<'static, ()>
+    fn one<T>(client: Client, selection: Selection, pace: Pace, details: Receiver<Details>, told: Told) -> BoxFuture<'static, ()>
     where
         T: Translate + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + Sync + 'static,
     {

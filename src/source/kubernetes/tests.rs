@@ -185,7 +185,7 @@ async fn what_the_zones_need_to_know_of_objects_besides_is_learnt_by_listing_the
         let web = agent.store.service(&ObjectKey::new("default", "web")).unwrap();
         web.labels.as_ref().map(|labels| format!("{labels:?}"))
     };
-    let _first = server.stream(std::slice::from_ref(&web)).await;
+    let first = server.stream(std::slice::from_ref(&web)).await;
     agent.listed().await;
     assert_eq!(labels(&agent), None, "nobody wants to know");
     let details = Details { labels: true, ..Details::default() };
@@ -193,10 +193,76 @@ async fn what_the_zones_need_to_know_of_objects_besides_is_learnt_by_listing_the
     let _again = server.stream(&[web]).await;
     agent.listed().await;
     assert_eq!(labels(&agent).as_deref(), Some(r#"{"app": "web"}"#));
+    assert!(agent.store.details(Kind::Service).labels);
     // What concerns other kinds only lists nothing.
     let details = Details { zones: true, namespace_labels: true, ..details };
     agent.demand.send_replace(Demand { details, ..Demand::default() });
-    _again.event("DELETED", &service("web", "2"));
+    first.event("DELETED", &service("web", "2"));
+    assert_eq!(agent.next().await, gone("web"));
+}
+
+/// An agent that has listed services, which is asked for their labels now. Beside the watch, which goes on, the server has to list them.
+async fn asked_for_labels(server: &mut Server, client: Client, listed: &[Value]) -> (Agent, Stream, Call) {
+    let mut agent = Agent::of(SERVICES, client);
+    let watch = server.stream(listed).await;
+    agent.listed().await;
+    let details = Details { labels: true, ..Details::default() };
+    agent.demand.send_replace(Demand { details, ..Demand::default() });
+    assert_eq!(agent.next().await, Update::ListBegin(Kind::Service));
+    (agent, watch, server.call().await)
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_while_its_objects_are_listed_anew_and_is_believed_more_than_the_listing() {
+    let (mut server, client) = Server::new();
+    let before = [service("changed", "1"), service("removed", "2"), service("lost", "3"), service("quiet", "4")];
+    let (mut agent, watch, call) = asked_for_labels(&mut server, client, &before).await;
+    assert!(call.uri.contains("sendInitialEvents=true") && call.uri.contains("resourceVersion=100"), "{}", call.uri);
+    let mut changed = service("changed", "130");
+    changed["metadata"]["labels"] = json!({"app": "new"});
+    watch.event("MODIFIED", &changed);
+    watch.event("DELETED", &service("removed", "131"));
+    watch.event("ADDED", &service("added", "132"));
+    for _ in 0..3 {
+        agent.next().await;
+    }
+    // As things were a moment ago; what was lost meanwhile the watch is late to tell.
+    let listing = call.stream();
+    [service("changed", "1"), service("removed", "2"), service("quiet", "4")].iter().for_each(|old| listing.event("ADDED", old));
+    listing.initial_events_end("120");
+    agent.listed().await;
+    assert_eq!(agent.services(), names(&["added", "changed", "quiet"]));
+    let key = ObjectKey::new("default", "changed");
+    assert!(agent.store.service(&key).unwrap().labels.as_ref().unwrap().contains_key("app"));
+    watch.event("DELETED", &service("lost", "133"));
+    watch.event("ADDED", &service("later", "134"));
+    while agent.services() != names(&["added", "changed", "later", "quiet"]) {
+        agent.next().await;
+    }
+    watch.break_off();
+    let call = server.call().await;
+    assert!(call.uri.contains("resourceVersion=134") && !call.uri.contains("sendInitialEvents"), "{}", call.uri);
+}
+
+#[tokio::test]
+async fn a_listing_anew_that_fails_is_tried_again_and_disturbs_no_watch() {
+    let (mut server, client) = Server::new();
+    let (mut agent, watch, call) = asked_for_labels(&mut server, client, &[service("web", "1")]).await;
+    call.fail(403, "services is forbidden: User \"waypost\" cannot list");
+    watch.event("ADDED", &service("new", "101"));
+    agent.until(&Update::ListBegin(Kind::Service)).await;
+    server.call().await.fail(422, "sendInitialEvents: Forbidden");
+    let call = server.call().await;
+    assert!(!call.uri.contains("watch"), "in pages, then: {}", call.uri);
+    call.respond(200, &list(&[service("web", "1")], "", Some("more")));
+    let call = server.call().await;
+    assert!(call.uri.contains("continue=more"), "{}", call.uri);
+    assert!(!agent.store.details(Kind::Service).labels, "not all of them are listed");
+    call.respond(200, &list(&[service("new", "101")], "101", None));
+    agent.until(&Update::ListEnd(Kind::Service)).await;
+    assert!(agent.store.details(Kind::Service).labels && agent.health.is_connected(Kind::Service));
+    assert_eq!(agent.services(), names(&["new", "web"]));
+    watch.event("DELETED", &service("web", "102"));
     assert_eq!(agent.next().await, gone("web"));
 }
 
@@ -379,6 +445,7 @@ async fn a_missing_permission_is_retried_until_it_is_granted() {
     for _ in 0..3 {
         server.call().await.fail(403, "services is forbidden: User \"system:serviceaccount:kube-system:waypost\" cannot watch");
     }
+    assert_eq!(agent.next().await, Update::Refused(Kind::Service), "after the second time");
     let call = server.call().await;
     assert!(!agent.health.is_connected(Kind::Service));
     assert!(call.uri.contains("sendInitialEvents=true"), "a missing permission says nothing about streaming lists: {}", call.uri);

@@ -5,12 +5,13 @@
 
 use super::failure::Failure;
 use super::health::{Health, Trouble};
+use super::relisting::{Items, Relisting, Step};
 use super::retry::{Reason, Retry, random};
 use super::{Pace, Told};
 use crate::model::{Details, Update};
 use crate::notices::Notices;
 use crate::source::translate::{Translate, Translator};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryFutureExt, TryStreamExt, stream};
 use kube::Api;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use serde::de::DeserializeOwned;
@@ -19,7 +20,8 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
-use tokio::time::timeout;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 /// How many objects one answer of a paged listing may hold: it is in memory as a whole.
@@ -42,6 +44,10 @@ pub struct Watch<T> {
     /// The version that a new listing must not fall short of, so that a server that lags behind does not take us back in time.
     /// The first listing takes what the server has at hand, as kube-proxy's does.
     floor: Option<String>,
+    /// What is to be read of objects.
+    details: Receiver<Details>,
+    /// A listing beside the watch, because more is to be read of them than was at the last one.
+    relisting: Relisting<T>,
 }
 
 /// Limits a watch to certain objects.
@@ -70,20 +76,22 @@ impl<T> Watch<T>
 where
     T: Translate + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// A watch of what `api` and `selection` name, which reads these details.
-    pub fn new(api: Api<T>, selection: Selection, pace: Pace, details: Details, told: Told) -> Watch<T> {
+    /// A watch of what `api` and `selection` name, which reads these details; further ones from when they are asked for.
+    pub fn new(api: Api<T>, selection: Selection, pace: Pace, details: Receiver<Details>, told: Told) -> Watch<T> {
         Watch {
             api,
             selection,
             pace,
             updates: told.updates,
             health: told.health,
-            translator: Translator::new(told.notices.clone()).reading(details),
+            translator: Translator::new(told.notices.clone()),
             notices: told.notices,
             retry: Retry::default(),
             listing: Listing::Streaming,
             version: None,
             floor: None,
+            details,
+            relisting: Relisting::default(),
         }
     }
 
@@ -97,8 +105,10 @@ where
             };
             let Some(reason) = self.learn(failure) else { return };
             let delay = self.retry.delay(reason);
-            if self.version.is_none() && self.retry.is_repeated(Reason::Unreachable) {
-                let _ = self.send(Update::Unreachable).await;
+            for (reason, word) in [(Reason::Unreachable, Update::Unreachable), (Reason::Refused, Update::Refused(T::KIND))] {
+                if self.version.is_none() && self.retry.is_repeated(reason) {
+                    let _ = self.send(word).await;
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
@@ -148,6 +158,10 @@ where
 
     /// Lists if need be and follows the changes until something stops it.
     async fn round(&mut self) -> Result<Infallible, Failure> {
+        if self.version.is_none() {
+            self.relisting.end();
+            self.read_details();
+        }
         let mut events = match (self.version.clone(), self.listing) {
             (Some(version), _) => self.open(&version, false).await?,
             (None, Listing::Streaming) => self.list_streaming().await?,
@@ -157,23 +171,132 @@ where
             }
         };
         let patience = self.pace.watch + self.pace.grace;
+        let mut silent_at = Instant::now() + patience;
         loop {
-            let event = timeout(patience, self.next(&mut events)).await.map_err(|_| silent(patience))??;
-            self.follow(event).await?;
+            tokio::select! {
+                event = timeout_at(silent_at, next(&mut events)) => {
+                    let event = event.map_err(|_| silent(patience))??;
+                    self.retry.reset();
+                    silent_at = Instant::now() + patience;
+                    self.follow(event).await?;
+                }
+                step = self.relisting.next() => self.relist(step).await?,
+                changed = self.details.changed() => {
+                    changed.map_err(|_| Failure::Closed)?;
+                    // What the watch tells has them from now on, and the listing what it does not tell.
+                    self.read_details();
+                    self.relisting.want();
+                }
+            }
         }
     }
 
-    async fn open(&self, version: &str, with_initial_events: bool) -> Result<Events<T>, Failure> {
+    /// What is listed and told from now on has what is wanted now.
+    fn read_details(&mut self) {
+        let details = *self.details.borrow_and_update();
+        self.translator.read(details);
+    }
+
+    /// Does the next step of the listing beside the watch.
+    async fn relist(&mut self, step: Step<T>) -> Result<(), Failure> {
+        match step {
+            Step::Begin => {
+                self.send(Update::ListBegin(T::KIND)).await?;
+                if self.relisting.paged || self.listing == Listing::Paged {
+                    self.relisting.begin(self.pages(), self.pace.watch + self.pace.grace);
+                } else {
+                    self.relisting.begin(self.streamed(), self.pace.quiet);
+                }
+                Ok(())
+            }
+            Step::Object(object) if self.relisting.counts(object.meta()) => self.present(&object).await,
+            Step::Object(_) => Ok(()),
+            Step::End => {
+                self.relisting.end();
+                self.list_end().await
+            }
+            Step::Silent => {
+                self.relisting.paged = true;
+                self.relisting.fail(Reason::Ended, String::new());
+                Ok(())
+            }
+            Step::Failed(error) => {
+                let failure = error.map_or(Failure::Ended, |error| failure::<T>(&error));
+                self.relisting.paged |= matches!(failure, Failure::Invalid(_));
+                let (reason, why) = match failure {
+                    Failure::Trouble(Trouble::Unreachable(why)) => (Reason::Unreachable, why),
+                    Failure::Trouble(Trouble::Refused(why) | Trouble::Forbidden(why)) => (Reason::Refused, why),
+                    _ => (Reason::Ended, String::new()),
+                };
+                if self.relisting.fail(reason, why.clone()) && !why.is_empty() {
+                    warn!("cannot list {} anew: {why}; what is known stays in use, and it is tried again", T::KIND);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// All objects as the beginning of a watch that is not followed: as of now or later.
+    fn streamed(&self) -> Items<T> {
+        let (api, parameters) = (self.api.clone(), self.watching(true));
+        let version = self.version.clone().unwrap_or_default();
+        let events = async move { api.watch(&parameters, &version).await }.try_flatten_stream();
+        let item = |event: kube::Result<WatchEvent<T>>| async {
+            match event {
+                Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => Some(Ok(Some(object))),
+                Ok(WatchEvent::Bookmark(bookmark)) => {
+                    bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END).then_some(Ok(None))
+                }
+                Ok(WatchEvent::Error(status)) => Some(Err(kube::Error::Api(status))),
+                Ok(WatchEvent::Deleted(_)) => None,
+                // One object that is not even shaped like its kind must not stop the others.
+                Err(error) if is_unreadable(&error) => None,
+                Err(error) => Some(Err(error)),
+            }
+        };
+        events.filter_map(item).boxed()
+    }
+
+    /// All objects in pages, as of now.
+    fn pages(&self) -> Items<T> {
+        let (api, parameters) = (self.api.clone(), self.page());
+        let page = move |parameters: Option<ListParams>| {
+            let api = api.clone();
+            async move {
+                let Some(mut parameters) = parameters else { return Ok(None) };
+                let page = api.list(&parameters).await?;
+                parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+                let is_last = parameters.continue_token.is_none();
+                let items = page.items.into_iter().map(Some).chain(is_last.then_some(None)).map(Ok);
+                Ok::<_, kube::Error>(Some((stream::iter(items), (!is_last).then_some(parameters))))
+            }
+        };
+        stream::try_unfold(Some(parameters), page).try_flatten().boxed()
+    }
+
+    fn page(&self) -> ListParams {
+        ListParams {
+            field_selector: self.selection.fields.clone(),
+            label_selector: self.selection.labels.clone(),
+            limit: Some(PAGE),
+            ..ListParams::default()
+        }
+    }
+
+    fn watching(&self, with_initial_events: bool) -> WatchParams {
         // The ends of the watches of many nodes are spread out.
         let seconds = self.pace.watch.mul_f64(1.0 - random() / 4.0).as_secs().max(1);
-        let parameters = WatchParams {
+        WatchParams {
             field_selector: self.selection.fields.clone(),
             label_selector: self.selection.labels.clone(),
             timeout: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
             bookmarks: true,
             send_initial_events: with_initial_events,
-        };
-        let events = self.api.watch(&parameters, version).await.map_err(|error| failure::<T>(&error))?;
+        }
+    }
+
+    async fn open(&mut self, version: &str, with_initial_events: bool) -> Result<Events<T>, Failure> {
+        let events = self.api.watch(&self.watching(with_initial_events), version).await.map_err(|error| failure::<T>(&error))?;
         self.health.connected(T::KIND);
         Ok(Box::pin(events))
     }
@@ -184,11 +307,12 @@ where
         let mut events = self.open(&floor, true).await?;
         self.send(Update::ListBegin(T::KIND)).await?;
         loop {
-            let event = timeout(self.pace.quiet, self.next(&mut events)).await.map_err(|_| Failure::Quiet)??;
+            let event = timeout(self.pace.quiet, next(&mut events)).await.map_err(|_| Failure::Quiet)??;
+            self.retry.reset();
             if let WatchEvent::Bookmark(bookmark) = &event
                 && bookmark.metadata.annotations.contains_key(INITIAL_EVENTS_END)
             {
-                self.send(Update::ListEnd(T::KIND)).await?;
+                self.list_end().await?;
                 self.know(&bookmark.metadata.resource_version);
                 return Ok(events);
             }
@@ -198,12 +322,7 @@ where
 
     /// All objects in pages; the version that they are at.
     async fn list_pages(&mut self) -> Result<String, Failure> {
-        let mut parameters = ListParams {
-            field_selector: self.selection.fields.clone(),
-            label_selector: self.selection.labels.clone(),
-            limit: Some(PAGE),
-            ..ListParams::default()
-        };
+        let mut parameters = self.page();
         let mut begun = false;
         loop {
             let page = self.api.list(&parameters).await.map_err(|error| failure::<T>(&error))?;
@@ -217,7 +336,7 @@ where
             }
             parameters.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if parameters.continue_token.is_none() {
-                self.send(Update::ListEnd(T::KIND)).await?;
+                self.list_end().await?;
                 let version = page.metadata.resource_version.unwrap_or_default();
                 self.know(&version);
                 if self.listing == Listing::PagedOnce {
@@ -228,29 +347,11 @@ where
         }
     }
 
-    /// The next event that can be understood.
-    async fn next(&mut self, events: &mut Events<T>) -> Result<WatchEvent<T>, Failure> {
-        loop {
-            match events.next().await {
-                None => return Err(Failure::Ended),
-                Some(Ok(WatchEvent::Error(status))) => return Err(Failure::of_status(&status, &resource::<T>())),
-                Some(Ok(event)) => {
-                    self.retry.reset();
-                    return Ok(event);
-                }
-                // One object that is not even shaped like its kind must not stop the others.
-                Some(Err(error)) if is_unreadable(&error) => {
-                    warn!("skipped a change of {} that cannot be read: {error}", T::KIND)
-                }
-                Some(Err(error)) => return Err(failure::<T>(&error)),
-            }
-        }
-    }
-
     /// Applies an event and remembers how far we are.
     async fn follow(&mut self, event: WatchEvent<T>) -> Result<(), Failure> {
         let version = match &event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
+                self.relisting.watch_tells(object.meta());
                 object.meta().resource_version.clone()
             }
             WatchEvent::Bookmark(bookmark) => Some(bookmark.metadata.resource_version.clone()),
@@ -259,6 +360,14 @@ where
         self.apply(event).await?;
         self.know(version.as_deref().unwrap_or_default());
         Ok(())
+    }
+
+    async fn list_end(&mut self) -> Result<(), Failure> {
+        let details = self.translator.details_of(T::KIND);
+        if details != Details::default() {
+            self.send(Update::ListTells(T::KIND, details)).await?;
+        }
+        self.send(Update::ListEnd(T::KIND)).await
     }
 
     /// Everything up to this version is known.
@@ -288,8 +397,24 @@ where
     }
 
     /// Waits while the receiver is behind, so that a listing is never in memory as a whole.
-    async fn send(&self, update: Update) -> Result<(), Failure> {
+    async fn send(&mut self, update: Update) -> Result<(), Failure> {
         self.updates.send(update).await.map_err(|_| Failure::Closed)
+    }
+}
+
+/// The next event that can be understood.
+async fn next<T: Translate>(events: &mut Events<T>) -> Result<WatchEvent<T>, Failure> {
+    loop {
+        match events.next().await {
+            None => return Err(Failure::Ended),
+            Some(Ok(WatchEvent::Error(status))) => return Err(Failure::of_status(&status, &resource::<T>())),
+            Some(Ok(event)) => return Ok(event),
+            // One object that is not even shaped like its kind must not stop the others.
+            Some(Err(error)) if is_unreadable(&error) => {
+                warn!("skipped a change of {} that cannot be read: {error}", T::KIND)
+            }
+            Some(Err(error)) => return Err(failure::<T>(&error)),
+        }
     }
 }
 

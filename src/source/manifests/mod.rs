@@ -106,5 +106,6 @@ fn list<T: Translate>(
 ) {
     updates.push(Update::ListBegin(T::KIND));
     updates.extend(objects.flatten().filter_map(|object| translator.present(&object)));
+    updates.push(Update::ListTells(T::KIND, translator.details_of(T::KIND)));
     updates.push(Update::ListEnd(T::KIND));
 }

@@ -82,8 +82,8 @@ impl Check for Clusters {
     fn new() -> Clusters {
         let listed = Records::new(ZONE, 30);
         listed.set_synced();
-        listed.set_pods_listed();
-        listed.set_imports_listed();
+        listed.set_pods_listed(true);
+        listed.set_imports_listed(true);
         Clusters { listed: Both::over(listed), unlisted: Both::over(Records::new(ZONE, 30)) }
     }
 
@@ -343,8 +343,8 @@ impl Cluster {
         }
         if is_listed {
             records.set_synced();
-            records.set_pods_listed();
-            records.set_imports_listed();
+            records.set_pods_listed(true);
+            records.set_imports_listed(true);
         }
         records
     }
