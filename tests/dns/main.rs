@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `questions.txt` | the battery: questions and their whole answers |
 //! | `battery.rs` | reads the table; the cluster it is about |
-//! | `both.rs` | the two paths of a question over UDP, compared |
+//! | `both.rs` | the two paths of a question, compared |
 //! | `wire.rs` | a running server, clients for UDP and TCP, upstreams that behave and misbehave |
 //! | `answers.rs` | the battery in process and over the wire, truncation, histories |
 //! | `paths.rs` | the fast path against the other one |
