@@ -263,7 +263,11 @@ fn known(store: &Store, asked: Demand) -> Demand {
     let all_listed = |kinds: &[Kind]| kinds.iter().all(|kind| store.is_listed(*kind));
     let watched = || [Kind::Service, Kind::Slice, Kind::Namespace].iter().chain(asked.kinds());
     let has = |detail: Details| {
-        let is_told = |kind: &Kind| store.is_listed(*kind) && store.details(*kind).have(detail.of(*kind));
+        // Kinds that are watched for a demand are a matter of their own: perhaps the agent may not see them.
+        let is_told = |kind: &Kind| match store.is_listed(*kind) {
+            true => store.details(*kind).have(detail.of(*kind)),
+            false => Demand::KINDS.contains(kind),
+        };
         if watched().all(is_told) { detail } else { Details::default() }
     };
     let details = asked.details.single().map(has).fold(Details::default(), Details::and);

@@ -9,10 +9,12 @@ use crate::dns::chain::{self, Chain, ChainError, Model, Plan};
 use crate::dns::metrics::Metrics;
 use crate::import::corefile::{Translation, translate};
 use crate::import::read::{self, Mounted, ReadError, Texts};
+use crate::model::{Demand, Details};
 use crate::notices::{DNS_CONFIGURATION_REFUSED, LAST_STATE_SERVED, Notices, Subject};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hash;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -236,7 +238,9 @@ impl Zones {
             }
             return Ok(());
         }
-        self.obey(&reading).await?;
+        if !self.obey(&reading).await? {
+            return Ok(());
+        }
         self.is_written = true;
         self.nothing_is_wrong();
         if let Some(kept) = &mut self.kept {
@@ -250,7 +254,7 @@ impl Zones {
         let has_kept = self.kept.as_ref().is_some_and(|kept| kept.last().is_some());
         if self.model.is_none() && !has_kept {
             tracing::warn!(?known, "there is no ConfigMap with a Corefile yet: the settings hold until there is one");
-            return self.obey(&read(&self.config.dns, None)?).await;
+            return self.obey(&read(&self.config.dns, None)?).await.map(drop);
         }
         match known {
             Mounted::Absent if self.is_written || has_kept => Err(ReadError::Absent.into()),
@@ -259,9 +263,9 @@ impl Zones {
         }
     }
 
-    /// Puts it in force. Where it needs to know more of the cluster than what was in force before, that goes on until it is known, though not for ever: the
-    /// agent may not be allowed to know it.
-    async fn obey(&mut self, reading: &Reading) -> Result<(), ZonesError> {
+    /// Puts it in force, unless something else is written meanwhile. Where it needs to know more of the cluster than what was in force before, that goes on
+    /// until it is known. Kinds that were not watched before are not waited for for ever: the agent may not be allowed to see them.
+    async fn obey(&mut self, reading: &Reading) -> Result<bool, ZonesError> {
         let before = self.chain.plan();
         let plan = reading.plan(&self.config.dns, &self.metrics, Some(&before))?;
         if self.model.is_none() {
@@ -271,6 +275,9 @@ impl Zones {
         }
         if self.model.is_some() {
             self.chain.ask_for(plan.demand());
+            if !self.is_told(plan.demand().details).await {
+                return Ok(false);
+            }
             if timeout(DEMAND_DEADLINE, self.chain.knows(plan.demand())).await.is_err() {
                 tracing::warn!(
                     "what the new configuration of DNS needs to know is not listed yet: what needs it fails (SERVFAIL) until it is"
@@ -283,7 +290,27 @@ impl Zones {
         self.metrics.configured(version.as_deref());
         self.model = Some(reading.model.clone());
         self.obeyed.send_replace(true);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Waits until these details are known of all that is watched in any case. False when something else is written before that.
+    async fn is_told(&self, details: Details) -> bool {
+        let wanted = Demand { details, ..Demand::default() };
+        // What follows the changes is to see this one as well.
+        let mut mounted = self.mounted.clone();
+        let (mut told, mut overtaken) = (pin!(self.chain.knows(wanted)), pin!(changed(&mut mounted)));
+        tokio::select! {
+            () = &mut told => return true,
+            () = &mut overtaken => return false,
+            () = sleep(DEMAND_DEADLINE) => {}
+        }
+        tracing::warn!(
+            "what the new configuration of DNS needs to know is not listed yet: the one before it is obeyed until it is"
+        );
+        tokio::select! {
+            () = told => true,
+            () = overtaken => false,
+        }
     }
 
     /// Tells what cannot be done, and obeys what was obeyed last if there is nothing else.
@@ -317,7 +344,7 @@ impl Zones {
         let last = self.kept.as_ref().and_then(KeptZones::last).filter(|_| self.model.is_none())?.clone();
         let name = format!("{}, as it was last obeyed", last.source);
         match self.obey(&Reading { model: last.model, translation: None, name }).await {
-            Ok(()) => Some(SystemTime::now().duration_since(last.taken).unwrap_or_default().as_secs()),
+            Ok(_) => Some(SystemTime::now().duration_since(last.taken).unwrap_or_default().as_secs()),
             Err(error) => {
                 tracing::error!(%error, "nor can what DNS was told last be done");
                 None

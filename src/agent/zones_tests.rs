@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 const GOOD: &str = "example.org {\n    whoami\n    reload\n}\n";
 const OTHER: &str = "example.com {\n    whoami\n    reload\n}\n";
+const LABELLED: &str = "cluster.local {\n    kubernetes cluster.local {\n        labels app=web\n    }\n    reload\n}\n";
 const BROKEN: &str = "example.org {\n    whoami\n    nonsense\n}\n";
 
 /// A folder with a Corefile and a state. It goes away with this value.
@@ -86,7 +87,7 @@ impl Made {
 
     /// The zones that are answered.
     fn answered(&self) -> Vec<String> {
-        self.zones.chain().plan().model().blocks.iter().flat_map(|block| block.zones.clone()).collect()
+        answered(&self.zones.chain())
     }
 
     fn shown(&self, name: &str) -> f64 {
@@ -94,6 +95,10 @@ impl Made {
         let metrics = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
         metrics.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
     }
+}
+
+fn answered(chain: &Chain) -> Vec<String> {
+    chain.plan().model().blocks.iter().flat_map(|block| block.zones.clone()).collect()
 }
 
 fn files(corefile: &str) -> Mounted {
@@ -207,4 +212,33 @@ async fn a_config_map_that_does_not_exist_leaves_it_to_the_settings_until_it_doe
     let error = made.zones.look().await.unwrap_err().to_string();
     assert!(error.contains("does not exist"), "{error}");
     assert_eq!(made.answered(), ["example.org"]);
+}
+
+#[tokio::test]
+async fn what_needs_to_know_more_waits_until_it_is_known_or_something_else_is_written() {
+    let folder = Folder::new("waits");
+    let (mut made, told) = Made::by_config_map(&folder);
+    told.send_replace(files(GOOD));
+    made.zones.begin().await.unwrap();
+    let chain = made.zones.chain();
+    let following = tokio::spawn(made.zones.follow());
+    told.send_replace(files(LABELLED));
+    let asked = *chain.demand().wait_for(|demand| demand.details.labels).await.unwrap();
+    assert_eq!(answered(&chain), ["example.org"]);
+    told.send_replace(files(OTHER));
+    answers(&chain, "example.com").await;
+    told.send_replace(files(LABELLED));
+    chain.know(asked);
+    answers(&chain, "cluster.local").await;
+    following.abort();
+}
+
+/// Waits until this is the zone that is answered.
+async fn answers(chain: &Chain, zone: &str) {
+    let answers = async {
+        while answered(chain) != [zone] {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), answers).await.expect("it is answered");
 }

@@ -182,7 +182,7 @@ pub enum Update {
     ImportedSliceGone(SliceKey),
     /// Nothing was listed so far, and the source has not been reached twice in a row: what is known from elsewhere may be used.
     Unreachable,
-    /// Nothing of this kind was listed so far, and the source has been refused it twice in a row.
+    /// Nothing of this kind was listed so far, and the source has been told twice in a row that it may not see it, or that there is no such thing.
     Refused(Kind),
 }
 

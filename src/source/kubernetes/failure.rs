@@ -51,6 +51,7 @@ impl Failure {
                 "the API server does not accept our credentials ({message}); check the token or client certificate"
             ))),
             403 => Failure::Trouble(Trouble::Forbidden(missing_permission(message, resource))),
+            404 => Failure::Trouble(Trouble::Absent(answered(status))),
             400 | 405 | 406 | 415 | 422 => Failure::Invalid(answered(status)),
             _ => Failure::Trouble(Trouble::Refused(answered(status))),
         }

@@ -45,6 +45,8 @@ pub(super) enum Trouble {
     Refused(String),
     /// The server does not let us: which permission is missing.
     Forbidden(String),
+    /// The server has nothing of that kind: what defines it is not installed.
+    Absent(String),
 }
 
 impl Health {
@@ -79,7 +81,7 @@ impl Health {
                 watches.end_outage();
                 self.0.reachable.notify_waiters();
             }
-            Some(Trouble::Refused(_) | Trouble::Forbidden(_)) => info!("{kind} are watched now"),
+            Some(_) => info!("{kind} are watched now"),
             None => {}
         }
     }
@@ -94,14 +96,16 @@ impl Health {
                 watches.said.push(why.clone());
             }
             Trouble::Unreachable(_) => {}
-            Trouble::Refused(why) | Trouble::Forbidden(why) if watches.of[kind as usize].trouble.as_ref() != Some(&trouble) => {
+            Trouble::Refused(why) | Trouble::Forbidden(why) | Trouble::Absent(why)
+                if watches.of[kind as usize].trouble.as_ref() != Some(&trouble) =>
+            {
                 let text = format!("cannot watch {kind}: {why}; what is known stays in use, and it is retried");
                 match trouble {
                     Trouble::Forbidden(_) => notices.tell(&PERMISSION_MISSING, Subject::Node, text),
                     _ => warn!("{text}"),
                 }
             }
-            Trouble::Refused(_) | Trouble::Forbidden(_) => {}
+            _ => {}
         }
         let answered = !matches!(trouble, Trouble::Unreachable(_));
         watches.of[kind as usize] = Watch { connected: false, trouble: Some(trouble) };

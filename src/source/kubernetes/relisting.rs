@@ -2,6 +2,7 @@
 //!
 //! What the listing says of an object may be older than what the watch has told meanwhile, and what the watch tells may be older than the listing. The watch
 //! sees every change in the end, so it is believed: of objects that it tells of while the listing is under way, the listing says nothing.
+//! A watch that lags behind the listing may show an object that is gone in it once more, until it comes to that.
 
 use super::retry::{Reason, Retry};
 use futures::StreamExt;
@@ -61,9 +62,9 @@ impl<T> Default for Relisting<T> {
 }
 
 impl<T> Relisting<T> {
-    /// It is wanted, at once and from the beginning.
-    pub fn want(&mut self) {
-        (self.due, self.under_way) = (Some(Instant::now()), None);
+    /// It is wanted after so long, and from the beginning.
+    pub fn want(&mut self, delay: Duration) {
+        (self.due, self.under_way) = (Some(Instant::now() + delay), None);
     }
 
     /// It begins: the server is asked from now on. It may be silent for so long.

@@ -456,6 +456,28 @@ async fn a_missing_permission_is_retried_until_it_is_granted() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_ill_has_not_said_that_a_kind_is_kept_from_us() {
+    let (mut server, client) = Server::new();
+    let mut agent = Agent::of(SERVICES, client);
+    for code in [500, 503, 503, 401, 429] {
+        server.call().await.fail(code, "etcdserver: no leader");
+    }
+    let stream = server.call().await.stream();
+    stream.initial_events_end("1");
+    assert_eq!(agent.listed().await, [Update::ListBegin(Kind::Service), Update::ListEnd(Kind::Service)]);
+}
+
+#[tokio::test]
+async fn a_kind_that_the_server_does_not_know_is_not_waited_for() {
+    let (mut server, client) = Server::new();
+    let mut agent = Agent::of(SERVICES, client);
+    for _ in 0..2 {
+        server.call().await.fail(404, "the server could not find the requested resource");
+    }
+    assert_eq!(agent.next().await, Update::Refused(Kind::Service));
+}
+
+#[tokio::test]
 async fn one_malformed_object_counts_as_absent_and_stops_nothing() {
     let (mut server, client) = Server::new();
     let mut agent = Agent::of(SERVICES, client);

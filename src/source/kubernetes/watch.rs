@@ -26,6 +26,8 @@ use tracing::{debug, warn};
 
 /// How many objects one answer of a paged listing may hold: it is in memory as a whole.
 const PAGE: u32 = 500;
+/// All agents of a cluster are given a new configuration at the same moment; their listings begin within this time.
+const SPREAD: Duration = Duration::from_secs(2);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// The watch of one kind.
@@ -44,6 +46,8 @@ pub struct Watch<T> {
     /// The version that a new listing must not fall short of, so that a server that lags behind does not take us back in time.
     /// The first listing takes what the server has at hand, as kube-proxy's does.
     floor: Option<String>,
+    /// The server has said that we may not see this kind, or that there is none.
+    is_denied: bool,
     /// What is to be read of objects.
     details: Receiver<Details>,
     /// A listing beside the watch, because more is to be read of them than was at the last one.
@@ -90,6 +94,7 @@ where
             listing: Listing::Streaming,
             version: None,
             floor: None,
+            is_denied: false,
             details,
             relisting: Relisting::default(),
         }
@@ -105,8 +110,14 @@ where
             };
             let Some(reason) = self.learn(failure) else { return };
             let delay = self.retry.delay(reason);
-            for (reason, word) in [(Reason::Unreachable, Update::Unreachable), (Reason::Refused, Update::Refused(T::KIND))] {
-                if self.version.is_none() && self.retry.is_repeated(reason) {
+            if self.version.is_none() && self.retry.is_repeated(reason) {
+                let word = match reason {
+                    Reason::Unreachable => Some(Update::Unreachable),
+                    Reason::Refused if self.is_denied => Some(Update::Refused(T::KIND)),
+                    // A server that is ill will know better.
+                    Reason::Refused | Reason::Ended => None,
+                };
+                if let Some(word) = word {
                     let _ = self.send(word).await;
                 }
             }
@@ -121,6 +132,7 @@ where
     /// Draws the conclusions from a failure; `None` when it is the end.
     fn learn(&mut self, failure: Failure) -> Option<Reason> {
         debug!("the watch of {} stopped: {failure:?}", T::KIND);
+        self.is_denied = matches!(failure, Failure::Trouble(Trouble::Forbidden(_) | Trouble::Absent(_)));
         match failure {
             Failure::Closed => None,
             Failure::Ended => Some(Reason::Ended),
@@ -148,7 +160,7 @@ where
             Failure::Trouble(trouble) => {
                 let reason = match trouble {
                     Trouble::Unreachable(_) => Reason::Unreachable,
-                    Trouble::Refused(_) | Trouble::Forbidden(_) => Reason::Refused,
+                    Trouble::Refused(_) | Trouble::Forbidden(_) | Trouble::Absent(_) => Reason::Refused,
                 };
                 self.health.failed(T::KIND, trouble, &self.notices);
                 Some(reason)
@@ -185,7 +197,7 @@ where
                     changed.map_err(|_| Failure::Closed)?;
                     // What the watch tells has them from now on, and the listing what it does not tell.
                     self.read_details();
-                    self.relisting.want();
+                    self.relisting.want(SPREAD.mul_f64(random()));
                 }
             }
         }
