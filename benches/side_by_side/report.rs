@@ -194,11 +194,13 @@ fn limit(row: &str) -> Option<&'static str> {
         "idle" => "Watch bookmarks, timers of the runtime and the watchdog of DNS, which looks four times a second",
         "dns-cpu" => "Two thirds are what the sockets cost whatever is answered (the responder in the note above)",
         "dns-rate" => "The client has as much work with a question as the server, on the same processors",
-        "dns-tcp-cpu" | "dns-cached-cpu" => {
-            "Most of it is the kernel's work for segments or datagrams and its wake-ups, which is the same for every server"
+        "dns-tcp-cpu" => "Most of it is the kernel's work for segments and its wake-ups, which is the same for every server",
+        "dns-cached-cpu" => {
+            "A task of the runtime for each question, mostly on another processor than the thread that has received it; two messages read and one \
+             written; a system call for each answer"
         }
         "dns-forwarded-cpu" => {
-            "A socket of its own for each question, so that its port cannot be foreseen (a fifth; CoreDNS uses its sockets again for ten seconds); four \
+            "A socket of its own for each question, so that its port cannot be foreseen (a sixth; CoreDNS uses its sockets again for ten seconds); four \
              datagrams instead of two, with a wake-up each; two messages read and three written; an entry in the cache"
         }
         "dns-p99" | "dns-changes-p99" => {
