@@ -183,9 +183,10 @@ mod tests {
         Some(Check { port, endpoints: [(Family::V4, count)].into() })
     }
 
-    /// A port that was free a moment ago.
+    /// None that the kernel gives to whoever asks for any: nobody else takes it meanwhile.
     fn free_port() -> u16 {
-        std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+        let mut ports = std::iter::repeat_with(|| 10_000 + rand::random_range(0..20_000));
+        ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
     }
 
     async fn ask(port: u16) -> Option<String> {

@@ -43,7 +43,12 @@ struct Inner {
 type Outcome = Result<Arc<Message>, ForwardError>;
 type Fetching = Shared<BoxFuture<'static, Outcome>>;
 /// What those who wait for an answer keep going, and others may join.
-type UnderWay = HashMap<Key, WeakShared<BoxFuture<'static, Outcome>>>;
+#[derive(Default)]
+struct UnderWay {
+    /// Each with its number: when it ends because nobody waits any more, another one may have taken its place already.
+    asked: HashMap<Key, (u64, WeakShared<BoxFuture<'static, Outcome>>)>,
+    last: u64,
+}
 
 /// Which names are kept in the cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -181,13 +186,15 @@ impl Resolver {
     /// Asks the upstream servers, or joins those who wait for the same. Goes on for as long as one of them waits.
     fn fetch(&self, server: &Place, key: Key, question: Message, client: Transport) -> Fetching {
         let mut under_way = self.0.under_way();
-        if let Some(fetching) = under_way.get(&key).and_then(WeakShared::upgrade) {
+        if let Some(fetching) = under_way.asked.get(&key).and_then(|(_, fetching)| fetching.upgrade()) {
             trace::note(|| Step::Joined);
             return fetching;
         }
-        let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), kept: false };
+        under_way.last += 1;
+        let number = under_way.last;
+        let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), number, kept: false };
         let fetching = trace::carried(asking.ask(question, client)).boxed().shared();
-        under_way.extend(fetching.downgrade().map(|fetching| (key, fetching)));
+        under_way.asked.extend(fetching.downgrade().map(|fetching| (key, (number, fetching))));
         fetching
     }
 }
@@ -251,6 +258,7 @@ struct Asking {
     inner: Arc<Inner>,
     server: Place,
     key: Key,
+    number: u64,
     kept: bool,
 }
 
@@ -292,10 +300,14 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
+        let mut under_way = self.inner.under_way();
+        if under_way.asked.get(&self.key).is_none_or(|(number, _)| *number != self.number) {
+            return;
+        }
         if let Some(cache) = self.inner.cache.as_ref().filter(|_| !self.kept) {
             cache.failed(&self.key, Instant::now());
         }
-        self.inner.under_way().remove(&self.key);
+        under_way.asked.remove(&self.key);
     }
 }
 

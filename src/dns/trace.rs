@@ -54,37 +54,37 @@ pub enum Step {
 type Steps = Arc<Mutex<Vec<Step>>>;
 
 tokio::task_local! {
-    static STEPS: Steps;
+    /// `None` where nobody wants to know, though the task is one's who does.
+    static STEPS: Option<Steps>;
 }
 
 /// Notes a step, if somebody wants to know.
 pub fn note(step: impl FnOnce() -> Step) {
     // Without anybody it is an error, and none.
-    let _ = STEPS.try_with(|steps| steps.lock().unwrap_or_else(PoisonError::into_inner).push(step()));
+    let _ = STEPS.try_with(|steps| {
+        if let Some(steps) = steps {
+            steps.lock().unwrap_or_else(PoisonError::into_inner).push(step());
+        }
+    });
 }
 
 /// Whether somebody watches: then it is a question of people, and of no client.
 pub fn is_watched() -> bool {
-    STEPS.try_with(|_| ()).is_ok()
+    STEPS.try_with(Option::is_some).unwrap_or_default()
 }
 
 /// What comes out, and the steps on the way.
 pub async fn watched<F: Future>(work: F) -> (F::Output, Vec<Step>) {
     let steps = Steps::default();
-    let output = STEPS.scope(steps.clone(), work).await;
+    let output = STEPS.scope(Some(steps.clone()), work).await;
     let steps = std::mem::take(&mut *steps.lock().unwrap_or_else(PoisonError::into_inner));
     (output, steps)
 }
 
-/// The same work for a task of its own, whose steps are this one's.
+/// The same work, whose steps are this task's, whichever task has it done.
 pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    let steps = STEPS.try_with(Steps::clone).ok();
-    async move {
-        match steps {
-            Some(steps) => STEPS.scope(steps, work).await,
-            None => work.await,
-        }
-    }
+    let steps = STEPS.try_with(Clone::clone).ok().flatten();
+    STEPS.scope(steps, work)
 }
 
 #[cfg(test)]
@@ -94,10 +94,12 @@ mod tests {
     #[tokio::test]
     async fn steps_are_noted_in_other_tasks_too_and_only_for_those_who_watch() {
         note(|| panic!("nobody wants to know"));
+        let others = carried(async { note(|| panic!("nobody of those who began it")) });
         let work = async {
             note(|| Step::Records);
             tokio::spawn(carried(async { note(|| Step::Joined) })).await.unwrap();
             tokio::spawn(async { note(|| panic!("not this one's")) }).await.unwrap();
+            others.await;
             7
         };
         assert_eq!(watched(work).await, (7, vec![Step::Records, Step::Joined]));
