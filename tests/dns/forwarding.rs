@@ -76,8 +76,10 @@ async fn ids_and_source_ports_of_forwarded_questions_tell_nothing_about_the_next
     tokio::spawn(async move {
         loop {
             let (question, client) = client_question(&upstream).await;
+            if question.queries[0].query_type() == hickory_proto::rr::RecordType::A {
+                told.send((question.metadata.id, client.port())).unwrap();
+            }
             upstream.send_to(&answer_to(&question, ELSEWHERE).to_vec().unwrap(), client).await.unwrap();
-            told.send((question.metadata.id, client.port())).unwrap();
         }
     });
     for first in (0..QUESTIONS).step_by(AT_A_TIME) {

@@ -96,6 +96,16 @@ impl Load {
         timeout(LIMIT, answered).await.expect("the clients are answered");
     }
 
+    /// The same, again and again, until this is so.
+    async fn goes_on_until(&self, holds: impl Fn() -> bool) {
+        let going_on = async {
+            while !holds() {
+                self.goes_on().await;
+            }
+        };
+        timeout(2 * LIMIT, going_on).await.expect("it comes to be so");
+    }
+
     async fn end(self) {
         self.stop.store(true, Ordering::SeqCst);
         self.clients.join_all().await;
@@ -149,9 +159,7 @@ async fn a_corefile_that_needs_to_know_more_of_the_cluster_is_obeyed_once_that_i
         load.goes_on().await;
         assert!(Arc::ptr_eq(&before, &chain.plan()), "{options}: what was obeyed goes on until all is known");
         list_anew(&records, &chain).await;
-        while Arc::ptr_eq(&before, &chain.plan()) {
-            load.goes_on().await;
-        }
+        load.goes_on_until(|| !Arc::ptr_eq(&before, &chain.plan())).await;
         load.goes_on().await;
         let reply = udp(running.ipv4(), &query(name, 1)).await;
         assert_eq!(format!("{:?}", reply.metadata.response_code), known_by, "{round} {options}");
@@ -190,17 +198,14 @@ async fn a_broken_corefile_changes_nothing_and_a_good_one_everything_without_an_
     assert!(plugins("log") == 1.0 && plugins("minimal").is_nan() && plugins("cache") == 1.0);
 
     corefile.write(&of("192.0.2.8", "nonsense"));
-    while running.counted("coredns_reload_failed_total", "") == 0 {
-        load.goes_on().await;
-    }
+    load.goes_on_until(|| running.counted("coredns_reload_failed_total", "") > 0).await;
     assert_eq!(running.shown("waypost_dns_configuration_refused", ""), 1.0);
     assert_eq!(address(&udp(running.ipv4(), &printer).await), "192.0.2.7");
     assert_eq!(plugins("log"), 1.0);
 
     corefile.write(&of("192.0.2.9", "minimal").replace("    cache\n", ""));
-    while address(&udp(running.ipv4(), &printer).await) != "192.0.2.9" {
-        load.goes_on().await;
-    }
+    let is_new = async { while address(&udp(running.ipv4(), &printer).await) != "192.0.2.9" {} };
+    timeout(LIMIT, is_new).await.expect("the new configuration is obeyed");
     load.goes_on().await;
     // The page shows what is there now, and no longer what was.
     assert!(plugins("log").is_nan() && plugins("minimal") == 1.0 && plugins("cache").is_nan());

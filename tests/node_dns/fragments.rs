@@ -90,6 +90,7 @@ fn pieces() -> Result<(), Failed> {
     let _server = Agent::behind_kube_dns(&world);
     let agent = agent(&world, &[]);
     let whole = padded(2000)?;
+    let before = counted(world.node.namespace(), "ReasmReqds");
     let sent = world.client.namespace().run(move || -> io::Result<()> {
         let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw)?;
         for address in ["10.96.0.10", "169.254.20.10"] {
@@ -109,6 +110,8 @@ fn pieces() -> Result<(), Failed> {
         Ok(())
     })?;
     sent?;
+    let arrived = counted(world.node.namespace(), "ReasmReqds") - before;
+    assert!(arrived >= 2 * usize::from(PIECES), "{arrived} fragments have come");
     world.answered_with(AGENT_TTL);
     assert_eq!(too_long(&world)?, 0);
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
@@ -141,12 +144,17 @@ fn from_client(world: &World, server: SocketAddr) -> Result<UdpSocket, Failed> {
 
 /// How many fragments have left this namespace.
 fn fragmented(namespace: &Namespace) -> usize {
+    counted(namespace, "FragCreates")
+}
+
+/// A counter of the Internet Protocol in both versions.
+fn counted(namespace: &Namespace, counter: &str) -> usize {
     let read = |path: &str| fs::read_to_string(path).unwrap();
     let [ipv4, ipv6] = namespace.run(|| ["/proc/thread-self/net/snmp", "/proc/thread-self/net/snmp6"].map(read)).unwrap();
     let mut lines = ipv4.lines().filter_map(|line| line.strip_prefix("Ip: "));
     let (names, values) = (lines.next().unwrap().split(' '), lines.next().unwrap().split(' '));
-    let of_ipv4 = names.zip(values).find(|(name, _)| *name == "FragCreates").unwrap().1;
-    let of_ipv6 = ipv6.lines().find_map(|line| line.strip_prefix("Ip6FragCreates")).unwrap().trim();
+    let of_ipv4 = names.zip(values).find(|(name, _)| *name == counter).unwrap().1;
+    let of_ipv6 = ipv6.lines().find_map(|line| line.strip_prefix("Ip6")?.strip_prefix(counter)).unwrap().trim();
     of_ipv4.parse::<usize>().unwrap() + of_ipv6.parse::<usize>().unwrap()
 }
 
