@@ -4,7 +4,7 @@
 //! listing does not mention is gone, which is how deletions survive a lost watch.
 
 use crate::model::{
-    Details, Family, Import, ImportedSlice, Kind, Labels, Name, Node, ObjectKey, Service, Slice, SliceKey, Update,
+    Details, Family, Import, ImportedSlice, Kind, Marks, Name, Node, ObjectKey, Service, Slice, SliceKey, Update,
 };
 use ipnet::IpNet;
 use siphasher::sip128::{Hasher128, SipHasher13};
@@ -22,7 +22,7 @@ pub struct Store {
     /// which a tree would make room for eleven.
     slices: HashMap<ObjectKey, Vec<Listed<Slice>>>,
     slice_owner: HashMap<SliceKey, ObjectKey>,
-    namespaces: HashMap<Name, Listed<Option<Arc<Labels>>>>,
+    namespaces: HashMap<Name, Listed<Option<Arc<Marks>>>>,
     node: Option<Listed<Node>>,
     service_cidrs: BTreeMap<Name, Listed<Box<[IpNet]>>>,
     pods: HashMap<PodDigest, Listed<Pod>>,
@@ -42,7 +42,7 @@ struct PodDigest(u128);
 struct Pod {
     namespace: Name,
     addresses: Box<[IpAddr]>,
-    labels: Option<Arc<Labels>>,
+    labels: Option<Arc<Marks>>,
 }
 
 /// A value and the number of the listing that mentioned it last.
@@ -52,7 +52,7 @@ struct Listed<T> {
     listing: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Listing {
     number: u32,
     under_way: bool,
@@ -101,7 +101,7 @@ pub struct PodMove {
     /// The address.
     pub address: IpAddr,
     /// The pod's labels, where they are known.
-    pub labels: Option<Arc<Labels>>,
+    pub labels: Option<Arc<Marks>>,
     /// Whether it has it now.
     pub is_there: bool,
 }
@@ -155,8 +155,8 @@ impl Store {
     }
 
     /// The details that are known of every object of this kind.
-    pub fn details(&self, kind: Kind) -> Details {
-        self.listing[kind as usize].told
+    pub fn details(&self, kind: Kind) -> &Details {
+        &self.listing[kind as usize].told
     }
 
     /// The Service with this key.
@@ -203,7 +203,7 @@ impl Store {
     }
 
     /// Every pod: its namespace, its addresses, and its labels where they are known.
-    pub fn pods(&self) -> impl Iterator<Item = (&Name, &[IpAddr], Option<&Arc<Labels>>)> {
+    pub fn pods(&self) -> impl Iterator<Item = (&Name, &[IpAddr], Option<&Arc<Marks>>)> {
         self.pods.values().map(|Listed { value: pod, .. }| (&pod.namespace, &*pod.addresses, pod.labels.as_ref()))
     }
 
@@ -223,7 +223,7 @@ impl Store {
     }
 
     /// The labels of a namespace, where they are known.
-    pub fn namespace_labels(&self, name: &str) -> Option<&Arc<Labels>> {
+    pub fn namespace_labels(&self, name: &str) -> Option<&Arc<Marks>> {
         self.namespaces.get(name)?.value.as_ref()
     }
 
@@ -280,7 +280,7 @@ impl Store {
         }
         listing.under_way = false;
         listing.complete_once = true;
-        listing.told = listing.tells;
+        listing.told = std::mem::take(&mut listing.tells);
         let current = listing.number;
         match kind {
             Kind::Service => {
@@ -381,7 +381,7 @@ impl Store {
         self.dirty.services.insert(service);
     }
 
-    fn put_namespace(&mut self, name: Name, labels: Option<Arc<Labels>>) {
+    fn put_namespace(&mut self, name: Name, labels: Option<Arc<Marks>>) {
         let listing = self.number(Kind::Namespace);
         if self.namespaces.get(&name).is_none_or(|listed| listed.value != labels) {
             self.dirty.namespaces.insert(name.clone());
@@ -441,7 +441,7 @@ impl Store {
         self.dirty.imports.insert(import);
     }
 
-    fn put_pod(&mut self, key: &ObjectKey, addresses: Box<[IpAddr]>, labels: Option<Arc<Labels>>) {
+    fn put_pod(&mut self, key: &ObjectKey, addresses: Box<[IpAddr]>, labels: Option<Arc<Marks>>) {
         let listing = self.number(Kind::Pod);
         let new = Pod { namespace: key.namespace.clone(), addresses, labels };
         let old = self.pods.insert(PodDigest::of(key), Listed { value: new, listing });

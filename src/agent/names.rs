@@ -180,9 +180,9 @@ impl Dns {
 
     /// Tells how much of what the zones need can be answered from: all that was waiting when it was listed must have been published.
     pub fn tell_known(&mut self, store: &Store) {
-        let known = known(store, self.chain.asked_for());
+        let known = known(store, &self.chain.asked_for());
         if known != self.listed.0 {
-            self.listed = (known, Instant::now());
+            self.listed = (known.clone(), Instant::now());
         }
         if self.waiting_since().is_none_or(|since| since > self.listed.1) {
             self.chain.know(known);
@@ -259,18 +259,18 @@ impl Dns {
 }
 
 /// How much of what is asked for was listed.
-fn known(store: &Store, asked: Demand) -> Demand {
+fn known(store: &Store, asked: &Demand) -> Demand {
     let all_listed = |kinds: &[Kind]| kinds.iter().all(|kind| store.is_listed(*kind));
     let watched = || [Kind::Service, Kind::Slice, Kind::Namespace].iter().chain(asked.kinds());
     let has = |detail: Details| {
         // Kinds that are watched for a demand are a matter of their own: perhaps the agent may not see them.
         let is_told = |kind: &Kind| match store.is_listed(*kind) {
-            true => store.details(*kind).have(detail.of(*kind)),
+            true => store.details(*kind).have(&detail.of(*kind)),
             false => Demand::KINDS.contains(kind),
         };
         if watched().all(is_told) { detail } else { Details::default() }
     };
-    let details = asked.details.single().map(has).fold(Details::default(), Details::and);
+    let details = asked.details.clone().single().map(has).fold(Details::default(), |all, more| all.and(&more));
     Demand {
         pods: asked.pods && all_listed(&[Kind::Pod]),
         imports: asked.imports && all_listed(&[Kind::Import, Kind::ImportedSlice]),

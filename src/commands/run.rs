@@ -110,7 +110,7 @@ async fn drain(shutdown: impl Future<Output = ()>, signals: &mut Signals) -> any
 /// Tells the source what the agent asks of it.
 async fn hand_on(mut demand: watch::Receiver<Demand>, asked: watch::Sender<Demand>) {
     loop {
-        asked.send_replace(*demand.borrow_and_update());
+        asked.send_replace(demand.borrow_and_update().clone());
         if demand.changed().await.is_err() {
             // The source goes on with what it was asked for last.
             std::future::pending::<()>().await;

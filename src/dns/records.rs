@@ -7,7 +7,7 @@
 use super::name::DomainName;
 use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, Shown, service_labels};
 use super::shape::Shape;
-use crate::model::{Import, ImportedSlice, Labels, Name, ObjectKey, Service, Slice};
+use crate::model::{Import, ImportedSlice, Marks, Name, ObjectKey, Service, Slice};
 use crate::store::PodMove;
 use papaya::{HashMapRef, LocalGuard};
 use std::collections::BTreeSet;
@@ -27,7 +27,7 @@ pub struct Records {
     imports_listed: AtomicBool,
     reverse: papaya::HashMap<IpAddr, Claims>,
     /// With their labels, where they are known.
-    namespaces: papaya::HashMap<Box<[u8]>, Option<Arc<Labels>>>,
+    namespaces: papaya::HashMap<Box<[u8]>, Option<Arc<Marks>>>,
     /// Who is at an address: nearly always one pod.
     pods: papaya::HashMap<IpAddr, Box<[Pods]>>,
     pods_listed: AtomicBool,
@@ -40,7 +40,7 @@ pub struct Records {
 #[derive(Clone, Debug)]
 struct Pods {
     namespace: Name,
-    labels: Option<Arc<Labels>>,
+    labels: Option<Arc<Marks>>,
     count: u32,
 }
 
@@ -60,7 +60,7 @@ pub struct View<'a> {
     is_multicluster: bool,
     services: Pinned<'a, ServiceLabels, ServiceRecord>,
     reverse: Pinned<'a, IpAddr, Claims>,
-    namespaces: Pinned<'a, Box<[u8]>, Option<Arc<Labels>>>,
+    namespaces: Pinned<'a, Box<[u8]>, Option<Arc<Marks>>>,
 }
 
 impl Records {
@@ -128,7 +128,7 @@ impl Records {
 
     /// Notes that a namespace exists, with its labels where they are known, or no longer does. Services in a missing namespace are answered all the
     /// same.
-    pub fn set_namespace(&self, name: &Name, exists: bool, labels: Option<&Arc<Labels>>) {
+    pub fn set_namespace(&self, name: &Name, exists: bool, labels: Option<&Arc<Marks>>) {
         let label = name.to_ascii_lowercase().into_bytes().into_boxed_slice();
         let namespaces = self.namespaces.pin();
         let changed = match exists {
@@ -281,7 +281,7 @@ impl View<'_> {
     fn is_chosen(&self, record: &ServiceRecord) -> Result<bool, Unheard> {
         match (&self.shape.labels, &record.marks) {
             // A ServiceImport is shown whatever its labels, as in CoreDNS.
-            (Some(selector), Some(marks)) if !self.is_multicluster => Ok(selector.selects(marks)),
+            (Some(selector), Some(marks)) if !self.is_multicluster => selector.judges(marks).ok_or(Unheard),
             // Slices alone have names at their addresses, by their own labels.
             (Some(_), None) if !self.is_multicluster && record.kind != RecordKind::SlicesOnly => Err(Unheard),
             _ => Ok(true),
@@ -297,7 +297,7 @@ impl View<'_> {
     fn shows_namespace(&self, label: &[u8]) -> Result<bool, Unheard> {
         let Some(selector) = self.shape.namespace_labels.as_ref() else { return Ok(self.shape.shows(label)) };
         match self.namespaces.get(label) {
-            Some(Some(labels)) => Ok(self.shape.shows(label) && selector.selects(labels)),
+            Some(Some(marks)) => Ok(self.shape.shows(label) && selector.judges(marks).ok_or(Unheard)?),
             Some(None) => Err(Unheard),
             None => Ok(false),
         }
@@ -307,14 +307,13 @@ impl View<'_> {
     pub(super) fn has_pod(&self, namespace: &[u8], address: IpAddr) -> Result<bool, Unheard> {
         let pods = self.records.pods.pin();
         let mut unheard = !self.records.pods_listed.load(Ordering::Acquire);
-        let mut is_one = |pods: &Pods| match (&self.shape.labels, &pods.labels) {
+        let mut is_one = |pods: &Pods| match &self.shape.labels {
             _ if pods.namespace.as_bytes() != namespace => false,
-            (None, _) => true,
-            (Some(selector), Some(labels)) => selector.selects(labels),
-            (Some(_), None) => {
+            None => true,
+            Some(selector) => pods.labels.as_ref().and_then(|marks| selector.judges(marks)).unwrap_or_else(|| {
                 unheard = true;
                 false
-            }
+            }),
         };
         let is_there = pods.get(&address).is_some_and(|at| at.iter().any(&mut is_one));
         if is_there || !unheard { Ok(is_there) } else { Err(Unheard) }

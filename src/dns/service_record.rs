@@ -22,7 +22,7 @@ pub struct ServiceRecord {
     pub ports: Box<[Port]>,
     pub groups: Box<[Group]>,
     /// The labels of the object, where some shape looks at them.
-    pub marks: Option<Arc<model::Labels>>,
+    pub marks: Option<Arc<model::Marks>>,
 }
 
 /// How the Service's names answer.
@@ -57,7 +57,7 @@ pub struct Group {
 #[derive(Debug, PartialEq, Eq)]
 pub struct GroupDetails {
     /// The labels of the slice.
-    marks: Option<Arc<model::Labels>>,
+    marks: Option<Arc<model::Marks>>,
     /// The pod and the zone of each endpoint.
     pods: Option<Box<[Option<Name>]>>,
     zones: Option<Box<[Option<Name>]>>,
@@ -123,9 +123,12 @@ impl ServiceRecord {
 }
 
 impl Group {
-    /// Whether the labels of the slice are known.
-    fn is_marked(&self) -> bool {
-        self.details.as_ref().is_some_and(|details| details.marks.is_some())
+    /// Whether a shape shows them, by the labels of the slice; `None` when what decides it is not known.
+    fn is_shown(&self, shape: &Shape) -> Option<bool> {
+        match &shape.labels {
+            None => Some(true),
+            Some(selector) => selector.judges(self.details.as_ref()?.marks.as_ref()?),
+        }
     }
 }
 
@@ -174,13 +177,13 @@ impl<'a> Shown<'a> {
 
     /// Whether it is known of all slices whether they are shown.
     pub fn is_known(self) -> bool {
-        self.shape.labels.is_none() || self.record.groups.iter().all(Group::is_marked)
+        self.record.groups.iter().all(|group| group.is_shown(self.shape).is_some())
     }
 
     /// The same of those slices that have this address.
     pub fn knows_endpoints_at(self, address: IpAddr) -> bool {
         let is_there = |group: &&Group| group.endpoints.iter().any(|endpoint| endpoint.address == address);
-        self.shape.labels.is_none() || self.record.groups.iter().filter(is_there).all(Group::is_marked)
+        self.record.groups.iter().filter(is_there).all(|group| group.is_shown(self.shape).is_some())
     }
 
     /// Whether it is known of all endpoints in which zone of nodes they are.
@@ -211,9 +214,7 @@ impl<'a> Shown<'a> {
 
 impl<'a> ShownGroup<'a> {
     fn is_shown(&self) -> bool {
-        let Some(selector) = &self.shape.labels else { return true };
-        let marks = self.group.details.as_ref().and_then(|details| details.marks.as_ref());
-        marks.is_some_and(|marks| selector.selects(marks))
+        self.group.is_shown(self.shape).is_some_and(|is_shown| is_shown)
     }
 
     /// The ports.

@@ -1,6 +1,6 @@
 //! EndpointSlices as the agent sees them.
 
-use super::{Family, Labels, Name, ObjectKey, Protocol};
+use super::{Family, Marks, Name, ObjectKey, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub struct Slice {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceDetails {
     /// Its labels, which are mostly those of the Service.
-    pub labels: Option<Arc<Labels>>,
+    pub labels: Option<Arc<Marks>>,
     /// The pod (`targetRef`) of each of [`Slice::endpoints`].
     pub pods: Option<Box<[Option<Name>]>>,
     /// The zone of each of [`Slice::endpoints`].

@@ -5,6 +5,7 @@
 mod endpoints;
 mod import;
 mod intern;
+mod marks;
 mod selector;
 mod selector_text;
 mod service;
@@ -12,6 +13,7 @@ mod service;
 pub use endpoints::{Endpoint, Hints, Slice, SliceDetails, SliceKey, SlicePort};
 pub use import::{Import, ImportedSlice};
 pub use intern::Interner;
+pub use marks::{LabelNames, Marks};
 pub use selector::{Labels, Requirement, Selector};
 pub use selector_text::selector;
 pub use service::{AddressKind, Balance, Policy, Service, ServiceKind, ServiceOptions, ServicePort};
@@ -157,7 +159,7 @@ pub enum Update {
     /// An EndpointSlice is gone, malformed, or no longer belongs to a Service.
     SliceGone(SliceKey),
     /// A Namespace exists; with its labels, where [`Details`] ask for them.
-    Namespace(Name, Option<Arc<Labels>>),
+    Namespace(Name, Option<Arc<Marks>>),
     /// A Namespace is gone.
     NamespaceGone(Name),
     /// A ServiceCIDR was added or changed: its networks.
@@ -169,7 +171,7 @@ pub enum Update {
     /// The agent's own Node is gone.
     NodeGone,
     /// A pod was added or changed: its addresses, and its labels where [`Details`] ask for them.
-    Pod(ObjectKey, Box<[IpAddr]>, Option<Arc<Labels>>),
+    Pod(ObjectKey, Box<[IpAddr]>, Option<Arc<Marks>>),
     /// A pod is gone, is about to end, or has no address.
     PodGone(ObjectKey),
     /// A ServiceImport was added or changed.
@@ -187,7 +189,7 @@ pub enum Update {
 }
 
 /// What is asked of the source beyond what is always watched, because the configuration of DNS needs it. It only ever grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// The addresses of all pods.
     pub pods: bool,
@@ -198,12 +200,12 @@ pub struct Demand {
 }
 
 /// What is read of objects only where the configuration of DNS needs it, because it would take more memory than all the rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
     /// Labels of Services, EndpointSlices and pods.
-    pub labels: bool,
+    pub labels: LabelNames,
     /// Labels of namespaces.
-    pub namespace_labels: bool,
+    pub namespace_labels: LabelNames,
     /// The pods that endpoints are.
     pub pod_names: bool,
     /// The zones that endpoints are in.
@@ -212,15 +214,16 @@ pub struct Details {
 
 impl Details {
     /// All of them.
-    pub const ALL: Details = Details { labels: true, namespace_labels: true, pod_names: true, zones: true };
+    pub const ALL: Details = Details { labels: LabelNames::All, namespace_labels: LabelNames::All, pod_names: true, zones: true };
 
     /// Those that objects of a kind have.
-    pub fn of(self, kind: Kind) -> Details {
+    pub fn of(&self, kind: Kind) -> Details {
         let has = |kinds: &[Kind]| kinds.contains(&kind);
+        let only = |names: &LabelNames, if_so| if if_so { names.clone() } else { LabelNames::None };
         let of_slices = has(&[Kind::Slice, Kind::ImportedSlice]);
         Details {
-            labels: self.labels && (of_slices || has(&[Kind::Service, Kind::Pod])),
-            namespace_labels: self.namespace_labels && has(&[Kind::Namespace]),
+            labels: only(&self.labels, of_slices || has(&[Kind::Service, Kind::Pod])),
+            namespace_labels: only(&self.namespace_labels, has(&[Kind::Namespace])),
             pod_names: self.pod_names && of_slices,
             zones: self.zones && of_slices,
         }
@@ -230,24 +233,24 @@ impl Details {
     pub fn single(self) -> impl Iterator<Item = Details> {
         let none = Details::default();
         [
-            Details { labels: self.labels, ..none },
-            Details { namespace_labels: self.namespace_labels, ..none },
-            Details { pod_names: self.pod_names, ..none },
+            Details { labels: self.labels, ..none.clone() },
+            Details { namespace_labels: self.namespace_labels, ..none.clone() },
+            Details { pod_names: self.pod_names, ..none.clone() },
             Details { zones: self.zones, ..none },
         ]
         .into_iter()
     }
 
     /// Whether all of the other ones are among these.
-    pub fn have(self, others: Details) -> bool {
-        self.and(others) == self
+    pub fn have(&self, others: &Details) -> bool {
+        self.and(others) == *self
     }
 
     /// These and the other ones.
-    pub fn and(self, other: Details) -> Details {
+    pub fn and(&self, other: &Details) -> Details {
         Details {
-            labels: self.labels || other.labels,
-            namespace_labels: self.namespace_labels || other.namespace_labels,
+            labels: self.labels.and(&other.labels),
+            namespace_labels: self.namespace_labels.and(&other.namespace_labels),
             pod_names: self.pod_names || other.pod_names,
             zones: self.zones || other.zones,
         }
@@ -259,7 +262,7 @@ impl Demand {
     pub const KINDS: &[Kind] = &[Kind::Pod, Kind::Import, Kind::ImportedSlice];
 
     /// The kinds that are watched for it.
-    pub fn kinds(self) -> &'static [Kind] {
+    pub fn kinds(&self) -> &'static [Kind] {
         match (self.pods, self.imports) {
             (false, false) => &[],
             (true, false) => &[Kind::Pod],
@@ -269,13 +272,14 @@ impl Demand {
     }
 
     /// Whether all that the other one asks for is asked for here.
-    pub fn has(self, other: Demand) -> bool {
-        self.and(other) == self
+    pub fn has(&self, other: &Demand) -> bool {
+        self.and(other) == *self
     }
 
     /// This one and the other one.
-    pub fn and(self, other: Demand) -> Demand {
-        Demand { pods: self.pods || other.pods, imports: self.imports || other.imports, details: self.details.and(other.details) }
+    pub fn and(&self, other: &Demand) -> Demand {
+        let details = self.details.and(&other.details);
+        Demand { pods: self.pods || other.pods, imports: self.imports || other.imports, details }
     }
 }
 

@@ -31,6 +31,16 @@ impl Selector {
         Selector(Box::new([Requirement::Never]))
     }
 
+    /// The names of the labels that it looks at.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|requirement| match requirement {
+            Requirement::Exists(key) | Requirement::Absent(key) | Requirement::In(key, _) | Requirement::NotIn(key, _) => {
+                Some(&**key)
+            }
+            Requirement::Never => None,
+        })
+    }
+
     /// Whether an object with these labels is selected.
     pub fn selects(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| match requirement {

@@ -1,6 +1,6 @@
 //! A Service as the agent sees it.
 
-use super::{Family, Labels, Name, ObjectKey, Protocol, Selector};
+use super::{Family, Labels, Marks, Name, ObjectKey, Protocol, Selector};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -40,7 +40,7 @@ pub struct Service {
     /// What our own annotations ask for.
     pub options: ServiceOptions,
     /// Its labels, where [`super::Details`] ask for them.
-    pub labels: Option<Arc<Labels>>,
+    pub labels: Option<Arc<Marks>>,
 }
 
 /// What the annotations `waypost.dev/…` of a Service ask for; the default where there are none.

@@ -1,7 +1,7 @@
 //! A snapshot as bytes; pure. Behind the header (`seal.rs`) are the store's objects, one after the other, in the form of `postcard`.
 
 use super::seal::{HEADER, SnapshotError, seal, unseal};
-use crate::model::{Demand, Endpoint, Hints, Import, ImportedSlice, Interner, Kind, Labels, Name, Node, ObjectKey};
+use crate::model::{Demand, Endpoint, Hints, Import, ImportedSlice, Interner, Kind, Marks, Name, Node, ObjectKey};
 use crate::model::{Service, Slice, Update};
 use crate::store::Store;
 use ipnet::IpNet;
@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 const MAGIC: &[u8; 8] = b"WAYPOST\0";
 /// To be raised whenever an entry is written differently; a test notices.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The state of a cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,12 @@ impl Snapshot {
 enum Written<'a> {
     Service(&'a Service),
     Slice(&'a Slice),
-    Namespace(&'a Name, Option<&'a Arc<Labels>>),
+    Namespace(&'a Name, Option<&'a Arc<Marks>>),
     ServiceCidr(&'a Name, &'a [IpNet]),
     Node(&'a Node),
     Import(&'a Import),
     ImportedSlice(&'a ImportedSlice),
-    Pod(&'a Name, &'a [IpAddr], Option<&'a Arc<Labels>>),
+    Pod(&'a Name, &'a [IpAddr], Option<&'a Arc<Marks>>),
     /// What is not always watched was listed.
     Listed(Kind),
 }
@@ -50,12 +50,12 @@ enum Written<'a> {
 enum Read {
     Service(Box<Service>),
     Slice(Box<Slice>),
-    Namespace(Name, Option<Arc<Labels>>),
+    Namespace(Name, Option<Arc<Marks>>),
     ServiceCidr(Name, Box<[IpNet]>),
     Node(Node),
     Import(Box<Import>),
     ImportedSlice(Box<ImportedSlice>),
-    Pod(Name, Box<[IpAddr]>, Option<Arc<Labels>>),
+    Pod(Name, Box<[IpAddr]>, Option<Arc<Marks>>),
     Listed(Kind),
 }
 

@@ -46,7 +46,7 @@ impl Translator {
             Ok(mut update) => {
                 self.settle::<T>(object);
                 self.doubt(object);
-                object.detail(self.details, &mut update, &mut self.names);
+                object.detail(&self.details, &mut update, &mut self.names);
                 Some(update)
             }
             Err(malformed) => {
@@ -117,7 +117,7 @@ pub trait Translate: kube::Resource<DynamicType = ()> {
     fn update(&self, names: &mut Interner) -> Result<Update, Malformed>;
 
     /// Adds the details that are wanted to its update.
-    fn detail(&self, _wanted: Details, _update: &mut Update, _names: &mut Interner) {}
+    fn detail(&self, _wanted: &Details, _update: &mut Update, _names: &mut Interner) {}
 
     /// What is wrong with its annotations; that does not keep it from being used.
     fn doubts(&self) -> Vec<Complaint> {
@@ -135,9 +135,9 @@ impl Translate for objects::Service {
         convert::service(self, names).map(|service| Update::Service(Box::new(service)))
     }
 
-    fn detail(&self, wanted: Details, update: &mut Update, _names: &mut Interner) {
+    fn detail(&self, wanted: &Details, update: &mut Update, _names: &mut Interner) {
         if let Update::Service(service) = update {
-            service.labels = wanted.labels.then(|| convert::labels(&self.metadata));
+            service.labels = convert::labels(&self.metadata, &wanted.labels);
         }
     }
 
@@ -161,9 +161,9 @@ impl Translate for objects::EndpointSlice {
         }
     }
 
-    fn detail(&self, wanted: Details, update: &mut Update, names: &mut Interner) {
+    fn detail(&self, wanted: &Details, update: &mut Update, names: &mut Interner) {
         if let Update::Slice(slice) = update {
-            slice.details = convert::slice_details(self, wanted.of(Kind::Slice), names);
+            slice.details = convert::slice_details(self, &wanted.of(Kind::Slice), names);
         }
     }
 
@@ -183,9 +183,9 @@ impl Translate for objects::Namespace {
         convert::namespace(self, names).map(|name| Update::Namespace(name, None))
     }
 
-    fn detail(&self, wanted: Details, update: &mut Update, _names: &mut Interner) {
+    fn detail(&self, wanted: &Details, update: &mut Update, _names: &mut Interner) {
         if let Update::Namespace(_, labels) = update {
-            *labels = wanted.namespace_labels.then(|| convert::labels(&self.metadata));
+            *labels = convert::labels(&self.metadata, &wanted.namespace_labels);
         }
     }
 
@@ -226,9 +226,9 @@ impl Translate for objects::Pod {
         Ok(if addresses.is_empty() { Update::PodGone(key) } else { Update::Pod(key, addresses, None) })
     }
 
-    fn detail(&self, wanted: Details, update: &mut Update, _names: &mut Interner) {
+    fn detail(&self, wanted: &Details, update: &mut Update, _names: &mut Interner) {
         if let Update::Pod(_, _, labels) = update {
-            *labels = wanted.labels.then(|| convert::labels(&self.metadata));
+            *labels = convert::labels(&self.metadata, &wanted.labels);
         }
     }
 
@@ -259,9 +259,9 @@ impl Translate for objects::ImportedSlice {
         }
     }
 
-    fn detail(&self, wanted: Details, update: &mut Update, names: &mut Interner) {
+    fn detail(&self, wanted: &Details, update: &mut Update, names: &mut Interner) {
         if let Update::ImportedSlice(imported) = update {
-            imported.slice.details = convert::slice_details(&self.0, wanted.of(Kind::ImportedSlice), names);
+            imported.slice.details = convert::slice_details(&self.0, &wanted.of(Kind::ImportedSlice), names);
         }
     }
 

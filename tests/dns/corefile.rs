@@ -10,7 +10,7 @@ use hickory_proto::rr::{DNSClass, Record, RecordType};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use waypost::dns::records::Records;
-use waypost::model::{Endpoint, Labels, Name, ObjectKey, Service, Slice, SliceDetails};
+use waypost::model::{Endpoint, Marks, Name, ObjectKey, Service, Slice, SliceDetails};
 use waypost::store::PodMove;
 
 const A: u16 = 1;
@@ -342,7 +342,7 @@ async fn custom_parts_beside_a_corefile_are_obeyed() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-fn marked(labels: &[(&str, &str)]) -> Option<Arc<Labels>> {
+fn marked(labels: &[(&str, &str)]) -> Option<Arc<Marks>> {
     Some(Arc::new(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()))
 }
 
@@ -461,7 +461,7 @@ async fn names_at_addresses_are_chosen_by_the_labels_of_slices_and_fail_while_th
     records.set_namespace(&"front".into(), true, namespace.as_ref());
     records.set_namespace(&"unheard".into(), true, None);
     shop(&records, "front");
-    let of = |name: &str, labels: Option<Arc<Labels>>, service: Service, address: &str| {
+    let of = |name: &str, labels: Option<Arc<Marks>>, service: Service, address: &str| {
         let details = labels.map(|labels| Box::new(SliceDetails { labels: Some(labels), ..SliceDetails::default() }));
         let slice = Slice { details, ..slice(name, &["http/tcp/80"], [endpoint(address)]) };
         records.publish(&service.key, Some(&service), &[&slice]);

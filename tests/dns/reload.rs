@@ -117,7 +117,7 @@ async fn list_anew(records: &Records, chain: &Chain) {
     let mut demand = chain.demand();
     let asked = timeout(LIMIT, demand.wait_for(|demand| *demand != Demand::default())).await.unwrap().unwrap().to_owned();
     let folder = Path::new(crate::ROOT).join("tests/dns/cluster");
-    let updates = manifests::read(&folder).unwrap().updates(None, &mut Translator::default().reading(asked.details));
+    let updates = manifests::read(&folder).unwrap().updates(None, &mut Translator::default().reading(asked.details.clone()));
     let store: Store = updates.into_iter().collect();
     store.namespaces().for_each(|name| records.set_namespace(name, true, store.namespace_labels(name)));
     for key in store.service_keys() {

@@ -1,7 +1,7 @@
 //! What happens before what.
 
 use super::*;
-use crate::model::{Demand, Details, Labels, SliceDetails, selector};
+use crate::model::{Demand, Details, LabelNames, Marks, SliceDetails, selector};
 use futures::FutureExt;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,22 +126,23 @@ async fn what_zones_ask_for_besides_is_known_once_all_of_it_is_published() {
         agent.send(updates).await;
     }
     agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
-    let details = Details { labels: true, ..Details::default() };
-    let demand = Demand { details, ..Demand::default() };
-    agent.chain.ask_for(demand);
-    let labels = Some(Arc::new(Labels::from([("app".into(), "web".into())])));
+    let details = Details { labels: LabelNames::of(&selector("app=web").unwrap()), ..Details::default() };
+    let demand = Demand { details: details.clone(), ..Demand::default() };
+    agent.chain.ask_for(demand.clone());
+    let labels = Marks::read(&details.labels, [("app", "web")].into_iter());
     let (Update::Service(mut service), Update::Slice(mut slice)) = (web(), slice()) else { panic!("that is what they are") };
     service.labels.clone_from(&labels);
     slice.details = Some(Box::new(SliceDetails { labels, ..SliceDetails::default() }));
     let mut shape = Shape::new(DomainName::parse("cluster.local").unwrap(), 30);
     shape.labels = selector("app=web");
     let said = |agent: &Agent| code_as(&agent.records, &shape, "web.shop.svc.cluster.local").0;
-    let anew = |kind, update| vec![Update::ListBegin(kind), update, Update::ListTells(kind, details), Update::ListEnd(kind)];
+    let anew =
+        |kind, update| vec![Update::ListBegin(kind), update, Update::ListTells(kind, details.clone()), Update::ListEnd(kind)];
     agent.send(anew(Kind::Service, Update::Service(service))).await;
     // Something that comes after it.
     agent.send([Update::Namespace("later".into(), None)]).await;
     agent.until("the listing is in", |agent| code(&agent.records, "later.svc.cluster.local").0 == Code::NoError).await;
-    assert!(said(&agent) == Code::ServFail && agent.chain.knows(demand).now_or_never().is_none(), "slices are to come");
+    assert!(said(&agent) == Code::ServFail && agent.chain.knows(demand.clone()).now_or_never().is_none(), "slices are to come");
     agent.send(anew(Kind::Slice, Update::Slice(slice))).await;
     agent.chain.knows(demand).await;
     assert_eq!(said(&agent), Code::NoError);

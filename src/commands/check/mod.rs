@@ -33,7 +33,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let (config, origins) = config::load(&args.run, &Surroundings::of_this_process())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let zones = zones(&config);
-    let demand = zones.as_ref().map(|zones| zones.demand).unwrap_or_default();
+    let demand = zones.as_ref().map(|zones| zones.demand.clone()).unwrap_or_default();
     let facts = runtime.block_on(collect::facts(&config, demand));
     let mut findings = judge::findings(&config, &facts);
     let zones = zones.map(|zones| zones.said).unwrap_or_else(|error| {

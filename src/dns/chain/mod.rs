@@ -106,26 +106,30 @@ impl Chain {
     /// From now on this is asked of the cluster as well, for a plan that is to come.
     pub fn ask_for(&self, demand: Demand) {
         self.0.demand.send_if_modified(|asked| {
-            let before = *asked;
-            *asked = asked.and(demand);
-            *asked != before
+            let is_new = !asked.has(&demand);
+            *asked = asked.and(&demand);
+            is_new
         });
     }
 
     /// This much is known now of what was asked for, and can be answered from.
     pub fn know(&self, known: Demand) {
-        self.0.known.send_if_modified(|before| std::mem::replace(before, known) != known);
+        self.0.known.send_if_modified(|before| {
+            let is_new = *before != known;
+            *before = known;
+            is_new
+        });
     }
 
     /// Waits until all of this is known.
     pub async fn knows(&self, demand: Demand) {
         // Its sender is this chain.
-        let _ = self.0.known.subscribe().wait_for(|known| known.has(demand)).await;
+        let _ = self.0.known.subscribe().wait_for(|known| known.has(&demand)).await;
     }
 
     /// What must be known of the cluster for this plan and those before it, at this moment.
     pub fn asked_for(&self) -> Demand {
-        *self.0.demand.borrow()
+        self.0.demand.borrow().clone()
     }
 
     /// What must be known of the cluster for this plan and those before it.

@@ -8,7 +8,7 @@ use crate::dns::forward::Roster;
 use crate::dns::metrics::Metrics;
 use crate::dns::resolve::Resolver;
 use crate::dns::shape::{PodNames, Shape};
-use crate::model::{Demand, Details};
+use crate::model::{Demand, Details, LabelNames, Selector};
 use hickory_proto::op::Query;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -111,10 +111,14 @@ impl Plan {
 
     /// What it needs to know of the cluster beyond services and namespaces.
     pub fn demand(&self) -> Demand {
-        let any = |needs: fn(&Shape) -> bool| self.servers.iter().filter_map(|server| server.shape.as_deref()).any(needs);
+        let shapes = || self.servers.iter().filter_map(|server| server.shape.as_deref());
+        let any = |needs: fn(&Shape) -> bool| shapes().any(needs);
+        let names = |selector: fn(&Shape) -> Option<&Selector>| {
+            shapes().filter_map(selector).map(LabelNames::of).fold(LabelNames::None, |all, more| all.and(&more))
+        };
         let details = Details {
-            labels: any(|shape| shape.labels.is_some()),
-            namespace_labels: any(|shape| shape.namespace_labels.is_some()),
+            labels: names(|shape| shape.labels.as_ref()),
+            namespace_labels: names(|shape| shape.namespace_labels.as_ref()),
             pod_names: any(|shape| shape.pod_names),
             zones: any(|shape| shape.zonal),
         };

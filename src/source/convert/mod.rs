@@ -20,7 +20,7 @@ pub use service::{service, service_key};
 use slice::slice_of;
 pub use slice::{slice, slice_details, slice_key};
 
-use crate::model::{Interner, Labels, ObjectKey, Protocol};
+use crate::model::{Interner, LabelNames, Marks, ObjectKey, Protocol};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::fmt;
@@ -87,10 +87,9 @@ fn key(metadata: &ObjectMeta, names: &mut Interner) -> Result<ObjectKey, Complai
     Ok(ObjectKey { namespace: part("metadata.namespace", &metadata.namespace)?, name: part("metadata.name", &metadata.name)? })
 }
 
-/// All labels of an object.
-pub fn labels(metadata: &ObjectMeta) -> Arc<Labels> {
-    let all = metadata.labels.iter().flatten();
-    Arc::new(all.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect())
+/// The labels of an object that are to be read.
+pub fn labels(metadata: &ObjectMeta, names: &LabelNames) -> Option<Arc<Marks>> {
+    Marks::read(names, metadata.labels.iter().flatten().map(|(name, value)| (name.as_str(), value.as_str())))
 }
 
 fn has_label(metadata: &ObjectMeta, label: &str) -> bool {

@@ -29,8 +29,8 @@ pub fn slice_key(object: &objects::EndpointSlice, names: &mut Interner) -> Resul
 }
 
 /// What few want to know of a slice; nothing where nothing is asked for.
-pub fn slice_details(object: &objects::EndpointSlice, wanted: Details, names: &mut Interner) -> Option<Box<SliceDetails>> {
-    if wanted == Details::default() {
+pub fn slice_details(object: &objects::EndpointSlice, wanted: &Details, names: &mut Interner) -> Option<Box<SliceDetails>> {
+    if *wanted == Details::default() {
         return None;
     }
     // One for each address, as the endpoints of the slice are.
@@ -44,7 +44,7 @@ pub fn slice_details(object: &objects::EndpointSlice, wanted: Details, names: &m
         all.into()
     };
     Some(Box::new(SliceDetails {
-        labels: wanted.labels.then(|| labels(&object.metadata)),
+        labels: labels(&object.metadata, &wanted.labels),
         pods: wanted.pod_names.then(|| of_endpoints(|entry| entry.target_ref.as_ref()?.name.as_deref())),
         zones: wanted.zones.then(|| of_endpoints(|entry| entry.zone.as_deref())),
     }))

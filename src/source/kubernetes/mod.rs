@@ -108,7 +108,7 @@ async fn watch_at(
     let mut watched: Vec<(Kind, Teller<Details>)> = Vec::new();
     let mut tasks = JoinSet::new();
     loop {
-        let asked_for = *demand.borrow_and_update();
+        let asked_for = demand.borrow_and_update().clone();
         for kind in always.iter().chain(asked_for.kinds()).copied() {
             let details = asked_for.details.of(kind);
             if let Some((_, teller)) = watched.iter().find(|(known, _)| *known == kind) {

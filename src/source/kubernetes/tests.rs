@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::ClusterSource;
-use crate::model::{Name, ObjectKey};
+use crate::model::{LabelNames, Marks, Name, ObjectKey, selector};
 use crate::store::Store;
 use futures::StreamExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -180,25 +180,30 @@ async fn what_the_zones_need_to_know_of_objects_besides_is_learnt_by_listing_the
     let (mut server, client) = Server::new();
     let mut agent = Agent::of(&[Kind::Service], client);
     let mut web = service("web", "1");
-    web["metadata"]["labels"] = json!({"app": "web"});
+    web["metadata"]["labels"] = json!({"app": "web", "version": "1.2.3"});
     let labels = |agent: &Agent| {
         let web = agent.store.service(&ObjectKey::new("default", "web")).unwrap();
-        web.labels.as_ref().map(|labels| format!("{labels:?}"))
+        web.labels.clone()
     };
     let first = server.stream(std::slice::from_ref(&web)).await;
     agent.listed().await;
     assert_eq!(labels(&agent), None, "nobody wants to know");
-    let details = Details { labels: true, ..Details::default() };
-    agent.demand.send_replace(Demand { details, ..Demand::default() });
+    let details = Details { labels: app(), ..Details::default() };
+    agent.demand.send_replace(Demand { details: details.clone(), ..Demand::default() });
     let _again = server.stream(&[web]).await;
     agent.listed().await;
-    assert_eq!(labels(&agent).as_deref(), Some(r#"{"app": "web"}"#));
-    assert!(agent.store.details(Kind::Service).labels);
+    assert_eq!(labels(&agent), Marks::read(&app(), [("app", "web")].into_iter()), "and nothing else of them");
+    assert_eq!(agent.store.details(Kind::Service).labels, app());
     // What concerns other kinds only lists nothing.
-    let details = Details { zones: true, namespace_labels: true, ..details };
+    let details = Details { zones: true, namespace_labels: LabelNames::All, ..details };
     agent.demand.send_replace(Demand { details, ..Demand::default() });
     first.event("DELETED", &service("web", "2"));
     assert_eq!(agent.next().await, gone("web"));
+}
+
+/// The label that is looked at.
+fn app() -> LabelNames {
+    LabelNames::of(&selector("app").unwrap())
 }
 
 /// An agent that has listed services, which is asked for their labels now. Beside the watch, which goes on, the server has to list them.
@@ -206,7 +211,7 @@ async fn asked_for_labels(server: &mut Server, client: Client, listed: &[Value])
     let mut agent = Agent::of(SERVICES, client);
     let watch = server.stream(listed).await;
     agent.listed().await;
-    let details = Details { labels: true, ..Details::default() };
+    let details = Details { labels: app(), ..Details::default() };
     agent.demand.send_replace(Demand { details, ..Demand::default() });
     assert_eq!(agent.next().await, Update::ListBegin(Kind::Service));
     (agent, watch, server.call().await)
@@ -233,7 +238,7 @@ async fn a_watch_goes_on_while_its_objects_are_listed_anew_and_is_believed_more_
     agent.listed().await;
     assert_eq!(agent.services(), names(&["added", "changed", "quiet"]));
     let key = ObjectKey::new("default", "changed");
-    assert!(agent.store.service(&key).unwrap().labels.as_ref().unwrap().contains_key("app"));
+    assert_eq!(agent.store.service(&key).unwrap().labels, Marks::read(&app(), [("app", "new")].into_iter()));
     watch.event("DELETED", &service("lost", "133"));
     watch.event("ADDED", &service("later", "134"));
     while agent.services() != names(&["added", "changed", "later", "quiet"]) {
@@ -257,10 +262,10 @@ async fn a_listing_anew_that_fails_is_tried_again_and_disturbs_no_watch() {
     call.respond(200, &list(&[service("web", "1")], "", Some("more")));
     let call = server.call().await;
     assert!(call.uri.contains("continue=more"), "{}", call.uri);
-    assert!(!agent.store.details(Kind::Service).labels, "not all of them are listed");
+    assert_eq!(agent.store.details(Kind::Service).labels, LabelNames::None, "not all of them are listed");
     call.respond(200, &list(&[service("new", "101")], "101", None));
     agent.until(&Update::ListEnd(Kind::Service)).await;
-    assert!(agent.store.details(Kind::Service).labels && agent.health.is_connected(Kind::Service));
+    assert!(agent.store.details(Kind::Service).labels == app() && agent.health.is_connected(Kind::Service));
     assert_eq!(agent.services(), names(&["new", "web"]));
     watch.event("DELETED", &service("web", "102"));
     assert_eq!(agent.next().await, gone("web"));

@@ -205,7 +205,7 @@ where
 
     /// What is listed and told from now on has what is wanted now.
     fn read_details(&mut self) {
-        let details = *self.details.borrow_and_update();
+        let details = self.details.borrow_and_update().clone();
         self.translator.read(details);
     }
 

@@ -12,8 +12,8 @@ use waypost::dns::name::DomainName;
 use waypost::dns::records::Records;
 use waypost::dns::shape::{PodNames, Shape};
 use waypost::model::{
-    Details, Endpoint, Import, ImportedSlice, Labels, Name, ObjectKey, Protocol, Requirement, Selector, Service, ServiceKind,
-    ServicePort, Slice, SliceDetails, SlicePort,
+    Details, Endpoint, Import, ImportedSlice, LabelNames, Marks, Name, ObjectKey, Protocol, Requirement, Selector, Service,
+    ServiceKind, ServicePort, Slice, SliceDetails, SlicePort,
 };
 use waypost::store::PodMove;
 
@@ -164,8 +164,8 @@ fn shape(details: u8, bytes: &mut Bytes<'_>) -> Shape {
 
 fn details_for(shape: &Shape) -> Details {
     Details {
-        labels: shape.labels.is_some(),
-        namespace_labels: shape.namespace_labels.is_some(),
+        labels: shape.labels.as_ref().map(LabelNames::of).unwrap_or_default(),
+        namespace_labels: shape.namespace_labels.as_ref().map(LabelNames::of).unwrap_or_default(),
         pod_names: shape.pod_names,
         zones: shape.zonal,
     }
@@ -184,12 +184,10 @@ fn selector(bytes: &mut Bytes<'_>) -> Selector {
     Selector([requirement].into())
 }
 
-/// Labels of an object where they are wanted; of some they are not known yet.
-fn labels(wanted: bool, bytes: &mut Bytes<'_>) -> Option<Arc<Labels>> {
-    let known = |labels: &[(&str, &str)]| {
-        Some(Arc::new(labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect::<Labels>()))
-    };
-    if !wanted {
+/// Labels of an object as far as they are wanted; of some they are not known yet.
+fn labels(wanted: &LabelNames, bytes: &mut Bytes<'_>) -> Option<Arc<Marks>> {
+    let known = |labels: &[(&str, &str)]| Marks::read(wanted, labels.iter().copied());
+    if *wanted == LabelNames::None {
         return None;
     }
     match bytes.next() % 8 {
@@ -209,16 +207,16 @@ struct Cluster {
     objects: BTreeMap<ObjectKey, (Option<Service>, Vec<Slice>)>,
     /// Services of other clusters.
     imports: BTreeMap<ObjectKey, (Option<Import>, Vec<ImportedSlice>)>,
-    namespaces: BTreeMap<Name, Option<Arc<Labels>>>,
+    namespaces: BTreeMap<Name, Option<Arc<Marks>>>,
     /// How many pods of a namespace with the same labels have each address.
-    pods: BTreeMap<(Name, IpAddr, Option<Arc<Labels>>), u32>,
+    pods: BTreeMap<(Name, IpAddr, Option<Arc<Marks>>), u32>,
 }
 
 impl Cluster {
     fn namespace(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
         let name: Name = bytes.of(&LABELS).into();
         let exists = bytes.next() % 4 != 3;
-        let labels = labels(self.details.namespace_labels, bytes);
+        let labels = labels(&self.details.namespace_labels, bytes);
         records.set_namespace(&name, exists, labels.as_ref());
         if exists {
             self.namespaces.insert(name, labels);
@@ -250,7 +248,7 @@ impl Cluster {
                 node_port: 0,
             })
             .collect();
-        service.labels = labels(self.details.labels, bytes);
+        service.labels = labels(&self.details.labels, bytes);
         if self.is_multicluster && bytes.next() % 4 != 3 {
             let ports = service.ports.iter().map(|port| (port.name.clone(), port.protocol, port.port)).collect();
             let headless = service.kind == ServiceKind::Headless;
@@ -288,7 +286,7 @@ impl Cluster {
             })
         };
         let (pods, zones) = (named(self.details.pod_names, &LABELS), named(self.details.zones, &ZONES));
-        let labels = labels(self.details.labels, bytes);
+        let labels = labels(&self.details.labels, bytes);
         if self.details != Details::default() {
             one.details = Some(Box::new(SliceDetails { labels, pods, zones }));
         }
@@ -303,7 +301,7 @@ impl Cluster {
 
     fn pod(&mut self, records: &Records, bytes: &mut Bytes<'_>) {
         let (namespace, address) = (Name::from(bytes.of(&LABELS)), bytes.of(&ADDRESSES).parse().unwrap());
-        let place = (namespace, address, labels(self.details.labels, bytes));
+        let place = (namespace, address, labels(&self.details.labels, bytes));
         let count = self.pods.entry(place.clone()).or_default();
         let is_there = *count == 0 || bytes.next().is_multiple_of(2);
         *count = if is_there { *count + 1 } else { *count - 1 };
@@ -359,7 +357,7 @@ impl Cluster {
     }
 }
 
-fn moved((namespace, address, labels): &(Name, IpAddr, Option<Arc<Labels>>), is_there: bool) -> PodMove {
+fn moved((namespace, address, labels): &(Name, IpAddr, Option<Arc<Marks>>), is_there: bool) -> PodMove {
     PodMove { namespace: namespace.clone(), address: *address, labels: labels.clone(), is_there }
 }
 
