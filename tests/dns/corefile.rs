@@ -9,6 +9,7 @@ use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption, NSIDPayload};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::net::UdpSocket;
 use waypost::dns::records::Records;
 use waypost::model::{Endpoint, Marks, Name, ObjectKey, Service, Slice, SliceDetails};
 use waypost::store::PodMove;
@@ -207,10 +208,19 @@ async fn acl_minimal_whoami_chaos_and_nsid_do_as_they_say() {
     assert_eq!((reply.answers.len(), reply.answers[0].data.to_string()), (1, "Test-1".to_string()));
     question.queries[0].set_query_class(DNSClass::HS);
     assert_eq!(udp(running.ipv4(), &question).await.metadata.response_code, ResponseCode::Refused);
-    // Silence about the first, so that the second is answered first.
-    let reply = udp(running.ipv4(), &query("www.example", TXT)).await;
-    assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(running.ipv4()).await.unwrap();
+    let (dropped, answered) = (query("x.drop.example", TXT), query("www.example", TXT));
+    for question in [&dropped, &answered] {
+        socket.send(&question.to_vec().unwrap()).await.unwrap();
+    }
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    let reply = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!((reply.metadata.id, reply.metadata.response_code), (answered.metadata.id, ResponseCode::NoError));
     running.serving.shutdown().await;
+    let nothing_more = socket.try_recv(&mut buffer).unwrap_err();
+    assert_eq!(nothing_more.kind(), std::io::ErrorKind::WouldBlock, "two questions, one reply");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,6 +233,8 @@ async fn what_cannot_be_done_is_named_with_its_line() {
         (". {\n    forward . quic://192.0.2.1\n}", "Corefile:2: forward: servers are not asked over quic"),
         ("tls://. {\n    whoami\n}", "Corefile:1: tls://.: DNS is served over UDP and TCP only"),
         (". {\n    template IN A {\n        answer \"{{ range .Match }}\"\n    }\n}", "Corefile:2: template: "),
+        (". {\n    whoami\n    rewrite class CH IN\n}", "Corefile:3: rewrite class is not there: questions of other classes"),
+        (". {\n    chaos\n    template CH TXT\n}", "Corefile:3: template: CH: questions of other classes"),
     ] {
         let error = Running::plan_of(corefile).err().unwrap();
         assert!(error.starts_with(problem), "{error}");

@@ -145,7 +145,7 @@ data:
             "clusterDomain: \"cluster.local\"\nagent:\n  config:\n    dns-zones:\n      - ",
             "        forward:\n          - except: [\"internal.example\"]\n            force-tcp: true\n",
             "          inline: [\"192.0.2.7 printer.example\"]\n",
-            "# Not needed:\n# - Corefile:15: loop: own addresses",
+            "# Not needed:\n# - Corefile:15: loop: a server that leads back",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }

@@ -203,8 +203,6 @@ pub enum RewriteWhat {
     Name,
     /// The type.
     Type,
-    /// The class.
-    Class,
     /// The TTL of answers to questions for the name: a number, or `MIN-MAX`.
     Ttl,
 }

@@ -2,7 +2,7 @@
 //! dot, as CoreDNS compares them.
 
 use super::model::{Match, Rewrite, RewriteWhat};
-use super::values::{RecordClass, RecordKind};
+use super::values::RecordKind;
 use regex::Regex;
 
 /// CoreDNS's limit.
@@ -20,7 +20,6 @@ pub struct Rule {
 enum Change {
     Name { from: Pattern, to: String, auto: bool, fixed: Vec<AnswerRule> },
     Type(u16, u16),
-    Class(u16, u16),
     Ttl { from: Pattern, least: u32, most: u32 },
 }
 
@@ -40,8 +39,6 @@ pub struct Question {
     pub name: String,
     /// The type.
     pub rtype: u16,
-    /// The class.
-    pub class: u16,
 }
 
 /// What is changed in an answer.
@@ -75,7 +72,6 @@ impl Rule {
         let (from, to) = (spec.from.as_str(), spec.to.as_str());
         let change = match spec.what {
             RewriteWhat::Type => Change::Type(from.parse::<RecordKind>()?.0, to.parse::<RecordKind>()?.0),
-            RewriteWhat::Class => Change::Class(from.parse::<RecordClass>()?.number(), to.parse::<RecordClass>()?.number()),
             RewriteWhat::Ttl => {
                 let (least, most) = ttl_bounds(to)?;
                 Change::Ttl { from: pattern(spec.r#match, from)?, least, most }
@@ -93,10 +89,6 @@ impl Rule {
         match &self.change {
             Change::Type(from, to) => (question.rtype == *from).then(|| {
                 question.rtype = *to;
-                Vec::new()
-            }),
-            Change::Class(from, to) => (question.class == *from).then(|| {
-                question.class = *to;
                 Vec::new()
             }),
             Change::Ttl { from, least, most } => from.matches(&question.name).then(|| vec![AnswerRule::Ttl(*least, *most)]),
@@ -260,7 +252,7 @@ mod tests {
 
     /// The name that a question becomes, and what an owner in its answer becomes.
     fn there_and_back(rule: &Rule, name: &str, owner: &str) -> Option<(String, String)> {
-        let mut question = Question { name: name.into(), rtype: 1, class: 1 };
+        let mut question = Question { name: name.into(), rtype: 1 };
         let mut rules = rule.apply(&mut question)?;
         rules.reverse();
         let mut owner = owner.to_string();

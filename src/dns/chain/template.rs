@@ -54,6 +54,12 @@ impl Template {
     /// # Errors
     /// What is wrong with it.
     pub fn new(spec: &model::Template, block: &[String]) -> Result<Template, String> {
+        if !matches!(spec.class, RecordClass::In | RecordClass::Any) {
+            return Err(format!(
+                "{}: questions of other classes than IN are refused before a template is asked; take it out",
+                spec.class
+            ));
+        }
         let texts = |texts: &[String]| texts.iter().map(|text| Text::new(text)).collect::<Result<Vec<_>, _>>();
         Ok(Template {
             class: spec.class,

@@ -194,8 +194,7 @@ impl<'a> Walk<'a> {
     }
 
     async fn rewritten(self, server: &'a Server, extras: &'a Extras, asked: &Asked, depth: usize) -> Outcome {
-        let mut question =
-            rewrite::Question { name: asked.lower.to_string(), rtype: asked.rtype.into(), class: asked.class.into() };
+        let mut question = rewrite::Question { name: asked.lower.to_string(), rtype: asked.rtype.into() };
         let (mut rules, mut is_changed) = (Vec::new(), false);
         for rule in &extras.rewrite {
             let Some(of_answer) = rule.apply(&mut question) else { continue };
@@ -213,7 +212,7 @@ impl<'a> Walk<'a> {
         };
         trace::note(|| Step::Rewritten { to: name.to_string() });
         let mut changed = if name == asked.lower { asked.clone() } else { asked.with_name(name) };
-        (changed.rtype, changed.class) = (question.rtype.into(), question.class.into());
+        changed.rtype = question.rtype.into();
         let mut reply = match self.searched(server, extras, &changed, depth).await {
             Outcome::Reply(reply) => reply,
             Outcome::Code(code, origin) => Box::new(Reply { origin, ..self.fresh(code) }),

@@ -41,7 +41,7 @@ pub struct Remark {
 
 /// What is said of plugins that need nothing: the name and the reason.
 const UNNEEDED: &[(&str, &str)] = &[
-    ("loop", "own addresses are never asked, and a question for the cluster's domain never leaves the server"),
+    ("loop", "a server that leads back here is found in any case, and left out until it does so no more"),
     ("debug", "the setting log-level has debug; a panic is contained in any case"),
     ("pprof", "there is no profiling server; `perf` works on the agent as on any program"),
     ("cancel", "a forwarded question ends after five seconds in any case"),
@@ -268,7 +268,8 @@ fn wrong(place: &Place, problem: impl Into<String>) -> CorefileError {
 
 /// An option that is not there.
 fn unknown(plugin: &str, option: &Directive, known: &str) -> CorefileError {
-    wrong(&option.place, format!("{plugin} has no option {:?} here; there are {known}", option.name))
+    let instead = "take it out, or forward these names to a CoreDNS of your own that has it";
+    wrong(&option.place, format!("{plugin} has no option {:?} here; there are {known}; {instead}", option.name))
 }
 
 impl Directive {

@@ -31,11 +31,13 @@ fn rule(directive: &Directive, words: &[String]) -> Result<Rewrite, CorefileErro
     let what = match kind.to_ascii_lowercase().as_str() {
         "name" => RewriteWhat::Name,
         "type" => RewriteWhat::Type,
-        "class" => RewriteWhat::Class,
         "ttl" => RewriteWhat::Ttl,
+        "class" => {
+            let problem = "rewrite class is not there: questions of other classes than IN are refused, and none is made one of them; take it out";
+            return Err(wrong(place, problem));
+        }
         other => {
-            let problem =
-                format!("rewrite {other} is not there; names, types, classes and TTLs are rewritten (name, type, class, ttl)");
+            let problem = format!("rewrite {other} is not there; names, types and TTLs are rewritten (name, type, ttl)");
             return Err(wrong(place, problem));
         }
     };
