@@ -105,7 +105,10 @@ pub const RULES: &[Rule] = &[
                 |said: &Said| said.answers.iter().chain(&said.authority).map(|line| without_word(line, 1)).collect::<Vec<_>>();
             let failure = ours.code == "ServFail" && theirs.code == "ServFail";
             let is_kept = is_forwarded(ours) || is_reverse(question);
-            failure && field == Field::Flags || is_kept && without_ttl(ours) == without_ttl(theirs)
+            let is_older = matches!(field, Field::Answers | Field::Authority)
+                || field == Field::Flags && ours.flags.symmetric_difference(&theirs.flags).eq(["aa"].iter());
+            let is_same = ours.code == theirs.code && without_ttl(ours) == without_ttl(theirs);
+            failure && field == Field::Flags || is_kept && is_older && is_same
         },
     },
     Rule {
@@ -137,6 +140,16 @@ pub const RULES: &[Rule] = &[
             let server = "ns.dns.cluster.local";
             let mixed_server = question.name.eq_ignore_ascii_case(server) && question.name != server && theirs.code == "NXDomain";
             (mixed_apex || mixed_server) && ours.code == "NoError" && (field == Field::Code || ours.answers != theirs.answers)
+        },
+    },
+    Rule {
+        id: "dns-alias-failing",
+        explains: |field, _, ours, theirs| {
+            field == Field::Code
+                && ours.code == "ServFail"
+                && theirs.code == "NoError"
+                && ours.answers == theirs.answers
+                && only(ours, " cname broken.example.com")
         },
     },
     Rule {

@@ -33,6 +33,8 @@ const DOCUMENT: &str = include_str!("../../docs/differences.md");
 /// Headless Services in the namespace `data` with so many endpoints: addresses and targets of the first do not fit into any datagram, those of the other
 /// do, but not with the addresses of the targets.
 const LONG: [(&str, usize); 2] = [("hundred", 100), ("eighteen", 18)];
+/// An ExternalName service in the same namespace, at whose target the upstream server fails.
+const FAILING: &str = "failing";
 /// What the battery has in process only, because no API server would take it.
 const IN_PROCESS_ONLY: [&str; 3] = ["portless.default.", "pending.default.", ".gone."];
 
@@ -81,7 +83,7 @@ pub fn as_corednss(cluster: &Cluster) {
     let known = RULES.iter().map(|rule| rule.id.to_string());
     assert_eq!(listed.collect::<BTreeSet<_>>(), known.collect(), "docs/differences.md lists what dns_differences.rs allows");
     cluster.kubectl(&["apply", "--server-side", "-f", OBJECTS]);
-    cluster.apply(&long_lists());
+    cluster.apply(&own_services());
     let _servers = Servers::start(cluster);
     let pages = || (Page::of(cluster, OUR_METRICS, OURS), Page::of(cluster, THEIR_METRICS, THEIRS));
     let (ours_before, theirs_before) = pages();
@@ -108,7 +110,7 @@ pub fn as_corednss(cluster: &Cluster) {
     assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
     dns_metrics::compare(2 * questions.len(), [ours_before, ours], [theirs_before, theirs]);
     // Whoever needs them next cannot make them while they go.
-    cluster.kubectl_with_input(&["delete", "--timeout=180s", "-f", "-"], &long_lists());
+    cluster.kubectl_with_input(&["delete", "--timeout=180s", "-f", "-"], &own_services());
     cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
 }
 
@@ -303,6 +305,7 @@ fn questions() -> Vec<Question> {
     for name in names() {
         questions.extend(TYPES.map(|kind| Question::plain(name, kind)));
     }
+    questions.extend(TYPES.map(|kind| Question::plain(&format!("{FAILING}.data.svc.cluster.local"), kind)));
     questions.push(Question::plain("ns.dns.cluster.local.default.svc.cluster.local", RecordType::A));
     questions.push(Question::plain("svc.ip6.arpa", RecordType::SRV));
     questions.push(Question::plain("web.default.svc.in-addr.arpa", RecordType::A));
@@ -440,9 +443,12 @@ impl Said {
     }
 }
 
-/// The Services of [`LONG`].
-fn long_lists() -> String {
-    let mut objects = String::new();
+/// The Services of [`LONG`], and [`FAILING`].
+fn own_services() -> String {
+    let mut objects = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {FAILING}, namespace: data}}\n\
+         spec: {{type: ExternalName, externalName: broken.example.com}}\n---\n"
+    );
     for (place, (name, count)) in LONG.into_iter().enumerate() {
         objects += &format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: data}}\nspec: {{clusterIP: None, ports: [{{name: peer, port: 7000}}]}}\n---\n\

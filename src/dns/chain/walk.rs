@@ -9,7 +9,7 @@ use super::rewrite::{self, AnswerRule, Renaming};
 use super::server::Server;
 use super::template;
 use super::text;
-use crate::dns::answer::{self, Answer, Code, Question, Verdict};
+use crate::dns::answer::{self, Question, Verdict};
 use crate::dns::forward::{ForwardError, PROBE_TYPE};
 use crate::dns::limits::Limits;
 use crate::dns::metrics::{Metrics, Place, Transport};
@@ -466,7 +466,7 @@ impl<'a> Walk<'a> {
         match self.look_up(asked.with_name(target.clone()), depth + 1).await {
             Outcome::Reply(found) => reply.append(*found),
             _ => {
-                reply.fill(&Answer { code: Code::ServFail, ..Answer::default() }, &asked.name);
+                reply.metadata.response_code = ResponseCode::ServFail;
                 debug!(target = %target, "the target of an ExternalName service was not resolved");
             }
         }
