@@ -433,7 +433,7 @@ impl Said {
     }
 
     /// Which of many records an answer that was cut still has, is a choice; how many of which owner and type is none.
-    fn leave_data_out(&mut self) {
+    pub fn leave_data_out(&mut self) {
         for section in [&mut self.answers, &mut self.authority, &mut self.additional] {
             for line in section.iter_mut() {
                 *line = line.split(' ').take(3).collect::<Vec<_>>().join(" ");

@@ -8,6 +8,7 @@ mod agent;
 mod bad_input;
 mod chart;
 mod cluster;
+mod corefile_cases;
 mod corefile_config_map;
 mod corefile_oracle;
 #[path = "../corefiles/mod.rs"]
