@@ -25,6 +25,13 @@ const UPSTREAM_COREFILE: &str = r#". {
         match ^(www|a|b|c)[.]
         answer "{{ .Name }} 60 IN A 203.0.113.80"
     }
+    template IN A www.example.net a.example.net {
+        answer "{{ .Name }} 60 IN A 203.0.113.81"
+    }
+    template ANY ANY example.net {
+        rcode NXDOMAIN
+        authority "example.net 60 IN SOA ns.example.net. hostmaster.example.net. 1 7200 1800 86400 60"
+    }
     template ANY ANY {
         rcode NXDOMAIN
         authority ". 60 IN SOA ns.example.com. hostmaster.example.com. 1 7200 1800 86400 60"
@@ -174,8 +181,9 @@ struct Difference<'a> {
 type Explains = fn(&Difference) -> bool;
 
 /// The rows of `docs/differences.md` that are seen with other Corefiles, and what is each question's own.
-const KNOWN: [(&str, Explains); 8] = [
+const KNOWN: [(&str, Explains); 9] = [
     ("cache", is_kept),
+    ("cache, disable", is_ttl_of_what_is_not_kept),
     ("acl, template", is_do_of_extended_error),
     ("bufsize", is_size_of_bufsize),
     ("pods verified", is_second_address),
@@ -192,6 +200,14 @@ fn is_kept(difference: &Difference) -> bool {
     keeps_names
         && matches!(field, Field::Answers | Field::Authority | Field::Additional)
         && without_word(&field.of(ours), 1) == without_word(&field.of(theirs), 1)
+}
+
+/// CoreDNS cuts the TTLs of what it does not keep to those of what it keeps.
+fn is_ttl_of_what_is_not_kept(difference: &Difference) -> bool {
+    let Difference { corefile, field, question, ours, theirs } = difference;
+    let is_not_kept = ["success", "denial"].iter().any(|kind| corefile.contains(&format!("disable {kind} {}\n", question.name)));
+    let (ours, theirs) = (field.of(ours), field.of(theirs));
+    is_not_kept && ours.contains(" 60 ") && theirs.contains(". 20 ") && without_word(&ours, 1) == without_word(&theirs, 1)
 }
 
 /// CoreDNS sets DO beside extended errors, whatever the client has set.
