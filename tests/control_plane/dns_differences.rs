@@ -1,6 +1,6 @@
 //! What Waypost answers differently from CoreDNS on purpose. Each has its reason in `docs/differences.md`.
 
-use super::dns_oracle::{Field, Question, Said};
+use super::dns_oracle::{ECHOED_OPTIONS, Field, Question, Said};
 use hickory_proto::rr::{DNSClass, RecordType};
 
 /// When a difference is one of those that the document lists.
@@ -13,6 +13,17 @@ pub struct Rule {
 
 /// All of them; the first that explains a difference counts.
 pub const RULES: &[Rule] = &[
+    Rule {
+        id: "dns-opt-options",
+        explains: |field, question, ours, theirs| {
+            let is_echoed = question.option.is_some_and(|option| ECHOED_OPTIONS.contains(&option));
+            let is_left_out = match (ours.opt, theirs.opt) {
+                (Some((size, ours_do, 0)), Some((_, theirs_do, 1))) => size == 1232 && ours_do == theirs_do,
+                _ => false,
+            };
+            field == Field::Opt && is_echoed && is_left_out
+        },
+    },
     Rule {
         id: "dns-opt-size",
         explains: |field, question, ours, theirs| {

@@ -38,6 +38,9 @@ const FAILING: &str = "failing";
 /// What the battery has in process only, because no API server would take it.
 const IN_PROCESS_ONLY: [&str; 3] = ["portless.default.", "pending.default.", ".gone."];
 
+/// The options of EDNS that CoreDNS sends back: NSID, cookie and padding.
+pub const ECHOED_OPTIONS: [u16; 3] = [3, 10, 12];
+
 /// Types that are asked for every name.
 pub const TYPES: [RecordType; 12] = [
     RecordType::A,
@@ -211,6 +214,8 @@ pub struct Question {
     pub flags: [bool; 3],
     /// The OPT record.
     pub edns: Option<OptRecord>,
+    /// The code of one more option in it.
+    pub option: Option<u16>,
 }
 
 /// What the OPT record of a question says.
@@ -331,6 +336,8 @@ fn questions() -> Vec<Question> {
                 questions.push(Question { edns: Some(OptRecord { size, dnssec_ok, unknown_option }), ..plain.clone() });
             }
         }
+        let edns = Some(OptRecord { size: 1232, dnssec_ok: false, unknown_option: false });
+        questions.extend(ECHOED_OPTIONS.map(|option| Question { edns, option: Some(option), ..plain.clone() }));
     }
     for (name, kind) in LONG.iter().flat_map(|(name, _)| {
         let (name, port) = (format!("{name}.data.svc.cluster.local"), format!("_peer._tcp.{name}.data.svc.cluster.local"));
@@ -349,7 +356,7 @@ fn questions() -> Vec<Question> {
 impl Question {
     /// A question with RD and nothing else.
     pub fn plain(name: &str, kind: RecordType) -> Question {
-        Question { name: name.to_string(), kind, class: DNSClass::IN, flags: [true, false, false], edns: None }
+        Question { name: name.to_string(), kind, class: DNSClass::IN, flags: [true, false, false], edns: None, option: None }
     }
 
     /// Whether its name is one.
@@ -393,6 +400,10 @@ impl Question {
             edns.set_max_payload(opt.size).set_dnssec_ok(opt.dnssec_ok);
             if opt.unknown_option {
                 edns.options_mut().insert(EdnsOption::Unknown(65_001, vec![1, 2, 3]));
+            }
+            if let Some(code) = self.option {
+                // As long as a client's cookie.
+                edns.options_mut().insert(EdnsOption::Unknown(code, vec![1, 2, 3, 4, 5, 6, 7, 8]));
             }
             message.set_edns(edns);
         }

@@ -171,3 +171,13 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn serve_stale_without_a_mode_serves_at_once() {
+    for (mode, patience) in [("", Some(0)), (" immediate", Some(0)), (" verify", None), (" verify 1s", Some(1))] {
+        let text = format!(". {{\n    cache {{\n        serve_stale 1h{mode}\n    }}\n}}\n");
+        let model = translate(&read(&text).unwrap()).unwrap().model;
+        let cache = model.blocks[0].cache.as_ref().unwrap();
+        assert_eq!(cache.stale_after.map(|time| time.0.as_secs()), patience, "serve_stale 1h{mode}");
+    }
+}

@@ -316,8 +316,7 @@ fn serve_stale(cache: &mut Cache, option: &Directive) -> Outcome<()> {
     let hour = Time(Duration::from_secs(3600));
     cache.serve_stale = Some(option.arguments.first().map_or(Ok(hour), |text| parsed(&option.place, text))?);
     match (option.arguments.get(1).map(String::as_str), option.arguments.get(2)) {
-        (None, _) => {}
-        (Some("immediate"), None) => cache.stale_after = Some(Time::default()),
+        (None | Some("immediate"), None) => cache.stale_after = Some(Time::default()),
         (Some("verify"), None) => {}
         (Some("verify"), Some(patience)) if option.arguments.len() == 3 => {
             cache.stale_after = Some(parsed(&option.place, patience)?);
