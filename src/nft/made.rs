@@ -79,6 +79,13 @@ impl Uses {
         (Made { chains, maps }, Made { chains: gone, maps: unused_maps })
     }
 
+    /// These were made, for elements that are to come. If they do not come, nobody needs them.
+    pub fn made(&mut self, made: Made) {
+        self.orphans.extend(made.chains.iter().filter(|chain| !is_kept(chain)));
+        self.made.chains.extend(made.chains);
+        self.made.maps.extend(made.maps);
+    }
+
     /// Takes a committed change into account.
     pub fn changed(&mut self, elements: &Difference, made: Made, gone: &Made, rebuild: bool) {
         if rebuild {

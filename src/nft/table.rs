@@ -342,6 +342,10 @@ impl Table {
         outcome: &mut FamilyOutcome,
     ) -> Result<Option<RefusedBatch>, NftError> {
         let mut batch = self.batch(&mut changes, rebuild);
+        if !rebuild && let Err(reasons) = self.make_first(kernel, &mut batch, outcome)? {
+            give_back(&mut changes, &batch.elements);
+            return Ok(Some((changes, reasons)));
+        }
         let (whole, surplus) = match split_surplus_slots(&batch.elements).filter(|_| !rebuild) {
             Some((first, surplus)) => (Some(std::mem::replace(&mut batch.elements, first)), surplus),
             None => (None, Vec::new()),
@@ -360,6 +364,30 @@ impl Table {
                 give_back(&mut changes, whole.as_ref().unwrap_or(&batch.elements));
                 Ok(Some((changes, reasons)))
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the chains and maps that a batch needs, before it: a packet that is on its way through the rules while a batch comes into force goes by the
+    /// elements that it brings and by the rules that were there before, and a chain of the same batch is empty to it. With the kernel's reasons where it
+    /// refuses them.
+    fn make_first(
+        &mut self,
+        kernel: &mut impl Kernel,
+        batch: &mut Batch,
+        outcome: &mut FamilyOutcome,
+    ) -> Result<Result<(), Vec<String>>, NftError> {
+        if batch.made.is_empty() || batch.elements.add.is_empty() {
+            return Ok(Ok(()));
+        }
+        let made = std::mem::take(&mut batch.made);
+        match kernel.commit(&self.layout, &Batch { made: made.clone(), ..Batch::default() }) {
+            Ok(()) => {
+                outcome.batches += 1;
+                self.uses.made(made);
+                Ok(Ok(()))
+            }
+            Err(NftError::Rejected(reasons)) => Ok(Err(reasons)),
             Err(error) => Err(error),
         }
     }

@@ -21,6 +21,20 @@ fn a_client_goes_where_it_went_before_whichever_address_it_uses() {
     assert_eq!(inside, outside, "ClusterIP and NodePort are remembered in the same place");
 }
 
+/// A packet on its way through the rules while a batch comes into force finds a chain of that batch empty.
+#[test]
+fn the_chain_of_another_count_is_there_before_anything_leads_to_it() {
+    let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, sticky(1, &[1, 2, 3]))]));
+    for endpoints in [&[1, 2, 3, 4][..], &[1, 2, 3]] {
+        let before = agent.committer.kernel().commits.len();
+        agent.set(sticky(1, endpoints));
+        let commits = &agent.committer.kernel().commits[before..];
+        let makes: Vec<&Batch> = commits.iter().filter(|batch| !batch.made.is_empty()).collect();
+        assert!(!makes.is_empty() && makes.iter().all(|batch| batch.elements.is_empty()), "{commits:?}");
+    }
+    assert_eq!(agent.committer.kernel().made(Family::V4).chains.iter().filter(|chain| matches!(chain, Chain::Own(_))).count(), 1);
+}
+
 #[test]
 fn an_endpoints_clients_are_forgotten_in_the_batch_that_removes_it() {
     let mut agent = Agent::start(Memory::default(), BTreeMap::from([(1, sticky(1, &[1, 2, 3]))]));
@@ -30,7 +44,9 @@ fn an_endpoints_clients_are_forgotten_in_the_batch_that_removes_it() {
     let IpAddr::V4(address) = gone else { panic!("it is IPv4") };
     let rest: Vec<u8> = [1, 2, 3].into_iter().filter(|number| *number != address.octets()[3]).collect();
     agent.set(sticky(1, &rest));
-    let usable = &agent.committer.kernel().commits[batches].usable;
+    let commits = &agent.committer.kernel().commits[batches..];
+    let removes = |batch: &&Batch| batch.elements.remove.iter().any(|element| matches!(element, Element::Service(..)));
+    let usable = &commits.iter().find(removes).unwrap().usable;
     assert_eq!(usable.len(), 1, "{usable:?}");
     assert!(usable[0].endpoints.iter().all(|backend| backend.address != gone));
     let after = agent.committer.kernel().clients(Family::V4);
