@@ -275,7 +275,7 @@ impl Zones {
         }
         if self.model.is_some() {
             self.chain.ask_for(plan.demand());
-            if !self.is_told(plan.demand().details).await {
+            if !self.is_told(plan.demand().details, &reading.model).await {
                 return Ok(false);
             }
             if timeout(DEMAND_DEADLINE, self.chain.knows(plan.demand())).await.is_err() {
@@ -293,12 +293,11 @@ impl Zones {
         Ok(true)
     }
 
-    /// Waits until these details are known of all that is watched in any case. False when something else is written before that.
-    async fn is_told(&self, details: Details) -> bool {
+    /// Waits until these details, which this model needs, are known of all that is watched in any case. False when something else is written before
+    /// that.
+    async fn is_told(&self, details: Details, model: &Model) -> bool {
         let wanted = Demand { details, ..Demand::default() };
-        // What follows the changes is to see this one as well.
-        let mut mounted = self.mounted.clone();
-        let (mut told, mut overtaken) = (pin!(self.chain.knows(wanted)), pin!(changed(&mut mounted)));
+        let (mut told, mut overtaken) = (pin!(self.chain.knows(wanted)), pin!(self.is_rewritten(model)));
         tokio::select! {
             () = &mut told => return true,
             () = &mut overtaken => return false,
@@ -310,6 +309,20 @@ impl Zones {
         tokio::select! {
             () = told => true,
             () = overtaken => false,
+        }
+    }
+
+    /// Waits until something else than this model is written. What follows the changes sees it as well.
+    async fn is_rewritten(&self, model: &Model) {
+        if self.mounted.is_some() {
+            return changed(&mut self.mounted.clone()).await;
+        }
+        let every = model.reload.map_or(RETRY, |every| every.0);
+        loop {
+            sleep(every).await;
+            if !read(&self.config.dns, None).is_ok_and(|reading| reading.model == *model) {
+                return;
+            }
         }
     }
 

@@ -234,6 +234,22 @@ async fn what_needs_to_know_more_waits_until_it_is_known_or_something_else_is_wr
     following.abort();
 }
 
+#[tokio::test]
+async fn a_file_that_is_written_again_while_its_last_version_waits_is_obeyed() {
+    let folder = Folder::new("rewritten");
+    let often = |corefile: &str| corefile.replace("reload", "reload 2s");
+    folder.write(&often(GOOD));
+    let mut made = Made::by_file(&folder, "all");
+    made.zones.begin().await.unwrap();
+    let chain = made.zones.chain();
+    let following = tokio::spawn(made.zones.follow());
+    folder.write(&often(LABELLED));
+    chain.demand().wait_for(|demand| demand.details.labels != LabelNames::None).await.unwrap();
+    folder.write(&often(OTHER));
+    answers(&chain, "example.com").await;
+    following.abort();
+}
+
 /// Waits until this is the zone that is answered.
 async fn answers(chain: &Chain, zone: &str) {
     let answers = async {

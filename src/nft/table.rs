@@ -342,7 +342,7 @@ impl Table {
         outcome: &mut FamilyOutcome,
     ) -> Result<Option<RefusedBatch>, NftError> {
         let mut batch = self.batch(&mut changes, rebuild);
-        if !rebuild && let Err(reasons) = self.make_first(kernel, &mut batch, outcome)? {
+        if !rebuild && let Some(reasons) = self.make_first(kernel, &mut batch, outcome)? {
             give_back(&mut changes, &batch.elements);
             return Ok(Some((changes, reasons)));
         }
@@ -369,25 +369,25 @@ impl Table {
     }
 
     /// Makes the chains and maps that a batch needs, before it: a packet that is on its way through the rules while a batch comes into force goes by the
-    /// elements that it brings and by the rules that were there before, and a chain of the same batch is empty to it. With the kernel's reasons where it
-    /// refuses them.
+    /// elements that it brings and by the rules that were there before, and a chain of the same batch is empty to it. When the kernel refuses
+    /// them, its reasons come back.
     fn make_first(
         &mut self,
         kernel: &mut impl Kernel,
         batch: &mut Batch,
         outcome: &mut FamilyOutcome,
-    ) -> Result<Result<(), Vec<String>>, NftError> {
+    ) -> Result<Option<Vec<String>>, NftError> {
         if batch.made.is_empty() || batch.elements.add.is_empty() {
-            return Ok(Ok(()));
+            return Ok(None);
         }
         let made = std::mem::take(&mut batch.made);
         match kernel.commit(&self.layout, &Batch { made: made.clone(), ..Batch::default() }) {
             Ok(()) => {
                 outcome.batches += 1;
                 self.uses.made(made);
-                Ok(Ok(()))
+                Ok(None)
             }
-            Err(NftError::Rejected(reasons)) => Ok(Err(reasons)),
+            Err(NftError::Rejected(reasons)) => Ok(Some(reasons)),
             Err(error) => Err(error),
         }
     }

@@ -42,14 +42,9 @@ fn import() -> Update {
     }))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_there() {
-    let folder = Folder::new("last-state");
-    let agent = start_with(None, Some(&folder.0), None);
+async fn learn_of_web_and_its_pod(agent: &Agent) {
     let pod = Update::Pod(ObjectKey::new("shop", "web-0"), ["10.244.0.2".parse().unwrap()].into(), None);
     for updates in [
-        listing(Kind::Import, vec![import()]),
-        listing(Kind::ImportedSlice, vec![]),
         listing(Kind::Pod, vec![pod]),
         listing(Kind::Service, vec![web()]),
         listing(Kind::Slice, vec![slice()]),
@@ -59,6 +54,16 @@ async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_th
         agent.send(updates).await;
     }
     agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_there() {
+    let folder = Folder::new("last-state");
+    let agent = start_with(None, Some(&folder.0), None);
+    for updates in [listing(Kind::Import, vec![import()]), listing(Kind::ImportedSlice, vec![])] {
+        agent.send(updates).await;
+    }
+    learn_of_web_and_its_pod(&agent).await;
     assert_eq!(agent.status.last_state_age(), None);
     agent.end().await;
 
@@ -95,17 +100,7 @@ async fn what_an_agent_knew_is_served_by_the_next_one_until_the_api_server_is_th
 async fn what_nobody_watches_is_not_served_from_memory_until_somebody_needs_it() {
     let folder = Folder::new("spare-state");
     let agent = start_with(None, Some(&folder.0), None);
-    let pod = Update::Pod(ObjectKey::new("shop", "web-0"), ["10.244.0.2".parse().unwrap()].into(), None);
-    for updates in [
-        listing(Kind::Pod, vec![pod]),
-        listing(Kind::Service, vec![web()]),
-        listing(Kind::Slice, vec![slice()]),
-        namespaces(),
-        node(),
-    ] {
-        agent.send(updates).await;
-    }
-    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    learn_of_web_and_its_pod(&agent).await;
     agent.end().await;
 
     let agent = start_with(None, Some(&folder.0), None);
