@@ -4,6 +4,7 @@
 //! that does. Each half is bounded by entries and by bytes; what was not asked for since the hand of the clock last passed is evicted first.
 
 use crate::config::CacheConfig;
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,9 +21,22 @@ pub struct Key(Arc<[u8]>);
 impl Key {
     /// The key of this question; the name in wire form and lower case.
     pub fn new(name: &[u8], rtype: u16, dnssec_ok: bool, checking_disabled: bool) -> Key {
+        Key([name, &Key::tail(rtype, dnssec_ok, checking_disabled)].concat().into())
+    }
+
+    /// How many bytes stand behind the name.
+    pub const TAIL: usize = 4;
+
+    /// What they are.
+    pub fn tail(rtype: u16, dnssec_ok: bool, checking_disabled: bool) -> [u8; Key::TAIL] {
         let [high, low] = rtype.to_be_bytes();
-        let tail = [high, low, u8::from(dnssec_ok), u8::from(checking_disabled)];
-        Key([name, &tail].concat().into())
+        [high, low, u8::from(dnssec_ok), u8::from(checking_disabled)]
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -107,6 +121,17 @@ impl Cache {
         }
     }
 
+    /// An answer that has not expired and of which nobody needs to ask anew, with its sort and the seconds that it has left; and counts that it was
+    /// asked for. Of anything else nothing is said, and nothing counted. The key is given by its bytes.
+    pub fn get_plain(&self, key: &[u8], now: Instant) -> Option<(Arc<[u8]>, Kind, u32)> {
+        let of = |half: &Mutex<Half>| {
+            let mut half = lock(half);
+            let at = *half.index.get(key)?;
+            half.slots[at].1.look_plain(now, &self.config)
+        };
+        of(&self.positive).or_else(|| of(&self.negative))
+    }
+
     /// Keeps an answer for so many seconds, and says how many others had to go for it. One that is too large, or that is not to be kept for
     /// any time, is not kept; nor is a failure where there is an answer that may be served stale.
     pub fn put(&self, key: &Key, kind: Kind, answer: Arc<[u8]>, ttl: u32, now: Instant) -> usize {
@@ -186,19 +211,14 @@ impl Entry {
     }
 
     fn look(&mut self, now: Instant, config: &CacheConfig) -> Found {
-        self.visited = true;
-        self.hits =
-            if now.saturating_duration_since(self.last) > config.prefetch_within { 1 } else { self.hits.saturating_add(1) };
-        self.last = now;
+        if let Some((answer, kind, ttl)) = self.look_plain(now, config) {
+            return Found::Fresh { answer, kind, ttl, refresh: false };
+        }
+        self.visit(now, config);
         let (answer, kind) = (self.answer.clone(), self.kind);
-        let left = u64::from(self.ttl).saturating_sub(self.age(now).as_secs());
-        if left > 0 {
-            let soon = left <= (u64::from(self.ttl) * u64::from(config.prefetch_last)).div_ceil(100);
-            let popular = config.prefetch > 0 && self.hits >= config.prefetch && self.kind != Kind::Failure;
-            let refresh = soon && popular && self.may_refresh(now);
-            self.refreshing |= refresh;
-            let ttl = if config.keep_ttl { self.ttl } else { left as u32 };
-            return Found::Fresh { answer, kind, ttl, refresh };
+        if let Some(left) = self.left(now) {
+            self.refreshing = true;
+            return Found::Fresh { answer, kind, ttl: self.shown(left, config), refresh: true };
         }
         if !self.is_usable(now, config) {
             return Found::Nothing;
@@ -211,6 +231,40 @@ impl Entry {
         // Who waits for the upstreams waits together with the others; who does not need not be followed by more.
         self.refreshing |= refresh == Refresh::Meanwhile;
         Found::Stale { answer, kind, refresh }
+    }
+
+    /// Where it has not expired, and is not to be asked for anew.
+    fn look_plain(&mut self, now: Instant, config: &CacheConfig) -> Option<(Arc<[u8]>, Kind, u32)> {
+        let left = self.left(now)?;
+        let soon = left <= (u64::from(self.ttl) * u64::from(config.prefetch_last)).div_ceil(100);
+        let popular = config.prefetch > 0 && self.hits_then(now, config) >= config.prefetch && self.kind != Kind::Failure;
+        if soon && popular && self.may_refresh(now) {
+            return None;
+        }
+        self.visit(now, config);
+        Some((self.answer.clone(), self.kind, self.shown(left, config)))
+    }
+
+    /// It is asked for.
+    fn visit(&mut self, now: Instant, config: &CacheConfig) {
+        self.visited = true;
+        self.hits = self.hits_then(now, config);
+        self.last = now;
+    }
+
+    /// How often it will have been asked for without a pause, if it is now.
+    fn hits_then(&self, now: Instant, config: &CacheConfig) -> u32 {
+        if now.saturating_duration_since(self.last) > config.prefetch_within { 1 } else { self.hits.saturating_add(1) }
+    }
+
+    /// Seconds until it expires.
+    fn left(&self, now: Instant) -> Option<u64> {
+        u64::from(self.ttl).checked_sub(self.age(now).as_secs()).filter(|left| *left > 0)
+    }
+
+    /// The TTL with which it is served.
+    fn shown(&self, left: u64, config: &CacheConfig) -> u32 {
+        if config.keep_ttl { self.ttl } else { left as u32 }
     }
 
     fn may_refresh(&self, now: Instant) -> bool {

@@ -216,3 +216,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_needs_no_thought_is_found_by_its_bytes_and_counted_and_the_rest_is_left_as_it_is() {
+    let config = CacheConfig { prefetch: 3, prefetch_last: 50, serve_stale: seconds(100), ..config() };
+    let (cache, start) = (Cache::new(&config), Instant::now());
+    cache.put(&key("a"), Kind::Negative, answer("1"), 30, start);
+    let bytes = [b"a".as_slice(), &Key::tail(1, false, false)].concat();
+    let plain = |age| cache.get_plain(&bytes, start + seconds(age));
+    assert_eq!(plain(0), Some((answer("1"), Kind::Negative, 30)));
+    assert_eq!(plain(10), Some((answer("1"), Kind::Negative, 20)));
+    // The third time it is popular: somebody has to ask anew, and is told so once.
+    assert_eq!(plain(20), None);
+    assert_eq!(plain(20), None);
+    let found = |refresh| Found::Fresh { answer: answer("1"), kind: Kind::Negative, ttl: 10, refresh };
+    assert_eq!(cache.get(&key("a"), start + seconds(20)), found(true));
+    assert_eq!(plain(20), Some((answer("1"), Kind::Negative, 10)));
+    assert_eq!(cache.get(&key("a"), start + seconds(20)), found(false));
+    assert_eq!(plain(30), None, "it has expired");
+    assert_eq!(cache.get_plain(b"b", start), None);
+}

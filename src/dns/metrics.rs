@@ -268,10 +268,19 @@ impl Metrics {
         self.saved.with_label_values(&[&place.server, &place.zone, VIEW, "autopath"]).inc_by(names as u64);
     }
 
-    /// The counts of one thread that answers from the records, on one port and for clients of one family that come so.
-    pub(super) fn tally(&self, place: &Place, transport: Transport, ipv6: bool) -> Arc<Tally> {
+    /// The counts of one thread that answers at once, by this part, on one port and for clients of one family that come so.
+    pub(super) fn tally(&self, place: &Place, transport: Transport, ipv6: bool, origin: &'static str) -> Arc<Tally> {
         let labels = [("server", place.server.clone()), ("zone", place.zone.clone()), ("view", VIEW.into())];
-        self.tallies.join(labels, transport_label(transport), family_label(ipv6))
+        self.tallies.join(labels, transport_label(transport), family_label(ipv6), origin)
+    }
+
+    /// What counts the answers that the cache of this place has at once.
+    pub(super) fn cache_hits(&self, place: &Place) -> CacheHits {
+        let of = |kind| self.cache.hits.with_label_values(&[&*place.server, kind_label(kind), &*place.zones, VIEW]);
+        CacheHits {
+            requests: self.cache.requests.with_label_values(&[&*place.server, &*place.zones, VIEW]),
+            hits: [of(Kind::Positive), of(Kind::Negative)],
+        }
     }
 
     /// Counts a panic that was contained.
@@ -444,6 +453,21 @@ impl Metrics {
         registry.register(Box::new(self.loops.clone()))?;
         registry.register(Box::new(self.refused.clone()))?;
         self.cache.register(registry)
+    }
+}
+
+/// Counters of a cache at hand.
+pub(super) struct CacheHits {
+    requests: IntCounter,
+    /// Positive answers, and all others.
+    hits: [IntCounter; 2],
+}
+
+impl CacheHits {
+    /// The cache had an answer.
+    pub fn note(&self, kind: Kind) {
+        self.requests.inc();
+        self.hits[usize::from(kind != Kind::Positive)].inc();
     }
 }
 

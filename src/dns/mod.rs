@@ -51,4 +51,5 @@ mod rate;
 mod receive;
 mod service_record;
 mod tally;
+mod tasks;
 mod tcp;

@@ -2,19 +2,21 @@
 //!
 //! All threads read all sockets. So there is one queue for each address, whoever is free takes from it, and an agent that takes over finds in it
 //! what this one has not received; with a socket for each thread (SO_REUSEPORT) clients would be tied to threads, ports would not be exclusive, and
-//! it would not be faster (ARCHITECTURE.md has the figures). What the records can answer is answered on the spot (`fast/`); the rest goes to the
-//! runtime, and its answers go out by the same socket.
+//! it would not be faster (ARCHITECTURE.md has the figures). What the records or a cache can answer is answered on the spot (`fast/`), and so is
+//! what else needs nobody to be waited for (`respond.rs`). The rest the thread has under way (`tasks.rs`) while it goes on receiving.
 
-use super::at_once::{Counts, guarded};
+use super::at_once::{Counts, Message, answer_at_once};
 use super::fast::Composer;
+use super::forward::Sockets;
 use super::guard::Guard;
 use super::limits::LONGEST_QUESTION;
 use super::metrics::Transport;
 use super::pulse::{self, Pulse, Pulses};
 use super::rate::Verdict;
-use super::reply::UDP_PAYLOAD;
 use super::respond::Responder;
-use super::server::Stop;
+use super::server::{DRAIN, Stop};
+use super::tasks::Tasks;
+use futures::FutureExt;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
@@ -23,26 +25,32 @@ use std::array;
 use std::convert::Infallible;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 /// Datagrams that are received with one system call.
 const BATCH: usize = 32;
-/// A cache line more than that, so that the beginnings of all places do not compete for the same lines.
+/// Room for a question, and for the longest answer that somebody may configure (`bufsize`). A cache line more than that, so that the beginnings of
+/// all places do not compete for the same lines.
 const PLACE: usize = LONGEST_QUESTION + 64;
-/// The place of an answer.
-const ANSWER: usize = UDP_PAYLOAD as usize;
 /// More threads than these are not needed for any load that a node sees.
 pub(super) const MOST_THREADS: usize = 8;
 /// So many batches of one socket, then the others have their turn.
 const TURN: usize = 16;
 /// The event that wakes all threads.
 const WAKE: u64 = u64::MAX;
+/// That of work of this thread that goes on.
+const BELL: u64 = WAKE - 1;
+/// Those of upstream servers' answers are at least this; below are those of the sockets where questions come.
+const ANSWERS: u64 = 1 << 32;
+/// So many events are taken at a time.
+const EVENTS: usize = 64;
 /// How often, and after how long, a full send buffer is tried again.
 const SEND_ATTEMPTS: usize = 50;
 const SEND_PAUSE: Duration = Duration::from_millis(1);
@@ -51,14 +59,14 @@ const SEND_PAUSE: Duration = Duration::from_millis(1);
 #[derive(Clone)]
 pub(super) struct Port {
     pub socket: Arc<UdpSocket>,
-    pub responder: Responder,
+    pub responder: Arc<Responder>,
     pub guard: Arc<Guard>,
 }
 
-/// The threads, and the answers that the runtime has under way for them.
+/// The threads.
 pub(super) struct Receivers {
     waker: Arc<OwnedFd>,
-    /// Closed when all of that has ended.
+    /// Closed when all of them have ended.
     working: mpsc::Receiver<Infallible>,
 }
 
@@ -76,14 +84,22 @@ impl Receivers {
         for (number, epoll) in epolls.into_iter().enumerate() {
             let (ports, waker) = (ports.to_vec(), receivers.waker.clone());
             let (stop, pulse) = (stop.subscribe(), pulses.join());
-            let slow = Slow { runtime: Handle::current(), work: work.clone() };
+            let (runtime, work, tasks) = (Handle::current(), work.clone(), Tasks::new()?);
+            epoll::add(&epoll, tasks.bell(), epoll::EventData::new_u64(BELL), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
             // Made on its thread, to which the headers of its system calls are bound.
-            let work = move || {
+            let receive = move || {
+                // What is asked elsewhere may need timers and connections of the runtime.
+                let _inside = runtime.enter();
+                let epoll = Arc::new(epoll);
+                let sockets = Sockets::begin(epoll.clone(), ANSWERS);
                 let ports = ports.into_iter().map(OfThread::new).collect();
                 let (composer, inbox, outbox) = (Composer::new(rand::random()), Inbox::new(), Outbox::new());
-                Receiver { ports, epoll, _waker: waker, stop, pulse, composer, inbox, outbox, slow }.run();
+                let desk = Desk { ports, epoll, waker, pulse, sockets, tasks, composer, inbox, outbox };
+                desk.run(stop);
+                // Last, so that who waits for the end finds the sockets closed.
+                drop(work);
             };
-            thread::Builder::new().name(format!("dns-{number}")).spawn(work)?;
+            thread::Builder::new().name(format!("dns-{number}")).spawn(receive)?;
         }
         Ok(receivers)
     }
@@ -113,46 +129,100 @@ impl Receivers {
 }
 
 /// One thread.
-struct Receiver {
+struct Desk {
     ports: Vec<OfThread>,
-    epoll: OwnedFd,
-    _waker: Arc<OwnedFd>,
-    stop: watch::Receiver<Stop>,
+    epoll: Arc<OwnedFd>,
+    waker: Arc<OwnedFd>,
     pulse: Pulse,
+    sockets: Arc<Sockets>,
+    tasks: Tasks<Option<Vec<u8>>, Client>,
     composer: Composer,
     inbox: Inbox,
     outbox: Outbox,
-    /// Last, so that who waits for the end finds the sockets closed.
-    slow: Slow,
 }
 
-impl Receiver {
-    fn run(mut self) {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: pulse::EVERY.subsec_nanos().into() };
-        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 8];
+/// Who waits for an answer, and by which socket it goes. The question has its place until then.
+struct Client {
+    port: usize,
+    address: SocketAddr,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Desk {
+    fn run(mut self, stop: watch::Receiver<Stop>) {
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; EVENTS];
+        // When it ends, with what is under way until then.
+        let mut end = None;
         loop {
             self.pulse.beat();
-            let ready = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
-                Ok(ready) => ready,
-                Err(Errno::INTR) => 0,
-                Err(error) => {
-                    rest(error.into());
-                    0
-                }
-            };
-            for event in &events[..ready] {
+            for event in self.wait(&mut events) {
                 match event.data.u64() {
                     WAKE => {
-                        let told = *self.stop.borrow();
-                        match told {
-                            Stop::Not => {}
-                            Stop::Leaves => return,
-                            Stop::Ends => return self.finish(),
+                        let told = *stop.borrow();
+                        if told != Stop::Not {
+                            self.stop(told);
+                            end = Some(Instant::now() + DRAIN);
                         }
                     }
-                    index => self.take_turn(index as usize),
+                    BELL => {}
+                    event if event >= ANSWERS => self.sockets.readable(event),
+                    index if end.is_none() => self.take_turn(index as usize),
+                    _ => {}
                 }
             }
+            self.go_on();
+            if end.is_some_and(|end| self.tasks.is_empty() || Instant::now() >= end) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until something happens, but comes round soon in any case.
+    fn wait<'a>(&self, events: &'a mut [epoll::Event; EVENTS]) -> &'a [epoll::Event] {
+        let patience = if self.tasks.may_sleep() { pulse::EVERY.subsec_nanos() } else { 0 };
+        let waited = epoll::wait(&self.epoll, &mut events[..], Some(&Timespec { tv_sec: 0, tv_nsec: patience.into() }));
+        self.tasks.awake();
+        let ready = match waited {
+            Ok(ready) => ready,
+            Err(Errno::INTR) => 0,
+            Err(error) => {
+                rest(error.into());
+                0
+            }
+        };
+        &events[..ready]
+    }
+
+    /// Receives no more, after a last look where nobody else does.
+    fn stop(&mut self, told: Stop) {
+        for index in 0..self.ports.len() {
+            while told == Stop::Ends && self.take_batch(index).is_ok_and(|received| received > 0) {}
+        }
+        let sockets = self.ports.iter().map(|port| port.port.socket.as_fd());
+        for socket in sockets.chain([self.waker.as_fd()]) {
+            if let Err(error) = epoll::delete(&self.epoll, socket) {
+                warn!(%error, "a DNS socket could not be let go");
+            }
+        }
+    }
+
+    /// Looks after the questions under way that go on, and sends the answers that there are.
+    fn go_on(&mut self) {
+        let mut last = None;
+        while let Some((answer, client)) = self.tasks.next_done() {
+            let Some(answer) = answer else { continue };
+            if last.is_some_and(|last| last != client.port) || self.outbox.is_full() {
+                self.send(last);
+            }
+            last = Some(client.port);
+            self.outbox.add(&answer, client.address);
+        }
+        self.send(last);
+    }
+
+    fn send(&mut self, port: Option<usize>) {
+        if let Some(OfThread { port, .. }) = port.and_then(|port| self.ports.get(port)) {
+            self.outbox.send(&port.socket);
         }
     }
 
@@ -160,17 +230,11 @@ impl Receiver {
     fn take_turn(&mut self, index: usize) {
         for _ in 0..TURN {
             match self.take_batch(index) {
-                Ok(BATCH) => {}
+                // What is under way waits for its turn as well.
+                Ok(BATCH) if self.tasks.is_empty() => {}
                 Ok(_) => return,
                 Err(error) => return rest(error),
             }
-        }
-    }
-
-    /// Answers all that has arrived.
-    fn finish(&mut self) {
-        for index in 0..self.ports.len() {
-            while self.take_batch(index).is_ok_and(|received| received > 0) {}
         }
     }
 
@@ -202,10 +266,17 @@ impl Receiver {
                 }
             }
             let composer = &mut self.composer;
-            let answer = view.as_ref().and_then(|view| guarded(&port.responder, || composer.answer(view, datagram)));
-            let (Some(answer), Some(tally)) = (answer, counts.tally()) else {
+            let asked = Message { bytes: datagram, over_tcp: false, now: before };
+            let answer = answer_at_once(&port.responder, &plan, view.as_ref(), composer, counts, &asked);
+            let Some((answer, tally)) = answer else {
                 match port.responder.limits().udp() {
-                    Some(place) => self.slow.answer(port, datagram.to_vec(), client, place),
+                    Some(place) => {
+                        let answering = answered(port.responder.clone(), datagram.to_vec(), client).boxed();
+                        let whose = Client { port: index, address: client, _place: place };
+                        if let Some(Some(bytes)) = self.tasks.begin(answering, whose) {
+                            self.outbox.add(&bytes, client);
+                        }
+                    }
                     None => {
                         port.guard.too_many(1);
                         if let Some(bytes) = self.composer.failure(datagram) {
@@ -213,6 +284,7 @@ impl Receiver {
                         }
                     }
                 }
+                before = Instant::now();
                 continue;
             };
             port.responder.top().note_datagram(datagram, client.ip());
@@ -228,6 +300,16 @@ impl Receiver {
         self.outbox.send(&port.socket);
         Ok(received)
     }
+}
+
+/// The answer of the other path. A bug in it must not take the thread, and with it a part of all questions.
+async fn answered(responder: Arc<Responder>, datagram: Vec<u8>, client: SocketAddr) -> Option<Vec<u8>> {
+    let answer = AssertUnwindSafe(responder.answer_datagram(datagram, client)).catch_unwind().await;
+    answer.unwrap_or_else(|_| {
+        responder.panicked();
+        error!(%client, "answering a DNS question panicked: please report this with the lines above");
+        None
+    })
 }
 
 /// A failing socket must not take a whole core.
@@ -309,16 +391,20 @@ struct Outbox {
 impl Outbox {
     fn new() -> Outbox {
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        Outbox { bytes: vec![0; BATCH * ANSWER], lengths: [0; BATCH], clients: array::from_fn(|_| nobody.into()), count: 0 }
+        Outbox { bytes: vec![0; BATCH * PLACE], lengths: [0; BATCH], clients: array::from_fn(|_| nobody.into()), count: 0 }
     }
 
     /// At most as many as one batch, each no longer than what is sent over UDP.
     fn add(&mut self, answer: &[u8], client: SocketAddr) {
-        let start = self.count * ANSWER;
+        let start = self.count * PLACE;
         self.bytes[start..start + answer.len()].copy_from_slice(answer);
         self.lengths[self.count] = answer.len();
         self.clients[self.count] = client.into();
         self.count += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == BATCH
     }
 
     /// Sends all. What the socket does not take for a while is lost, and so is what the kernel refuses to send to its client.
@@ -342,7 +428,7 @@ impl Outbox {
     }
 
     fn send_some(&self, socket: &UdpSocket, first: usize) -> Result<usize, Errno> {
-        let answer = |index: usize| &self.bytes[index * ANSWER..][..self.lengths[index]];
+        let answer = |index: usize| &self.bytes[index * PLACE..][..self.lengths[index]];
         if first + 1 == self.count {
             return sendto(socket, answer(first), SendFlags::DONTWAIT, &self.clients[first]).map(|_| 1);
         }
@@ -355,38 +441,4 @@ impl Outbox {
         });
         sendmmsg(socket, &mut messages[first..self.count], SendFlags::DONTWAIT)
     }
-}
-
-/// The way to the runtime, for questions that need more than the records.
-struct Slow {
-    runtime: Handle,
-    work: mpsc::Sender<Infallible>,
-}
-
-impl Slow {
-    /// Answers by and by; the question has its place until then.
-    fn answer(&self, port: &Port, datagram: Vec<u8>, client: SocketAddr, place: OwnedSemaphorePermit) {
-        let (socket, responder, work) = (port.socket.clone(), port.responder.clone(), self.work.clone());
-        self.runtime.spawn(async move {
-            if let Some(answer) = responder.answer_datagram(datagram, client).await {
-                send_later(&socket, &answer, client).await;
-            }
-            drop(place);
-            // In this order: who waits for the end of the work finds the socket closed.
-            drop(socket);
-            drop(work);
-        });
-    }
-}
-
-/// The socket is not the runtime's, which would be woken by each of its datagrams; so a full buffer is waited for by the clock.
-async fn send_later(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
-    for _ in 0..SEND_ATTEMPTS {
-        match socket.send_to(answer, client) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(SEND_PAUSE).await,
-            Err(error) => return debug!(%client, %error, "the answer could not be sent"),
-            Ok(_) => return,
-        }
-    }
-    debug!(%client, "the answer could not be sent: the socket takes no more");
 }

@@ -1,6 +1,7 @@
 //! A question for elsewhere: answered from the cache, or asked at the upstream servers, once for all who wait for the same.
 
 use super::cache::{Cache, Found, Key, Kind, Refresh};
+use super::fast::Wanted;
 use super::forward::{ForwardError, Forwarder, PROBE_TYPE, is_helpful};
 use super::metrics::{Metrics, Place, Transport};
 use super::name::DomainName;
@@ -117,6 +118,11 @@ impl Resolver {
     /// Whether this name is asked at upstream servers.
     pub fn takes(&self, name: &Name) -> bool {
         self.0.forwarders.iter().any(|forwarder| forwarder.takes(name))
+    }
+
+    /// An answer that was kept and needs no more than to be sent, its sort, and the seconds that it has left.
+    pub(super) fn kept(&self, wanted: Wanted<'_>, now: Instant) -> Option<(Arc<[u8]>, Kind, u32)> {
+        self.0.cache.as_ref()?.get_plain(wanted.key, now)
     }
 
     /// Answers a question that came to this server (the label of the metrics), of a client that came so.
@@ -281,6 +287,7 @@ impl Asking {
                 self.inner.cache.as_ref().map(|cache| cache.lifetime(kind, ttl)).filter(|lifetime| *lifetime > 0)
         {
             set_ttl(&mut answer, lifetime);
+            spell(&mut answer);
             // All but extended errors is between two servers.
             if let Some(edns) = &mut answer.edns {
                 edns.options_mut().as_mut().retain(|(code, _)| *code == EdnsCode::Unknown(EXTENDED_ERROR));
@@ -347,6 +354,13 @@ fn answers_question(answer: &Message) -> bool {
 fn set_ttl(message: &mut Message, ttl: u32) {
     let sections = [&mut message.answers, &mut message.authorities, &mut message.additionals];
     sections.into_iter().flatten().for_each(|record| record.ttl = ttl);
+}
+
+/// Has answers about the name of the question spell it as it does, so that its bytes stand in the message once.
+fn spell(message: &mut Message) {
+    let Some(name) = message.queries.first().map(|query| query.name().clone()) else { return };
+    // Names are compared without regard to case.
+    message.answers.iter_mut().filter(|record| record.name == name).for_each(|record| record.name = name.clone());
 }
 
 /// What is said when nobody has answered this.

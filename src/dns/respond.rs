@@ -1,10 +1,12 @@
 //! One question in, one reply out: the rules of the protocol, then the records, then the upstreams.
 
+use super::at_once::FromCache;
 use super::chain::log::{Line, Log};
 use super::chain::server_label;
 use super::chain::{Asked, AtOnce, Chain, Entry, Outcome, Plan, Server, Walk};
+use super::fast::{Kept, Wanted};
 use super::limits::Limits;
-use super::metrics::{Metrics, Place, Transport};
+use super::metrics::{CacheHits, Metrics, Place, Transport};
 use super::records::Records;
 use super::reply::{self, PLAIN_UDP_PAYLOAD, Reply, UDP_PAYLOAD};
 use super::tally::Tally;
@@ -69,9 +71,22 @@ impl Responder {
         plan.listener(self.address).at_once()
     }
 
-    /// The counts of a thread that does so, for clients that come so.
-    pub(super) fn tally(&self, at_once: &AtOnce, transport: Transport) -> Arc<Tally> {
-        self.metrics.tally(&at_once.entry.place(&self.server), transport, self.address.is_ipv6())
+    /// What the cache has for a plain question, where nothing but cluster names and the cache would look at it.
+    pub(super) fn kept<'a>(&self, plan: &'a Plan, wanted: Wanted<'_>, now: Instant) -> Option<FromCache<'a>> {
+        let entry = plan.listener(self.address).find(wanted.name, wanted.rtype)?;
+        let server = plan.server(entry);
+        let (answer, kind, ttl) = server.resolver_alone(wanted.name)?.kept(wanted, now)?;
+        Some(FromCache { kept: Kept { answer, ttl, shuffles: server.shuffles }, kind, entry })
+    }
+
+    /// The counts of a thread that answers at once in this zone and by this part, for clients that come so.
+    pub(super) fn tally(&self, entry: &Entry, transport: Transport, origin: &'static str) -> Arc<Tally> {
+        self.metrics.tally(&entry.place(&self.server), transport, self.address.is_ipv6(), origin)
+    }
+
+    /// The counters of a zone's cache.
+    pub(super) fn cache_hits(&self, entry: &Entry) -> CacheHits {
+        self.metrics.cache_hits(&entry.place(&self.server))
     }
 
     /// Who asks for what, while somebody looks.

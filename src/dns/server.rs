@@ -36,7 +36,7 @@ pub(super) enum Stop {
 }
 
 /// Forwarded questions end after five seconds; whatever is not done a little later never will be.
-const DRAIN: Duration = Duration::from_secs(6);
+pub(super) const DRAIN: Duration = Duration::from_secs(6);
 const PORT_ATTEMPTS: usize = 20;
 
 /// Why DNS cannot be served on an address.
@@ -126,7 +126,7 @@ impl Sockets {
         let guard = Arc::new(Guard::new(self.guard, metrics.clone()));
         let (mut ports, mut tcp) = (Vec::new(), Vec::new());
         for ((udp, listener), address) in self.pairs.into_iter().zip(&self.addresses) {
-            let responder = Responder::new(records.clone(), chain.clone(), metrics.clone(), *address);
+            let responder = Arc::new(Responder::new(records.clone(), chain.clone(), metrics.clone(), *address));
             let port = |socket| Port { socket: Arc::new(socket), responder: responder.clone(), guard: guard.clone() };
             ports.extend(udp.into_iter().map(port));
             let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| explain(*address, "TCP", error))?;

@@ -1,4 +1,4 @@
-//! What one thread has answered from the records on one port, or for the connections of one: counted without sharing anything, and summed up when somebody asks.
+//! What one thread has answered at once on one port, or for the connections of one: counted without sharing anything, and summed up when somebody asks.
 
 use super::fast::Composed;
 use super::metrics::{SIZES, TIMES, TYPES, type_index};
@@ -8,11 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The codes that the records lead to, by their numbers.
+/// The codes of such answers, by their numbers.
 const CODES: [&str; 4] = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN"];
 /// The place of the last one among them.
 const NX_DOMAIN: usize = 3;
-const ORIGIN: &str = "kubernetes";
 
 /// The tallies of all threads. Clones are one.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +22,8 @@ struct Kept {
     labels: [(&'static str, Arc<str>); 3],
     transport: &'static str,
     family: &'static str,
+    /// `kubernetes` or `cache`.
+    origin: &'static str,
     tally: Arc<Tally>,
 }
 
@@ -33,10 +34,16 @@ struct Beside<C> {
 }
 
 impl Tallies {
-    /// One more: for a server with these labels, and clients of this family that come so.
-    pub fn join(&self, labels: [(&'static str, Arc<str>); 3], transport: &'static str, family: &'static str) -> Arc<Tally> {
+    /// One more: for a server with these labels, clients of this family that come so, and answers by this part.
+    pub fn join(
+        &self,
+        labels: [(&'static str, Arc<str>); 3],
+        transport: &'static str,
+        family: &'static str,
+        origin: &'static str,
+    ) -> Arc<Tally> {
         let tally = Arc::new(Tally::default());
-        self.kept().push(Kept { labels, transport, family, tally: tally.clone() });
+        self.kept().push(Kept { labels, transport, family, origin, tally: tally.clone() });
         tally
     }
 
@@ -57,9 +64,9 @@ impl<C: Collector> Collector for Beside<C> {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut metrics = self.metric.collect();
-        for Kept { labels, transport, family, tally } in self.tallies.kept().iter() {
+        for Kept { labels, transport, family, origin, tally } in self.tallies.kept().iter() {
             let labels = labels.each_ref().map(|(name, value)| (*name, &**value));
-            metrics.iter_mut().for_each(|metric| tally.add_to(metric, &labels, [transport, family]));
+            metrics.iter_mut().for_each(|metric| tally.add_to(metric, &labels, [transport, family, origin]));
         }
         metrics
     }
@@ -150,8 +157,8 @@ impl Tally {
     }
 
     /// Adds these counts to a metric of this name, if it is one of theirs. `labels` are those of the server, the others how clients came, and of which
-    /// family their addresses are.
-    fn add_to(&self, metrics: &mut MetricFamily, labels: &[(&str, &str)], [transport, family]: [&str; 2]) {
+    /// family their addresses are, and by which part they were answered.
+    fn add_to(&self, metrics: &mut MetricFamily, labels: &[(&str, &str)], [transport, family, origin]: [&str; 3]) {
         let with_transport = [labels, &[("proto", transport)]].concat();
         match metrics.name() {
             "coredns_dns_requests_total" => {
@@ -161,10 +168,12 @@ impl Tally {
             }
             "coredns_dns_responses_total" => {
                 for (code, count) in CODES.iter().zip(&self.codes) {
-                    add(metrics, &[labels, &[("rcode", code), ("plugin", ORIGIN)]].concat(), count);
+                    add(metrics, &[labels, &[("rcode", code), ("plugin", origin)]].concat(), count);
                 }
             }
-            "waypost_dns_saved_questions_total" => add(metrics, &[labels, &[("how", "memory")]].concat(), &self.codes[NX_DOMAIN]),
+            "waypost_dns_saved_questions_total" if origin == "kubernetes" => {
+                add(metrics, &[labels, &[("how", "memory")]].concat(), &self.codes[NX_DOMAIN])
+            }
             "coredns_dns_do_requests_total" => add(metrics, labels, &self.dnssec),
             "coredns_dns_request_duration_seconds" => self.durations.add_to(metrics, labels, &TIMES, 1e9),
             "coredns_dns_request_size_bytes" => self.request_sizes.add_to(metrics, &with_transport, &SIZES, 1.0),
@@ -235,7 +244,8 @@ mod tests {
         let (fast, plain) = (Metrics::new(&together).unwrap(), Metrics::new(&apart).unwrap());
         let place = Place { server: "dns://:53".into(), zone: ".".into(), zones: ".".into() };
         let (udp, tcp) = (Transport::Udp, Transport::Tcp);
-        let tallies = [fast.tally(&place, udp, false), fast.tally(&place, tcp, false), fast.tally(&place, udp, true)];
+        let tallies =
+            [(udp, false), (tcp, false), (udp, true)].map(|(transport, ipv6)| fast.tally(&place, transport, ipv6, "kubernetes"));
         for number in 0..12_u16 {
             let is_tcp = number % 3 != 2 && number % 2 == 1;
             let (rtype, code, ipv6) = ([1, 28, 4711][usize::from(number % 3)], [0, 3][usize::from(number % 2)], number % 3 == 2);

@@ -1,12 +1,12 @@
 //! DNS over TCP: many questions on one connection, answered as their answers come, in any order (RFC 7766).
 //!
-//! What has arrived on a connection is read with one system call, what the records can answer of it is answered on the spot (`fast/`), and the
+//! What has arrived on a connection is read with one system call, what the records or a cache can answer of it is answered on the spot (`fast/`), and the
 //! answers go out together. The rest is a task for each question.
 //!
 //! Not hickory-server's, which cannot stop accepting without cutting the connections that it has: an agent that hands over to another one does
 //! just that.
 
-use super::at_once::{Counts, guarded};
+use super::at_once::{Counts, Message, answer_at_once};
 use super::fast::Composer;
 use super::guard::Guard;
 use super::limits::{LONGEST_QUESTION, Limits, Unsent};
@@ -56,7 +56,7 @@ const LENGTH: usize = 2;
 /// out by holding all of them. Then it goes on until the last connection has ended: by itself when the server leaves, soon when it ends.
 pub(super) async fn serve(
     listener: TcpListener,
-    responder: Responder,
+    responder: Arc<Responder>,
     guard: Arc<Guard>,
     stop: watch::Receiver<Stop>,
     pulse: Pulse,
@@ -106,7 +106,7 @@ pub(super) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-/// Who answers from the records, for all connections of an address: one for each thread that may be at it.
+/// Who answers at once, for all connections of an address: one for each thread that may be at it.
 struct Clerks(Box<[std::sync::Mutex<Clerk>]>);
 
 struct Clerk {
@@ -120,7 +120,7 @@ enum Next {
     Read,
     /// The answers are long enough to be sent.
     Send,
-    /// This question needs more than the records.
+    /// This question needs more than what is in memory.
     Later(Vec<u8>),
     /// More is about to be said than any question has.
     TooLong,
@@ -145,7 +145,7 @@ impl Clerks {
 }
 
 impl Clerk {
-    /// Answers what is there, up to the first question that needs more than the records.
+    /// Answers what is there, up to the first question that needs more than what is in memory.
     fn answer(&mut self, inbox: &mut Inbox, client: SocketAddr, responder: &Responder, answers: &mut Vec<u8>) -> Next {
         let plan = responder.plan();
         let at_once = responder.at_once(&plan);
@@ -160,9 +160,9 @@ impl Clerk {
                 Ok(None) => return Next::Read,
                 Err(TooLong) => return Next::TooLong,
             };
-            let composer = &mut self.composer;
-            let answer = view.as_ref().and_then(|view| guarded(responder, || composer.answer_message(view, message)));
-            let (Some(answer), Some(tally)) = (answer, self.counts.tally()) else { return Next::Later(message.to_vec()) };
+            let asked = Message { bytes: message, over_tcp: true, now: before };
+            let answer = answer_at_once(responder, &plan, view.as_ref(), &mut self.composer, &mut self.counts, &asked);
+            let Some((answer, tally)) = answer else { return Next::Later(message.to_vec()) };
             responder.top().note_datagram(message, client.ip());
             answers.extend_from_slice(&(answer.bytes.len() as u16).to_be_bytes());
             answers.extend_from_slice(answer.bytes);
@@ -179,7 +179,7 @@ impl Clerk {
 /// One client's connection.
 struct Conversation {
     client: SocketAddr,
-    responder: Responder,
+    responder: Arc<Responder>,
     guard: Arc<Guard>,
     clerks: Arc<Clerks>,
     inbox: Inbox,
@@ -193,7 +193,7 @@ impl Conversation {
     fn new(
         stream: TcpStream,
         client: SocketAddr,
-        responder: &Responder,
+        responder: &Arc<Responder>,
         guard: &Arc<Guard>,
         clerks: &Arc<Clerks>,
     ) -> Conversation {

@@ -116,6 +116,11 @@ impl Listener {
 }
 
 impl Entry {
+    /// Whether it has the same labels of the metrics.
+    pub(in crate::dns) fn has_labels_of(&self, other: &Entry) -> bool {
+        (&self.zone, &self.zones, &self.bound) == (&other.zone, &other.zones, &other.bound)
+    }
+
     /// The labels of the metrics, for a listener with this label.
     pub fn place(&self, server: &Arc<str>) -> Place {
         Place { server: self.bound.as_ref().unwrap_or(server).clone(), zone: self.zone.clone(), zones: self.zones.clone() }

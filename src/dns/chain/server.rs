@@ -99,6 +99,12 @@ impl Server {
         self.ttls.map_or(ttl, |(least, most)| ttl.clamp(least, most))
     }
 
+    /// The resolver, where nothing else has a word about this name (in wire form, lower case).
+    pub fn resolver_alone(&self, name: &[u8]) -> Option<&Resolver> {
+        let is_of_cluster = |shape: &Arc<Shape>| shape.zone_of(name).is_some() || shape.reverse_zone_of(name).is_some();
+        self.resolver.as_ref().filter(|_| self.extras.is_none() && !self.shape.as_ref().is_some_and(is_of_cluster))
+    }
+
     /// Whether questions of class CH are answered.
     pub fn answers_chaos(&self) -> bool {
         self.extras.as_ref().is_some_and(|extras| extras.chaos.is_some())

@@ -25,6 +25,8 @@ pub(super) struct Asked<'a> {
     pub flags: [u8; 4],
     pub edns: Option<Edns>,
     pub over_tcp: bool,
+    /// Whether the client knows what authentic data are (RFC 6840, section 5.8).
+    pub wants_authentic: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -56,8 +58,10 @@ impl<'a> Asked<'a> {
         const RESPONSE_AND_AUTHORITATIVE: u8 = 0b1000_0100;
         const RECURSION_DESIRED: u8 = 0b0000_0001;
         const CHECKING_DISABLED: u8 = 0b0001_0000;
+        const AUTHENTIC: u8 = 0b0010_0000;
         let flags = [id_high, id_low, RESPONSE_AND_AUTHORITATIVE | flags & RECURSION_DESIRED, more_flags & CHECKING_DISABLED];
-        Some(Asked { name: &echo[..name_length], echo, rtype, flags, edns, over_tcp: false })
+        let wants_authentic = more_flags & AUTHENTIC != 0 || edns.is_some_and(|edns| edns.dnssec_ok);
+        Some(Asked { name: &echo[..name_length], echo, rtype, flags, edns, over_tcp: false, wants_authentic })
     }
 
     /// The same for a message that came over TCP.
@@ -71,6 +75,27 @@ impl<'a> Asked<'a> {
             return FAR;
         }
         self.edns.map_or(PLAIN_UDP_PAYLOAD, |edns| edns.payload.clamp(PLAIN_UDP_PAYLOAD, UDP_PAYLOAD)).into()
+    }
+
+    /// Whether the DO bit is set.
+    pub fn wants_dnssec(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// Whether others may be asked to look further.
+    pub fn is_recursive(&self) -> bool {
+        self.flags[2] & 0b0000_0001 != 0
+    }
+
+    /// Whether nobody is to check the answer.
+    pub fn is_unchecked(&self) -> bool {
+        self.flags[3] & 0b0001_0000 != 0
+    }
+
+    /// Whether these bytes repeat the question, in whatever spelling.
+    pub fn is_echo(&self, bytes: &[u8]) -> bool {
+        let (name, rest) = bytes.split_at(self.name.len().min(bytes.len()));
+        name.eq_ignore_ascii_case(self.name) && rest == &self.echo[self.name.len()..]
     }
 
     /// Whether it asks for addresses.

@@ -1,4 +1,4 @@
-//! The fast path: plain questions that the records can answer, from a datagram to the bytes of its reply, without an allocation.
+//! The fast path: plain questions that the records can answer, or a cache, from a datagram to the bytes of its reply, without an allocation.
 //!
 //! It says exactly what the other path says (`respond.rs`, `answer.rs`, `reply.rs`), byte by byte, but for the order of addresses, and leaves to
 //! that path whatever is not plain: other classes and opcodes, EDNS with options, aliases, the zone's own records, and names outside the zone.
@@ -6,8 +6,12 @@
 
 mod ask;
 mod compose;
+mod kept;
+
+pub use kept::{Kept, Wanted};
 
 use super::answer::{SOA_TTL_MAX, rtype};
+use super::cache::Key;
 use super::lookup::{self, Node, Target};
 use super::name::MAX_NAME;
 use super::records::{Unheard, View};
@@ -28,6 +32,7 @@ pub struct Composer {
     lower: Vec<u8>,
     addresses: Vec<IpAddr>,
     names: Names,
+    kept: Vec<u8>,
     random: u64,
 }
 
@@ -49,36 +54,73 @@ impl Composer {
     pub fn new(seed: u64) -> Composer {
         Composer {
             reply: Reply::default(),
-            lower: Vec::with_capacity(MAX_NAME),
+            lower: Vec::with_capacity(MAX_NAME + Key::TAIL),
             addresses: Vec::new(),
             names: Names::default(),
+            kept: Vec::new(),
             random: seed | 1,
         }
     }
 
-    /// The reply to a datagram; `None` where the other path must look at it.
+    /// The reply to a datagram, from the records; `None` where the other path must look at it.
     pub fn answer(&mut self, view: &View<'_>, datagram: &[u8]) -> Option<Composed<'_>> {
-        self.answer_asked(view, &Asked::read(datagram)?)
+        self.answer_asked(Some(view), &Asked::read(datagram)?, |_| None)
     }
 
     /// The same for a message that came over TCP.
     pub fn answer_message(&mut self, view: &View<'_>, message: &[u8]) -> Option<Composed<'_>> {
-        self.answer_asked(view, &Asked::read_message(message)?)
+        self.answer_asked(Some(view), &Asked::read_message(message)?, |_| None)
     }
 
-    fn answer_asked(&mut self, view: &View<'_>, asked: &Asked<'_>) -> Option<Composed<'_>> {
+    /// The reply to a datagram, or to a message that came over TCP, from the records, or else made of what `find` has for it in a cache.
+    pub fn answer_with(
+        &mut self,
+        view: Option<&View<'_>>,
+        message: &[u8],
+        over_tcp: bool,
+        find: impl FnOnce(Wanted<'_>) -> Option<Kept>,
+    ) -> Option<Composed<'_>> {
+        let asked = if over_tcp { Asked::read_message(message) } else { Asked::read(message) };
+        self.answer_asked(view, &asked?, find)
+    }
+
+    fn answer_asked(
+        &mut self,
+        view: Option<&View<'_>>,
+        asked: &Asked<'_>,
+        find: impl FnOnce(Wanted<'_>) -> Option<Kept>,
+    ) -> Option<Composed<'_>> {
         self.lower.clear();
         self.lower.extend(asked.name.iter().map(u8::to_ascii_lowercase));
-        let lower = std::mem::take(&mut self.lower);
-        let code = self.compose(view, asked, &lower);
+        let mut lower = std::mem::take(&mut self.lower);
+        let of_records =
+            view.and_then(|view| self.compose(view, asked, &lower)).filter(|_| !(asked.over_tcp && self.reply.is_cut()));
+        let code = of_records.or_else(|| self.compose_kept(asked, &mut lower, find));
         self.lower = lower;
-        let code = code?;
-        if asked.over_tcp && self.reply.is_cut() {
+        let (code, rtype, dnssec_ok) = (code?, asked.rtype, asked.wants_dnssec());
+        let bytes = match of_records {
+            Some(_) => {
+                self.reply.code(code);
+                self.reply.finish(asked)
+            }
+            None => &self.kept,
+        };
+        Some(Composed { bytes, rtype, code, dnssec_ok })
+    }
+
+    /// Writes the whole reply that is made of what a cache has, and says the code.
+    fn compose_kept(
+        &mut self,
+        asked: &Asked<'_>,
+        name: &mut Vec<u8>,
+        find: impl FnOnce(Wanted<'_>) -> Option<Kept>,
+    ) -> Option<u8> {
+        if !asked.is_recursive() {
             return None;
         }
-        self.reply.code(code);
-        let dnssec_ok = asked.edns.is_some_and(|edns| edns.dnssec_ok);
-        Some(Composed { bytes: self.reply.finish(asked), rtype: asked.rtype, code, dnssec_ok })
+        name.extend(Key::tail(asked.rtype, asked.wants_dnssec(), asked.is_unchecked()));
+        let kept = find(Wanted { name: &name[..asked.name.len()], rtype: asked.rtype, key: name })?;
+        kept::compose(&mut self.kept, asked, &kept, |limit| below(&mut self.random, limit))
     }
 
     /// An empty reply that sends a client to TCP; `None` where the question is not plain.
@@ -162,7 +204,7 @@ impl Composer {
         }
         let owner = without_root(asked.name);
         for place in 0..self.addresses.len() {
-            let other = place + self.below(self.addresses.len() - place);
+            let other = place + below(&mut self.random, self.addresses.len() - place);
             self.addresses.swap(place, other);
             let fits = match self.addresses[place] {
                 IpAddr::V4(v4) => self.reply.record(Section::Answer, owner, rtype::A, view.ttl(), Data::Bytes(&v4.octets())),
@@ -262,15 +304,15 @@ impl Composer {
         }
         Some(Ok(!self.names.entries.is_empty()))
     }
+}
 
-    /// A number below this one.
-    fn below(&mut self, limit: usize) -> usize {
-        // Xorshift (Marsaglia), as in the other path.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 32) as usize % limit
-    }
+/// A number below this one.
+fn below(random: &mut u64, limit: usize) -> usize {
+    // Xorshift (Marsaglia), as in the other path.
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    (*random >> 32) as usize % limit
 }
 
 /// Names of hosts, with address and port.

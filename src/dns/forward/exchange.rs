@@ -1,5 +1,6 @@
 //! One question and one answer over a socket.
 
+use super::sockets::Sockets;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use std::io;
@@ -58,25 +59,41 @@ impl Sent<'_> {
     }
 }
 
-/// By UDP from a socket of its own: its port is unpredictable, and nobody else's datagrams arrive.
+/// By UDP from a socket that has its port for this question only: it is unpredictable, and nobody else's datagrams arrive. What does not fit the
+/// question may be forged, or late: the true answer may still come.
 pub(super) async fn over_udp(server: SocketAddr, sent: &Sent<'_>) -> io::Result<Message> {
+    let mut buffer = Vec::with_capacity(LONGEST_ANSWER);
+    let Some(sockets) = Sockets::of_this_thread() else {
+        let socket = open(server, &sent.bytes)?;
+        loop {
+            buffer.clear();
+            socket.recv_buf(&mut buffer).await?;
+            if let Some(answer) = sent.answer(&buffer) {
+                return Ok(answer);
+            }
+        }
+    };
+    let mut socket = sockets.lend(server)?;
+    socket.send(&sent.bytes)?;
+    loop {
+        buffer.clear();
+        socket.receive(&mut buffer).await?;
+        if let Some(answer) = sent.answer(&buffer) {
+            return Ok(answer);
+        }
+    }
+}
+
+/// Asks from a new socket, for tasks of the runtime.
+fn open(server: SocketAddr, question: &[u8]) -> io::Result<UdpSocket> {
     let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     // The kernel draws the port.
     connect(&socket, &server)?;
     let socket = std::net::UdpSocket::from(socket);
     // Before the runtime has it, which would wait to hear that something can be sent, and wake this task for that.
-    socket.send(&sent.bytes)?;
-    let socket = UdpSocket::from_std(socket)?;
-    let mut buffer = Vec::with_capacity(LONGEST_ANSWER);
-    loop {
-        buffer.clear();
-        socket.recv_buf(&mut buffer).await?;
-        // What does not fit the question may be forged, or late: the true answer may still come.
-        if let Some(answer) = sent.answer(&buffer) {
-            return Ok(answer);
-        }
-    }
+    socket.send(question)?;
+    UdpSocket::from_std(socket)
 }
 
 /// Over a connection on which nothing else is under way.

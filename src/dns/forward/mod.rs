@@ -13,17 +13,20 @@
 //! | `loops` | servers that lead back to us |
 //! | `tls` | servers over TLS |
 //! | `exchange` | one question and one answer over a socket |
+//! | `sockets` | sockets for questions over UDP, each for one after the other |
 
 mod exchange;
 mod loops;
 mod pool;
 mod roster;
 mod server;
+mod sockets;
 mod tls;
 
 pub(super) use exchange::is_helpful;
 pub(super) use loops::PROBE_TYPE;
 pub use roster::Roster;
+pub(super) use sockets::Sockets;
 pub use tls::TlsError;
 
 use super::metrics::{Metrics, Transport};
