@@ -49,8 +49,17 @@ const CONNECTIONS: &[&str] = &["connection-p50", "connection-rate"];
 const STORM: &[&str] = &["storm-p99", "storm-cpu"];
 const SIZES: &[&str] = &["binary", "image"];
 const CHANGES: &[&str] = &["dns-changes-p99"];
-const QUESTIONS: &[&str] =
-    &["dns-cpu", "dns-missing-cpu", "dns-rate", "dns-tcp-cpu", "dns-cached-cpu", "dns-forwarded-cpu", "dns-p50", "dns-p99"];
+const QUESTIONS: &[&str] = &[
+    "dns-cpu",
+    "dns-missing-cpu",
+    "dns-rate",
+    "dns-tcp-cpu",
+    "dns-tcp-one-cpu",
+    "dns-cached-cpu",
+    "dns-forwarded-cpu",
+    "dns-p50",
+    "dns-p99",
+];
 
 pub use responders::become_one;
 

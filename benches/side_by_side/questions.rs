@@ -3,7 +3,7 @@
 //! Each server answers the same questions in turns; CPU time is the kernel's count for the whole process. Only loopback is used, and each run
 //! has a fixed number of questions.
 
-use super::paced::ask_at_a_pace;
+use super::paced::{RATE, ask_at_a_pace};
 use super::report::{Row, Spread, Unit, percentile};
 use super::responders::ELSEWHERE;
 use super::servers::{COREDNS, FLOOR_NAME, KNOT, OURS, SERVICES, Server, address_of, name_of, question};
@@ -17,6 +17,8 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 const QUESTIONS: usize = 200_000;
+/// Connections with one question each.
+const CONNECTIONS: usize = 5_000;
 /// Of those that a server asks another one.
 const FORWARDED: usize = 20_000;
 /// Names that are in a cache.
@@ -34,6 +36,7 @@ const GROUPS: &[Group] = &[
     (&["dns-cpu", "dns-rate"], hit),
     (&["dns-missing-cpu"], missed),
     (&["dns-tcp-cpu"], over_tcp),
+    (&["dns-tcp-one-cpu"], over_connections),
     (&["dns-cached-cpu"], cached),
     (&["dns-forwarded-cpu"], forwarded),
     (&["dns-p50", "dns-p99"], latencies),
@@ -108,15 +111,24 @@ fn over_udp(name: &'static str, what: &'static str, servers: &[&Server], taken: 
 }
 
 fn over_tcp(servers: &[&Server]) -> Vec<Row> {
-    let (with_tcp, questions) = (of_names(servers, &[OURS, COREDNS, KNOT]), hits());
-    let taken = in_turns(&with_tcp, |server| ask_over_tcp(server, &questions));
+    let questions = hits();
+    let name = "dns-tcp-cpu";
+    beside_both(name, "processor time for the address of a service, TCP", servers, |server| ask_over_tcp(server, &questions))
+}
+
+fn over_connections(servers: &[&Server]) -> Vec<Row> {
+    let questions = hits();
+    let what = "processor time for the address of a service, a TCP connection for each question";
+    beside_both("dns-tcp-one-cpu", what, servers, |server| ask_over_connections(server, &questions))
+}
+
+/// What an answer over TCP costs, beside both peers.
+fn beside_both(name: &'static str, what: &'static str, servers: &[&Server], ask: impl FnMut(&Server) -> Taken) -> Vec<Row> {
+    let with_tcp = of_names(servers, &[OURS, COREDNS, KNOT]);
+    let taken = in_turns(&with_tcp, ask);
     let row = |peer| {
-        let row = Row::new("dns-tcp-cpu", "processor time for the address of a service, TCP", 0, Unit::Seconds);
-        row.beside(peer, beside(&with_tcp, &taken, peer, |taken| taken.cpu)).note(format!(
-            "one connection, {} questions at a time; {}",
-            2 * BURST,
-            asked(&with_tcp, &taken)
-        ))
+        let row = Row::new(name, what, 0, Unit::Seconds).note(asked(&with_tcp, &taken));
+        row.beside(peer, beside(&with_tcp, &taken, peer, |taken| taken.cpu))
     };
     vec![row(COREDNS).goal(None, 2.0), row(KNOT)]
 }
@@ -148,7 +160,7 @@ fn beside_coredns(name: &'static str, what: &'static str, servers: &[&Server], a
 
 fn latencies(servers: &[&Server]) -> Vec<Row> {
     let (servers, questions) = (of_names(servers, &[OURS, COREDNS]), hits());
-    let taken = in_turns(&servers, |server| ask_at_a_pace(&server.client(), &questions));
+    let taken = in_turns(&servers, |server| ask_at_a_pace(&server.client(), &questions, RATE));
     let row = |(name, what, share, goal): (_, _, f64, Option<f64>)| {
         let both = beside(&servers, &taken, COREDNS, |latencies| percentile(latencies, share));
         Row::new(name, what, 0, Unit::Seconds).beside(COREDNS, both).goal(None, goal)
@@ -229,6 +241,20 @@ fn ask_over_tcp(server: &Server, questions: &[Vec<u8>]) -> Taken {
         connection.write_all(&burst.cloned().collect::<Vec<_>>().concat()).expect("the server reads");
         let mut answer = [0; 1500];
         for _ in 0..2 * BURST {
+            read_answer(&mut connection, &mut answer);
+            assert_eq!(answer[7], 1, "a service has an address");
+        }
+        0
+    })
+}
+
+/// Asks each question over a connection of its own, one after the other.
+fn ask_over_connections(server: &Server, questions: &[Vec<u8>]) -> Taken {
+    let framed: Vec<Vec<u8>> = questions.iter().map(|question| framed(question)).collect();
+    measured(server, CONNECTIONS, |burst| {
+        for question in framed.iter().cycle().skip(burst * 2 * BURST % framed.len()).take(2 * BURST) {
+            let (mut connection, mut answer) = (server.connection(), [0; 1500]);
+            connection.write_all(question).expect("the server reads");
             read_answer(&mut connection, &mut answer);
             assert_eq!(answer[7], 1, "a service has an address");
         }

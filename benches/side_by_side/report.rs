@@ -191,22 +191,19 @@ fn limit(row: &str) -> Option<&'static str> {
         "storm-p99" => {
             "API server, etcd and the client that writes share the processors with what is measured; `storm-cpu` has our part"
         }
-        "idle" => {
-            "Watch bookmarks, the signs of life of the loops that answer DNS, and the watchdog, which looks four times a second"
-        }
+        "idle" => "Watch bookmarks, timers of the runtime and the watchdog of DNS, which looks four times a second",
         "dns-cpu" => "Two thirds are what the sockets cost whatever is answered (the responder in the note above)",
         "dns-rate" => "The client has as much work with a question as the server, on the same processors",
-        "dns-tcp-cpu" => "Most of it is the kernel's work for segments and its wake-ups, which is the same for every server",
-        "dns-cached-cpu" => {
-            "A task of the runtime for each question, mostly on another processor than the thread that has received it; two messages read and one \
-             written; a system call for each answer"
+        "dns-tcp-cpu" | "dns-tcp-one-cpu" => {
+            "Most of it is the kernel's work for segments and its wake-ups, which is the same for every server"
         }
+        "dns-cached-cpu" => "What the sockets cost whatever is answered (the responder of `dns-cpu`), and a look into the cache",
         "dns-forwarded-cpu" => {
-            "A socket of its own for each question, so that its port cannot be foreseen (a sixth; CoreDNS uses its sockets again for ten seconds); four \
-             datagrams instead of two, with a wake-up each; two messages read and three written; an entry in the cache"
+            "Four datagrams instead of two, two of them one by one; another port for each question, so that it cannot be foreseen (CoreDNS keeps one for \
+             ten seconds); two messages read and three written; an entry in the cache"
         }
         "dns-p99" | "dns-changes-p99" => {
-            "A thread waits for a processor that API server, etcd, peers and the client, which never sleeps, have as well"
+            "A thread waits for a processor that API server, etcd, peers and the client have as well"
         }
         "connection-p50" | "connection-rate" => {
             "The kernel's own work for a connection; both programs have one look-up in a map on its way"
