@@ -191,7 +191,9 @@ fn limit(row: &str) -> Option<&'static str> {
         "storm-p99" => {
             "API server, etcd and the client that writes share the processors with what is measured; `storm-cpu` has our part"
         }
-        "idle" => "Watch bookmarks, timers of the runtime and the watchdog of DNS, which looks four times a second",
+        "idle" => {
+            "Watch bookmarks, the signs of life of the loops that answer DNS, and the watchdog, which looks four times a second"
+        }
         "dns-cpu" => "Two thirds are what the sockets cost whatever is answered (the responder in the note above)",
         "dns-rate" => "The client has as much work with a question as the server, on the same processors",
         "dns-tcp-cpu" | "dns-tcp-one-cpu" => {

@@ -17,7 +17,9 @@ use waypost::lab::Serve;
 /// After a start caches are written and memory is given back; not the steady state yet.
 const SETTLE: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(20);
-const CONNECTIONS: usize = 3000;
+const CONNECTIONS: usize = 1000;
+/// The scheduler puts client and server on one processor or on two, for a while each: many short turns see both.
+const TURNS: usize = 3 * ROUNDS;
 const PORT: u16 = 8081;
 
 /// The processor time of both while nothing happens, side by side.
@@ -55,7 +57,7 @@ pub fn connections(size: u32, pair: &mut Pair<'_>) -> Vec<Row> {
         let name = format!("target-{}", stage.name);
         stage.add_pod("target", &name).serve(Serve::Tcp, PORT).unwrap();
     }
-    let [ours, theirs] = pair.in_turns(ROUNDS, |stage, _| {
+    let [ours, theirs] = pair.in_turns(TURNS, |stage, _| {
         let address = stage.cluster_ip("target");
         stage.client.namespace().run(|| connect_often(SocketAddr::new(address, 80))).expect("the pod's namespace is there")
     });
