@@ -83,7 +83,7 @@ fn a_changed_slice(criterion: &mut Criterion) {
     committer.commit(plan(&mut store));
     let before = slices(&mut names, 7, ENDPOINTS).next().expect("a service has a slice");
     let mut after = before.clone();
-    after.endpoints[0] = Endpoint::at(address(0x0bc0_0000));
+    std::sync::Arc::make_mut(&mut after.endpoints)[0] = Endpoint::at(address(0x0bc0_0000));
     let mut turn = false;
     let mut next = || -> Slice {
         turn = !turn;

@@ -86,7 +86,7 @@ fn simulate(kernel: impl Kernel, services: u32, endpoints: u32) -> Result<(), Bo
             // Spread over all services by a step that shares no factor with their number.
             let number = (u64::from(change) * 7919 % u64::from(services)) as u32;
             let mut slice = slices(&mut names, number, endpoints).next().ok_or("a service has endpoints")?;
-            let mut all = slice.endpoints.into_vec();
+            let mut all = slice.endpoints.to_vec();
             let newcomer = Endpoint::at(address(0x0bc0_0000 + change));
             if more {
                 all.push(newcomer)

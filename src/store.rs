@@ -17,7 +17,8 @@ use std::time::SystemTime;
 /// Services, slices, namespaces and the node.
 #[derive(Debug, Default)]
 pub struct Store {
-    services: HashMap<ObjectKey, Listed<Service>>,
+    /// Boxed, because a map makes room for nearly twice as many as it holds.
+    services: HashMap<ObjectKey, Listed<Box<Service>>>,
     /// Slices by service, in the order of their own keys, so that a service's slices are found without a scan. Most services have one, for
     /// which a tree would make room for eleven.
     slices: HashMap<ObjectKey, Vec<Listed<Slice>>>,
@@ -129,7 +130,7 @@ impl Store {
             Update::ListBegin(kind) => self.list_begin(kind),
             Update::ListTells(kind, details) => self.listing[kind as usize].tells = details,
             Update::ListEnd(kind) => self.list_end(kind),
-            Update::Service(service) => self.put_service(*service),
+            Update::Service(service) => self.put_service(service),
             Update::ServiceGone(key) => self.drop_service(&key),
             Update::Slice(slice) => self.put_slice(*slice),
             Update::SliceGone(key) => self.drop_slice(&key),
@@ -161,7 +162,7 @@ impl Store {
 
     /// The Service with this key.
     pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
-        self.services.get(key).map(|listed| &listed.value)
+        self.services.get(key).map(|listed| &*listed.value)
     }
 
     /// The slices of a Service, ordered by their keys; they may exist before the Service or without it.
@@ -325,10 +326,10 @@ impl Store {
         self.listing[kind as usize].number
     }
 
-    fn put_service(&mut self, service: Service) {
+    fn put_service(&mut self, service: Box<Service>) {
         let listing = self.number(Kind::Service);
         let key = service.key.clone();
-        let changed = self.service(&key) != Some(&service);
+        let changed = self.service(&key) != Some(&*service);
         self.services.insert(key.clone(), Listed { value: service, listing });
         if changed {
             self.dirty.services.insert(key);
@@ -354,8 +355,13 @@ impl Store {
         let changed = place.is_err() || place.is_ok_and(|place| of_service[place].value != slice);
         if changed {
             self.dirty.services.insert(slice.service.clone());
-            let triggers = triggered.map(|time| Trigger { family: slice.family, time, headless: slice.headless });
-            self.dirty.triggers.entry(slice.service.clone()).or_default().extend(triggers);
+            if let Some(time) = triggered {
+                let trigger = Trigger { family: slice.family, time, headless: slice.headless };
+                let triggers = self.dirty.triggers.entry(slice.service.clone()).or_default();
+                // A vector grows by four at first, and a listing has a trigger for each service.
+                triggers.reserve_exact(1);
+                triggers.push(trigger);
+            }
         }
         let listed = Listed { value: slice, listing };
         match place {

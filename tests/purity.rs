@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "src/snapshot/zones.rs",
     "src/dns/name.rs",
     "src/dns/records.rs",
+    "src/dns/reverse.rs",
     "src/dns/service_record.rs",
     "src/dns/lookup.rs",
     "src/dns/answer.rs",

@@ -34,7 +34,14 @@ impl HealthChecks {
             let endpoints = families.map(|family| (family, ready(family))).collect();
             Check { port: service.health_check_node_port, endpoints }
         });
-        self.planned.insert(key.clone(), check);
+        // Nearly all Services have none, and never had one.
+        if check.is_some() || self.knows(key) {
+            self.planned.insert(key.clone(), check);
+        }
+    }
+
+    fn knows(&self, key: &ObjectKey) -> bool {
+        self.planned.contains_key(key) || self.committing.contains_key(key) || self.listeners.check(key).is_some()
     }
 
     /// The addresses on which load balancers ask.

@@ -386,7 +386,7 @@ fn start_data_path<K: Kernel + Send + 'static>(
     let mut kernel = Netlink::open()?;
     // A missing capability shows at the first look at the tables: better now than after the first listing. What one family lacks must not keep
     // the other from working.
-    let looks: Vec<Result<(), NftError>> = layouts.iter().map(|layout| kernel.read(layout).map(drop)).collect();
+    let looks: Vec<Result<(), NftError>> = layouts.iter().map(|layout| kernel.look(layout.family)).collect();
     if looks.iter().all(Result::is_err) {
         looks.into_iter().collect::<Result<(), _>>()?;
     }

@@ -109,8 +109,10 @@ impl Dns {
         self.records.set_pods_listed(pods);
         self.records.set_imports_listed(imports);
         for (key, triggers) in dirty.triggers {
-            let new = triggers.into_iter().map(|trigger| trigger.time).filter(|time| *time > self.started);
-            self.triggers.entry(key).or_default().extend(new);
+            let mut new = triggers.into_iter().map(|trigger| trigger.time).filter(|time| *time > self.started).peekable();
+            if new.peek().is_some() {
+                self.triggers.entry(key).or_default().extend(new);
+            }
         }
         for key in dirty.services {
             if store.service(&key).is_none() {

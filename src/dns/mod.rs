@@ -49,6 +49,7 @@ mod encode;
 mod lookup;
 mod rate;
 mod receive;
+mod reverse;
 mod service_record;
 mod tally;
 mod tasks;

@@ -5,6 +5,7 @@
 //! others.
 
 use super::name::DomainName;
+use super::reverse::{PinnedReverse, Reverse};
 use super::service_record::{RecordKind, ServiceLabels, ServiceRecord, Shown, service_labels};
 use super::shape::Shape;
 use crate::model::{Import, ImportedSlice, Marks, Name, ObjectKey, Service, Slice};
@@ -25,7 +26,7 @@ pub struct Records {
     /// Services of other clusters: names of zones of their own.
     imports: papaya::HashMap<ServiceLabels, ServiceRecord>,
     imports_listed: AtomicBool,
-    reverse: papaya::HashMap<IpAddr, Claims>,
+    reverse: Reverse,
     /// With their labels, where they are known.
     namespaces: papaya::HashMap<Box<[u8]>, Option<Arc<Marks>>>,
     /// Who is at an address: nearly always one pod.
@@ -59,7 +60,7 @@ pub struct View<'a> {
     zone: &'a DomainName,
     is_multicluster: bool,
     services: Pinned<'a, ServiceLabels, ServiceRecord>,
-    reverse: Pinned<'a, IpAddr, Claims>,
+    reverse: PinnedReverse<'a>,
     namespaces: Pinned<'a, Box<[u8]>, Option<Arc<Marks>>>,
 }
 
@@ -77,7 +78,7 @@ impl Records {
             services: papaya::HashMap::new(),
             imports: papaya::HashMap::new(),
             imports_listed: AtomicBool::new(false),
-            reverse: papaya::HashMap::new(),
+            reverse: Reverse::default(),
             namespaces: papaya::HashMap::new(),
             pods: papaya::HashMap::new(),
             pods_listed: AtomicBool::new(false),
@@ -122,7 +123,7 @@ impl Records {
             Some(record) => drop(services.insert(labels.clone(), record)),
             None => drop(services.remove(labels.as_ref())),
         }
-        self.move_claims(&labels, &before, &after);
+        self.reverse.move_service(&labels, &before, &after);
         self.touch();
     }
 
@@ -210,22 +211,6 @@ impl Records {
 
     pub(super) fn name_server(&self) -> Vec<IpAddr> {
         self.name_server.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn move_claims(&self, labels: &ServiceLabels, before: &BTreeSet<IpAddr>, after: &BTreeSet<IpAddr>) {
-        let reverse = self.reverse.pin();
-        // There is one writer, so nothing changes between a look and what follows from it.
-        for address in before.difference(after) {
-            match reverse.get(address).map(|claims| claims.without(labels)) {
-                Some(Claims::None) => drop(reverse.remove(address)),
-                Some(others) => drop(reverse.insert(*address, others)),
-                None => {}
-            }
-        }
-        for address in after.difference(before) {
-            let claims = reverse.get(address).unwrap_or(&Claims::None).with(labels);
-            reverse.insert(*address, claims);
-        }
     }
 
     fn touch(&self) {
@@ -329,8 +314,8 @@ impl View<'_> {
     /// The Services with names at an address, in the order of their names, and whether it is the Service's own: such a one stands alone. Endpoints are chosen
     /// by the labels of their slices, whatever those of their Service (CoreDNS's `reverse.go`).
     pub(super) fn named_at(&self, address: IpAddr) -> Result<impl Iterator<Item = (Shown<'_>, bool)>, Unheard> {
-        let claims = self.reverse.get(&address).map(Claims::as_slice).unwrap_or_default();
-        let found = move || claims.iter().filter_map(|labels| self.services.get(labels.as_ref()));
+        let claims = self.reverse.at(address);
+        let found = move || claims.clone().filter_map(|labels| self.services.get(labels.as_ref()));
         let (mut owner, mut unheard) = (None, false);
         for record in found() {
             let is_own = record.kind == RecordKind::ClusterIp && record.cluster_ips.contains(&address);
@@ -362,50 +347,10 @@ impl View<'_> {
     /// The Services to which an address belongs, in the order of their names; the one whose ClusterIP it is stands alone. Those of which it is not known
     /// whether they are shown are left out.
     pub(super) fn services_at(&self, address: IpAddr) -> impl Iterator<Item = Shown<'_>> {
-        let claims = self.reverse.get(&address).map(Claims::as_slice).unwrap_or_default();
-        let found = move || claims.iter().filter_map(|labels| self.service(labels).ok()?);
+        let claims = self.reverse.at(address);
+        let found = move || claims.clone().filter_map(|labels| self.service(labels).ok()?);
         let owner = found().find(move |shown| shown.kind == RecordKind::ClusterIp && shown.cluster_ips.contains(&address));
         found().filter(move |shown| owner.is_none_or(|owner| std::ptr::eq(owner.record(), shown.record())))
-    }
-}
-
-/// The Services that claim an address: nearly always one, so that the common case needs no list.
-#[derive(Debug)]
-enum Claims {
-    None,
-    One(ServiceLabels),
-    Many(Vec<ServiceLabels>),
-}
-
-impl Claims {
-    fn as_slice(&self) -> &[ServiceLabels] {
-        match self {
-            Claims::None => &[],
-            Claims::One(labels) => std::slice::from_ref(labels),
-            Claims::Many(list) => list,
-        }
-    }
-
-    fn with(&self, labels: &ServiceLabels) -> Claims {
-        let mut list = self.as_slice().to_vec();
-        if let Err(place) = list.binary_search(labels) {
-            list.insert(place, labels.clone());
-        }
-        Claims::from(list)
-    }
-
-    fn without(&self, labels: &ServiceLabels) -> Claims {
-        Claims::from(self.as_slice().iter().filter(|claim| *claim != labels).cloned().collect::<Vec<_>>())
-    }
-}
-
-impl From<Vec<ServiceLabels>> for Claims {
-    fn from(mut list: Vec<ServiceLabels>) -> Claims {
-        match list.len() {
-            0 => Claims::None,
-            1 => list.pop().map_or(Claims::None, Claims::One),
-            _ => Claims::Many(list),
-        }
     }
 }
 
@@ -435,7 +380,7 @@ mod tests {
     }
 
     fn claimed(records: &Records) -> usize {
-        records.reverse.len()
+        records.reverse.claims()
     }
 
     #[test]

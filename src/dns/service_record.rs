@@ -2,7 +2,7 @@
 
 use super::name::{DomainName, Labels, MAX_LABEL, push_label};
 use super::shape::Shape;
-use crate::model::{self, Import, ImportedSlice, Name, ObjectKey, Protocol, Service, ServiceKind, Slice};
+use crate::model::{self, Endpoint, Import, ImportedSlice, Name, ObjectKey, Protocol, Service, ServiceKind, Slice, SliceDetails};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
@@ -43,30 +43,16 @@ pub struct Port {
     pub number: u16,
 }
 
-/// Endpoints that share their ports.
-#[derive(Debug, PartialEq, Eq)]
+/// Endpoints that share their ports. Two are equal when the same is answered from both.
+#[derive(Debug)]
 pub struct Group {
     /// The other cluster that they are in, lower case, of an imported service.
     pub cluster: Option<Name>,
     pub ports: Box<[Port]>,
-    pub endpoints: Box<[EndpointRecord]>,
-    pub details: Option<Box<GroupDetails>>,
-}
-
-/// What some shapes want to know of endpoints.
-#[derive(Debug, PartialEq, Eq)]
-pub struct GroupDetails {
-    /// The labels of the slice.
-    marks: Option<Arc<model::Marks>>,
-    /// The pod and the zone of each endpoint.
-    pods: Option<Box<[Option<Name>]>>,
-    zones: Option<Box<[Option<Name>]>>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct EndpointRecord {
-    pub address: IpAddr,
-    pub hostname: Option<Name>,
+    /// Those of the slice, which shares them: there may be hundreds of thousands. The ready ones have names.
+    endpoints: Arc<[Endpoint]>,
+    /// What some shapes want to know of them.
+    details: Option<Arc<SliceDetails>>,
 }
 
 impl ServiceRecord {
@@ -85,7 +71,7 @@ impl ServiceRecord {
             labels: service_labels(key)?,
             cluster_ips: service.map(|service| service.cluster_ips.as_slice().into()).unwrap_or_default(),
             ports: service.map(service_ports).unwrap_or_default(),
-            groups: slices.iter().map(|slice| group(slice)).filter(|group| !group.endpoints.is_empty()).collect(),
+            groups: slices.iter().map(|slice| group(slice)).filter(Group::has_names).collect(),
             kind,
             marks: service.and_then(|service| service.labels.clone()),
         })
@@ -102,7 +88,7 @@ impl ServiceRecord {
             kind: if import.headless { RecordKind::Headless } else { RecordKind::ClusterIp },
             cluster_ips: import.addresses.clone(),
             ports: import.ports.iter().map(port).collect(),
-            groups: slices.iter().map(imported).filter(|group| !group.endpoints.is_empty()).collect(),
+            groups: slices.iter().map(imported).filter(Group::has_names).collect(),
             marks: None,
         })
     }
@@ -117,20 +103,69 @@ impl ServiceRecord {
         self.cluster_ips
             .iter()
             .copied()
-            .chain(self.groups.iter().flat_map(|group| &group.endpoints).map(|endpoint| endpoint.address))
+            .chain(self.groups.iter().flat_map(Group::ready).map(|(_, endpoint)| endpoint.address))
             .collect()
     }
 }
 
 impl Group {
+    /// The endpoints that have names, and their places in the slice.
+    fn ready(&self) -> impl Iterator<Item = (usize, &Endpoint)> {
+        self.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ready)
+    }
+
+    /// By what they are named, and where they are.
+    fn named(&self) -> impl Iterator<Item = (IpAddr, [Option<&Name>; 3])> {
+        self.ready()
+            .map(|(place, one)| (one.address, [one.hostname.as_ref(), self.detail(pods, place), self.detail(zones, place)]))
+    }
+
+    fn has_names(&self) -> bool {
+        self.ready().next().is_some()
+    }
+
+    /// What is known of the pod, or of the zone, of the endpoint at this place.
+    fn detail(&self, of: fn(&SliceDetails) -> Option<&[Option<Name>]>, place: usize) -> Option<&Name> {
+        of(self.details.as_deref()?)?.get(place)?.as_ref()
+    }
+
+    fn marks(&self) -> Option<&Arc<model::Marks>> {
+        self.details.as_ref()?.labels.as_ref()
+    }
+
+    /// Whether the zones of its endpoints are known.
+    fn knows_zones(&self) -> bool {
+        self.details.as_ref().is_some_and(|details| details.zones.is_some())
+    }
+
     /// Whether a shape shows them, by the labels of the slice; `None` when what decides it is not known.
     fn is_shown(&self, shape: &Shape) -> Option<bool> {
         match &shape.labels {
             None => Some(true),
-            Some(selector) => selector.judges(self.details.as_ref()?.marks.as_ref()?),
+            Some(selector) => selector.judges(self.marks()?),
         }
     }
 }
+
+fn pods(details: &SliceDetails) -> Option<&[Option<Name>]> {
+    details.pods.as_deref()
+}
+
+fn zones(details: &SliceDetails) -> Option<&[Option<Name>]> {
+    details.zones.as_deref()
+}
+
+impl PartialEq for Group {
+    fn eq(&self, other: &Group) -> bool {
+        self.cluster == other.cluster
+            && self.ports == other.ports
+            && self.marks() == other.marks()
+            && self.knows_zones() == other.knows_zones()
+            && self.named().eq(other.named())
+    }
+}
+
+impl Eq for Group {}
 
 /// A Service as a shape shows it.
 #[derive(Clone, Copy, Debug)]
@@ -182,13 +217,13 @@ impl<'a> Shown<'a> {
 
     /// The same of those slices that have this address.
     pub fn knows_endpoints_at(self, address: IpAddr) -> bool {
-        let is_there = |group: &&Group| group.endpoints.iter().any(|endpoint| endpoint.address == address);
+        let is_there = |group: &&Group| group.ready().any(|(_, endpoint)| endpoint.address == address);
         self.record.groups.iter().filter(is_there).all(|group| group.is_shown(self.shape).is_some())
     }
 
     /// Whether it is known of all endpoints in which zone of nodes they are.
     pub fn knows_zones(self) -> bool {
-        self.record.groups.iter().all(|group| group.details.as_ref().is_some_and(|details| details.zones.is_some()))
+        self.record.groups.iter().all(Group::knows_zones)
     }
 
     /// Its endpoints, by the ports that they share.
@@ -229,16 +264,14 @@ impl<'a> ShownGroup<'a> {
 
     /// The endpoints.
     pub fn endpoints(self) -> impl Iterator<Item = ShownEndpoint<'a>> {
-        let details = self.group.details.as_deref();
-        let pods = details.and_then(|details| details.pods.as_deref()).filter(|_| self.shape.pod_names);
-        let zones = details.and_then(|details| details.zones.as_deref()).filter(|_| self.shape.zonal);
-        self.group.endpoints.iter().enumerate().map(move |(place, endpoint)| {
+        let ShownGroup { group, shape } = self;
+        group.ready().map(move |(place, endpoint)| {
             let is_name = |name: &&Name| name.split('.').all(|part| (1..=MAX_LABEL).contains(&part.len()));
-            let pod = || pods?.get(place)?.as_ref().filter(is_name);
+            let pod = || group.detail(pods, place).filter(|_| shape.pod_names).filter(is_name);
             ShownEndpoint {
                 address: endpoint.address,
                 name: endpoint.hostname.as_ref().filter(is_name).or_else(pod),
-                zone: zones.and_then(|zones| zones.get(place)?.as_ref()),
+                zone: group.detail(zones, place).filter(|_| shape.zonal),
             }
         })
     }
@@ -354,17 +387,7 @@ fn service_ports(service: &Service) -> Box<[Port]> {
 fn group(slice: &Slice) -> Group {
     let ports =
         slice.ports.iter().map(|port| Port { name: port.name.clone(), protocol: port.protocol, number: port.port }).collect();
-    let ready = || slice.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ready);
-    let endpoints = ready().map(|(_, one)| EndpointRecord { address: one.address, hostname: one.hostname.clone() }).collect();
-    let of_ready = |names: &[Option<Name>]| ready().map(|(place, _)| names.get(place).cloned().flatten()).collect();
-    let details = slice.details.as_ref().map(|details| {
-        Box::new(GroupDetails {
-            marks: details.labels.clone(),
-            pods: details.pods.as_deref().map(of_ready),
-            zones: details.zones.as_deref().map(of_ready),
-        })
-    });
-    Group { cluster: None, ports, endpoints, details }
+    Group { cluster: None, ports, endpoints: slice.endpoints.clone(), details: slice.details.clone() }
 }
 
 fn is_protocol(label: &[u8], protocol: Protocol) -> bool {

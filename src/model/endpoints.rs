@@ -20,8 +20,8 @@ pub struct Slice {
     pub family: Family,
     /// Its ports; those with a nil or zero number are left out.
     pub ports: Box<[SlicePort]>,
-    /// Its endpoints, one for each address.
-    pub endpoints: Box<[Endpoint]>,
+    /// Its endpoints, one for each address. DNS shares them.
+    pub endpoints: Arc<[Endpoint]>,
     /// Whether it carries the label `service.kubernetes.io/headless`: such slices are for DNS only, as in kube-proxy.
     pub headless: bool,
     /// `waypost.dev/weight`: how much each of its endpoints counts; 1 where there is no such annotation.
@@ -30,7 +30,7 @@ pub struct Slice {
     /// `endpoints.kubernetes.io/last-change-trigger-time`): from then on network programming latency counts.
     pub triggered: Option<SystemTime>,
     /// What [`super::Details`] ask for.
-    pub details: Option<Box<SliceDetails>>,
+    pub details: Option<Arc<SliceDetails>>,
 }
 
 /// What few want to know of an EndpointSlice.

@@ -17,7 +17,7 @@ impl Interner {
             return name.clone();
         }
         if self.names.len() >= self.sweep_at.max(1024) {
-            self.names.retain(|name| Name::strong_count(name) > 1);
+            self.names.retain(|name| Name::strong_count(name).is_some_and(|count| count > 1));
             self.sweep_at = self.names.len() * 2;
         }
         let name: Name = text.into();

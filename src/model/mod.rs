@@ -24,8 +24,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A shared, immutable string: namespaces, names and port names repeat thousands of times (see [`Interner`]).
-pub type Name = Arc<str>;
+/// A shared, immutable string: namespaces, names and port names repeat thousands of times (see [`Interner`]). It is one pointer long, half as long as an
+/// `Arc<str>`: most of what is kept of a cluster are keys made of these.
+pub type Name = arcstr::ArcStr;
 
 /// IPv4 or IPv6. Each family has its own table and stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

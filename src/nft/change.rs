@@ -49,6 +49,17 @@ impl Change {
         Change { part: Part::Dest(dest), difference, taken: (0, 0), becomes, elements: Vec::new(), instead: None }
     }
 
+    /// A change of an element of the node as a whole, which comes or goes.
+    pub fn of_element(element: Element, present: bool) -> Change {
+        Change::of_elements(Part::of_element(&element), vec![(element, present)])
+    }
+
+    fn of_elements(part: Part, elements: Vec<(Element, bool)>) -> Change {
+        let of = |wanted| elements.iter().filter(|(_, present)| *present == wanted).map(|(element, _)| *element).collect();
+        let difference = Difference { remove: of(false), add: of(true) };
+        Change { part, difference, taken: (0, 0), becomes: None, elements, instead: None }
+    }
+
     /// What the kernel holds of a destination before the change.
     pub fn found(&self, dest: Dest) -> Vec<Element> {
         let after = self.instead.clone().or_else(|| Some(self.becomes.as_ref()?.elements(dest))).unwrap_or_default();
@@ -58,16 +69,39 @@ impl Change {
     }
 }
 
+/// A change that waits for its batch. A first start has one for each destination, so it is worked out when its turn comes.
+pub enum Pending {
+    /// Of a destination, from what was committed to what is wanted.
+    Dest(Dest),
+    /// An element of the node as a whole comes, or goes.
+    Element(Element, bool),
+    /// One that is worked out.
+    Change(Box<Change>),
+}
+
+impl Pending {
+    /// The change of an element of the node as a whole as one that stands in the place of what the kernel refuses.
+    pub fn instead(self) -> Pending {
+        let change = match self {
+            Pending::Dest(_) => return self,
+            Pending::Element(element, present) => Change::of_element(element, present),
+            Pending::Change(change) => *change,
+        };
+        Pending::Change(Box::new(Change { instead: Some(Vec::new()), ..change }))
+    }
+}
+
 /// The changes that bring elements of the node as a whole, or take them away: each element is otherwise now.
-pub fn node_wide(elements: impl Iterator<Item = (Element, bool)>) -> Vec<Change> {
-    let mut parts: BTreeMap<Part, Vec<(Element, bool)>> = BTreeMap::new();
-    elements.for_each(|(element, present)| parts.entry(Part::of_element(&element)).or_default().push((element, present)));
-    let change = |(part, elements): (Part, Vec<(Element, bool)>)| {
-        let of = |wanted| elements.iter().filter(|(_, present)| *present == wanted).map(|(element, _)| *element).collect();
-        let difference = Difference { remove: of(false), add: of(true) };
-        Change { part, difference, taken: (0, 0), becomes: None, elements, instead: None }
-    };
-    parts.into_iter().map(change).collect()
+pub fn node_wide(elements: impl Iterator<Item = (Element, bool)>) -> Vec<Pending> {
+    let (mut changes, mut networks) = (Vec::new(), BTreeMap::<Part, Vec<(Element, bool)>>::new());
+    for (element, present) in elements {
+        match Part::of_element(&element) {
+            part @ Part::Networks(_) => networks.entry(part).or_default().push((element, present)),
+            _ => changes.push(Pending::Element(element, present)),
+        }
+    }
+    changes.extend(networks.into_iter().map(|(part, elements)| Pending::Change(Box::new(Change::of_elements(part, elements)))));
+    changes
 }
 
 /// Gives the elements of a batch that was not committed back to the changes, in whose order they are.
@@ -94,16 +128,6 @@ pub fn split_surplus_slots(elements: &Difference) -> Option<(Difference, Vec<Ele
     let is_surplus = |element: &Element| slot(element).is_some_and(|at| stays.contains(&at.0) && !filled.contains(&at));
     let (surplus, remove): (Vec<_>, Vec<_>) = elements.remove.iter().partition(|element| is_surplus(element));
     (!surplus.is_empty()).then(|| (Difference { remove, add: elements.add.clone() }, surplus))
-}
-
-/// How many changes fit into one batch: at least one.
-pub fn batch_end(changes: &[Change], limit: usize) -> usize {
-    let mut elements = 0;
-    let fitting = changes.iter().take_while(|change| {
-        elements += change.difference.len();
-        elements <= limit
-    });
-    fitting.count().max(1).min(changes.len())
 }
 
 /// The slots as the kernel holds them, as far as they are filled without a gap.

@@ -51,7 +51,13 @@ pub fn tables_and_chains() -> Result<(Vec<ForeignTable>, Vec<ForeignChain>), Nft
             let name = message.attributes().string(1)?.to_string();
             Some(ForeignTable { family, name })
         };
-        tables.extend(socket.dump(GET_TABLE, protocol, |_| {}, |all: &mut Vec<_>, m| all.extend(named(m)), Vec::new)?);
+        tables.extend(socket.dump(
+            GET_TABLE,
+            protocol,
+            |_| {},
+            |all: &mut Vec<_>, m| all.extend(named(m)),
+            (Vec::new(), Vec::clear),
+        )?);
         let chain = |message: &Message<'_>| {
             let attributes = message.attributes();
             let name = attributes.string(3)?.to_string();
@@ -60,7 +66,13 @@ pub fn tables_and_chains() -> Result<(Vec<ForeignTable>, Vec<ForeignChain>), Nft
             let base = hook.map(|(number, priority)| ForeignHook { kind, number, priority });
             Some(ForeignChain { table: named(message)?, name, base })
         };
-        chains.extend(socket.dump(GET_CHAIN, protocol, |_| {}, |all: &mut Vec<_>, m| all.extend(chain(m)), Vec::new)?);
+        chains.extend(socket.dump(
+            GET_CHAIN,
+            protocol,
+            |_| {},
+            |all: &mut Vec<_>, m| all.extend(chain(m)),
+            (Vec::new(), Vec::clear),
+        )?);
     }
     Ok((tables, chains))
 }

@@ -61,6 +61,14 @@ impl Netlink {
         Ok(Netlink { socket: NfSocket::open()?, made: BTreeMap::new() })
     }
 
+    /// Whether the kernel lets us look at a family's tables; what ours holds is read later.
+    ///
+    /// # Errors
+    /// When it does not, or knows no such family.
+    pub fn look(&mut self, family: Family) -> Result<(), NftError> {
+        table_comment(&mut self.socket, family).map(drop)
+    }
+
     /// Listens to others' changes of our tables.
     ///
     /// # Errors
@@ -185,7 +193,7 @@ impl Netlink {
                 let elements = message.attributes().nested(3).into_iter().flatten();
                 clients.extend(elements.filter_map(|(_, element)| read_client(family, Attributes(element))));
             },
-            Vec::new,
+            (Vec::new(), Vec::clear),
         )
     }
 

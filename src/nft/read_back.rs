@@ -34,9 +34,8 @@ impl Netlink {
         };
         let mut elements = Vec::new();
         for set in Set::ALL {
-            match self.read_set(set, layout.family)? {
-                Some(read) => elements.extend(read),
-                None => return Ok(Reading::Edited(format!("the set {} holds elements that are not ours", set.name()))),
+            if !self.read_set(set, layout.family, &mut elements)? {
+                return Ok(Reading::Edited(format!("the set {} holds elements that are not ours", set.name())));
             }
         }
         Ok(Reading::Ours(Contents { made, elements }))
@@ -104,7 +103,7 @@ impl Netlink {
                     rules.entry(chain.to_string()).or_default().push(shown::rule(list));
                 }
             },
-            BTreeMap::new,
+            (BTreeMap::new(), BTreeMap::clear),
         )
     }
 
@@ -126,14 +125,16 @@ impl Netlink {
                     named.insert(name.to_string(), read(attributes));
                 }
             },
-            BTreeMap::new,
+            (BTreeMap::new(), BTreeMap::clear),
         )
     }
 
-    /// The elements of a set; `None` when there are some that are not ours.
-    fn read_set(&mut self, set: Set, family: Family) -> Result<Option<Vec<Element>>, NftError> {
+    /// Adds the elements of a set to those of others; false when there are some that are not ours.
+    fn read_set(&mut self, set: Set, family: Family, elements: &mut Vec<Element>) -> Result<bool, NftError> {
         let networks = matches!(set, Set::ServiceCidrs | Set::PodCidrs);
-        let (elements, bounds, foreign) = self.socket.dump(
+        let before = elements.len();
+        let (bounds, foreign);
+        (*elements, bounds, foreign) = self.socket.dump(
             GET_ELEMENT,
             protocol(family),
             |w| {
@@ -150,16 +151,20 @@ impl Netlink {
                     }
                 }
             },
-            || (Vec::new(), Vec::new(), false),
+            ((std::mem::take(elements), Vec::new(), false), |(elements, bounds, foreign)| {
+                elements.truncate(before);
+                bounds.clear();
+                *foreign = false;
+            }),
         )?;
-        if foreign {
-            return Ok(None);
-        }
-        if !networks {
-            return Ok(Some(elements));
-        }
         let make = if set == Set::PodCidrs { Element::PodCidr } else { Element::ServiceCidr };
-        Ok(read_networks(family, bounds).map(|networks| networks.into_iter().map(make).collect()))
+        match read_networks(family, bounds).filter(|_| !foreign) {
+            Some(networks) => {
+                elements.extend(networks.into_iter().map(make));
+                Ok(true)
+            }
+            None => Ok(false),
+        }
     }
 }
 
@@ -176,7 +181,7 @@ pub(super) fn table_comment(socket: &mut NfSocket, family: Family) -> Result<Opt
                 *found = Some((attributes.get(6).and_then(comment).unwrap_or_default(), is_dormant));
             }
         },
-        || None,
+        (None, |found| *found = None),
     )
 }
 

@@ -207,20 +207,24 @@ impl NfSocket {
         Ok(T::default())
     }
 
-    /// Dumps everything of one kind of nf_tables and hands each message to `each`. Begins anew, after `restart`, when a change interrupted it.
+    /// Dumps everything of one kind of nf_tables into `collected`, to which `each` adds each message. When a change interrupts it, it begins anew, after
+    /// `restart` has taken away what was added.
+    ///
+    /// # Errors
+    /// When the socket fails, or the kernel refuses, or it is interrupted again and again.
     pub fn dump<T>(
         &mut self,
         kind: u16,
         protocol: u8,
         fill: impl Fn(&mut Writer),
         mut each: impl FnMut(&mut T, &Message<'_>),
-        restart: impl Fn() -> T,
+        (mut collected, restart): (T, impl Fn(&mut T)),
     ) -> Result<T, NftError> {
         for _ in 0..DUMP_ATTEMPTS {
-            let mut collected = restart();
             if self.dump_once(SUBSYSTEM << 8 | kind, protocol, &fill, |message| each(&mut collected, message))? {
                 return Ok(collected);
             }
+            restart(&mut collected);
         }
         Err(NftError::Unsettled)
     }

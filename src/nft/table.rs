@@ -3,9 +3,7 @@
 //! One bad destination never stops the rest: a batch that the kernel rejects is first compared with the kernel's real table again,
 //! then halved until the culprits are found; those are set aside and reported ([`super::refused`]).
 
-use super::change::{
-    Change, Part, batch_end, bereft_maps, give_back, node_wide, seats, split_surplus_slots, usable_in, usable_of,
-};
+use super::change::{Change, Part, Pending, bereft_maps, give_back, node_wide, seats, split_surplus_slots, usable_in, usable_of};
 use super::committer::{FamilyOutcome, Held, Rejected};
 use super::kernel::{Batch, Kernel, NftError, Reading, Usable};
 use super::layout::Layout;
@@ -15,12 +13,17 @@ use crate::proxy::{AffinityMap, Delta, Dest, Destination, Difference, Element, d
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
+mod adopt;
+
 /// Somebody who works on nf_tables between our look at the table and our batch makes the look worthless. It is repeated this often before a batch
 /// that is refused has its own elements to blame.
 const LOOKS: usize = 3;
 /// So many refused batches are halved in one commit. A hundred culprits among a thousand destinations take about half of them; where there are more, the
 /// rest of what is refused waits for the next round together, so that the search never keeps other changes waiting for long.
 const HALVINGS: usize = 1000;
+/// A batch has about so many elements at most, although the kernel would take more: with its elements and its message it takes memory, more than all that is
+/// known of the cluster. A table that takes the place of another one comes in one batch all the same, as far as the kernel lets it.
+const PIECE: usize = 8192;
 /// So many of what was refused are tried again in one commit: each can be found out by so many halvings.
 const RETRIES: usize = HALVINGS / 2;
 
@@ -43,6 +46,13 @@ pub struct Table {
     destinations: HashMap<Dest, Destination>,
     elements: HashSet<Element>,
     uses: Uses,
+}
+
+/// That a table is to be made anew.
+struct Rebuild {
+    why: String,
+    /// Whether one is there, which is in force until the new one is.
+    replaces: bool,
 }
 
 /// The changes of a batch that the kernel refused, and its reasons.
@@ -158,13 +168,36 @@ impl Table {
         self.commit_changes(kernel, changes, None, blame, outcome).map(drop)
     }
 
-    /// The way from what was committed to what is wanted, for some parts.
-    fn changes(&self, of: impl Fn(&Part) -> bool) -> Vec<Change> {
+    /// What is to be changed to get from what was committed to what is wanted, of some parts.
+    fn changes(&self, of: impl Fn(&Part) -> bool) -> Vec<Pending> {
         let wanted = self.wanted.elements.iter().filter(|(element, _)| of(&Part::of_element(element)));
         let wanted = wanted.map(|(element, present)| (*element, *present));
         let mut changes = node_wide(wanted.filter(|(element, present)| self.elements.contains(element) != *present));
-        let destinations = self.wanted.destinations.iter().filter(|(dest, _)| of(&Part::Dest(**dest)));
-        changes.extend(destinations.map(|(dest, destination)| self.change_of(*dest, destination.as_ref())));
+        let destinations = self.wanted.destinations.keys().filter(|dest| of(&Part::Dest(**dest)));
+        changes.extend(destinations.copied().map(Pending::Dest));
+        changes
+    }
+
+    /// Takes as many changes as fit into a batch of so many elements, at least one, and works them out. What needs no change is done.
+    fn next_changes(&mut self, pending: &mut VecDeque<Pending>, limit: usize) -> Vec<Change> {
+        let (mut changes, mut elements) = (Vec::new(), 0);
+        while let Some(next) = pending.pop_front() {
+            let change = match next {
+                Pending::Dest(dest) => self.change_of(dest, self.wanted.destinations.get(&dest).and_then(Option::as_ref)),
+                Pending::Element(element, present) => Change::of_element(element, present),
+                Pending::Change(change) => *change,
+            };
+            if change.difference.is_empty() {
+                self.done(change);
+                continue;
+            }
+            elements += change.difference.len();
+            if elements > limit && !changes.is_empty() {
+                pending.push_front(Pending::Change(Box::new(change)));
+                break;
+            }
+            changes.push(change);
+        }
         changes
     }
 
@@ -196,12 +229,11 @@ impl Table {
         let is_edited = matches!(reading, Reading::Edited(_));
         let (contents, rebuild) = match reading {
             Reading::Ours(contents) => (contents, None),
-            Reading::Absent => (Default::default(), Some("there was no table".to_string())),
-            Reading::Other(why) | Reading::Edited(why) => (Default::default(), Some(why)),
+            Reading::Absent => (Default::default(), Some(Rebuild { why: "there was no table".into(), replaces: false })),
+            Reading::Other(why) | Reading::Edited(why) => (Default::default(), Some(Rebuild { why, replaces: true })),
         };
-        let wanted = self.everything_wanted();
         self.uses = Uses::found(contents.made, &contents.elements);
-        let (changes, is_as_left) = self.adopt(contents.elements, wanted);
+        let (changes, is_as_left) = self.adopt(contents.elements);
         outcome.disturbed |= is_edited || self.left && !(is_as_left && rebuild.is_none());
         let is_settled = self.commit_changes(kernel, changes, rebuild, blame, outcome)?;
         outcome.batches += self.forget_gone_endpoints(kernel)?;
@@ -216,98 +248,24 @@ impl Table {
         kernel.forget(&self.layout, &by_map.into_values().collect::<Vec<_>>())
     }
 
-    /// What was committed, overlaid with what is wanted since. It stays wanted until a commit succeeds.
-    fn everything_wanted(&mut self) -> Delta {
-        for (dest, destination) in &self.destinations {
-            self.wanted.destinations.entry(*dest).or_insert_with(|| Some(destination.clone()));
-        }
-        for element in &self.elements {
-            self.wanted.elements.entry(*element).or_insert(true);
-        }
-        std::mem::take(&mut self.wanted)
-    }
-
-    /// Takes what the kernel holds for what was committed, and says how to get from there to what is wanted, and whether it was what this agent
-    /// had left there. What the kernel refused stays as it was meanwhile.
-    fn adopt(&mut self, actual: Vec<Element>, wanted: Delta) -> (Vec<Change>, bool) {
-        let mut of_dest: HashMap<Dest, Vec<Element>> = HashMap::new();
-        let left_elements = std::mem::take(&mut self.elements);
-        for element in actual {
-            match element.dest() {
-                Some(dest) => of_dest.entry(dest).or_default().push(element),
-                None => drop(self.elements.insert(element)),
-            }
-        }
-        let mut is_as_left = left_elements == self.elements;
-        let mut changes = self.adopt_elements(&wanted.elements, &left_elements);
-        changes.reserve(wanted.destinations.len() + of_dest.len());
-        for (dest, destination) in &wanted.destinations {
-            let found = of_dest.remove(dest).unwrap_or_default();
-            let (change, as_left) = self.adopt_dest(*dest, destination.as_ref(), found);
-            if !as_left {
-                self.destinations.remove(dest);
-            }
-            is_as_left &= as_left;
-            changes.push(change);
-        }
-        is_as_left &= of_dest.is_empty();
-        for (dest, elements) in of_dest {
-            changes.push(Change::of_dest(dest, difference(elements, Vec::new()), None));
-        }
-        self.wanted = wanted;
-        (changes, is_as_left)
-    }
-
-    fn adopt_elements(&self, wanted: &BTreeMap<Element, bool>, left: &HashSet<Element>) -> Vec<Change> {
-        let is_refused = |element: &Element| self.refused.contains(&Part::of_element(element));
-        let is_news = |(element, present): &(Element, bool)| self.elements.contains(element) != *present;
-        let unwanted = self.elements.iter().filter(|element| !wanted.contains_key(element)).map(|element| (*element, false));
-        let asked = wanted.iter().map(|(element, present)| (*element, *present));
-        let mut changes = node_wide(asked.filter(|(element, _)| !is_refused(element)).filter(is_news).chain(unwanted));
-        let stay = wanted.keys().filter(|element| is_refused(element)).map(|element| (*element, left.contains(element)));
-        changes.extend(node_wide(stay.filter(is_news)).into_iter().map(|change| Change { instead: Some(Vec::new()), ..change }));
-        changes
-    }
-
-    /// The way from what was found of a destination to what is wanted, and whether it was found as this agent had left it.
-    fn adopt_dest(&self, dest: Dest, wanted: Option<&Destination>, found: Vec<Element>) -> (Change, bool) {
-        let before = self.destinations.get(&dest);
-        if let Some(holds) = self.refused.holds(&Part::Dest(dest)) {
-            let difference = difference(found, holds.to_vec());
-            let is_as_left = difference.is_empty();
-            let becomes = before.cloned();
-            return (Change { instead: Some(holds.to_vec()), ..Change::of_dest(dest, difference, becomes) }, is_as_left);
-        }
-        let becomes = wanted.map(|wanted| wanted.clone().seated(Some(&seats(&found))));
-        let expand = |one: Option<&Destination>| one.map(|one| one.elements(dest)).unwrap_or_default();
-        // Where a change is outstanding, what is there is to be compared with what was there before it.
-        let compared = (before != becomes.as_ref()).then(|| found.clone());
-        let change = difference(found, expand(becomes.as_ref()));
-        let is_as_left = match compared {
-            Some(found) => difference(found, expand(before)).is_empty(),
-            None => change.is_empty(),
-        };
-        (Change::of_dest(dest, change, becomes), is_as_left)
-    }
-
-    /// Commits changes in as few batches as the kernel takes, in the given order. With `rebuild` the first batch makes the table anew. False when something was
-    /// refused while somebody else wrote, so that the table is to be looked at again.
+    /// Commits changes, in the given order. With `rebuild` the first batch makes the table anew. False when something was refused while somebody else wrote, so
+    /// that the table is to be looked at again.
     fn commit_changes(
         &mut self,
         kernel: &mut impl Kernel,
-        changes: Vec<Change>,
-        mut rebuild: Option<String>,
+        changes: Vec<Pending>,
+        mut rebuild: Option<Rebuild>,
         blame: Blame,
         outcome: &mut FamilyOutcome,
     ) -> Result<bool, NftError> {
-        let (mut rest, mut is_settled) = (changes, true);
-        for idle in rest.extract_if(.., |change| change.difference.is_empty()) {
-            self.done(idle);
-        }
-        while rebuild.is_some() || !rest.is_empty() || self.uses.has_orphans() {
-            let next = rest.split_off(batch_end(&rest, kernel.batch_limit()));
-            let batch = std::mem::replace(&mut rest, next);
-            let why = rebuild.take();
+        let (mut pending, mut is_settled) = (VecDeque::from(changes), true);
+        let piece = if rebuild.as_ref().is_some_and(|rebuild| rebuild.replaces) { usize::MAX } else { PIECE };
+        loop {
+            let batch = self.next_changes(&mut pending, kernel.batch_limit().min(piece));
+            let why = rebuild.take().map(|rebuild| rebuild.why);
+            if batch.is_empty() && why.is_none() && !self.uses.has_orphans() {
+                break;
+            }
             if let Some((batch, reasons)) = self.commit_batch(kernel, batch, why.is_some(), outcome)? {
                 let Blame::Elements { generation: seen, last } = blame else { return Err(NftError::Rejected(reasons)) };
                 // Without any change nothing but the skeleton, or what nobody needs any more, can be to blame.

@@ -104,7 +104,9 @@ pub enum Traffic {
 /// What a service took part in when it was last planned.
 #[derive(Debug, Default)]
 struct Planned {
-    claims: Box<[(Dest, Claim)]>,
+    claims: Box<[(Dest, AddressKind)]>,
+    /// When the service was created: a part of its claims.
+    created: i64,
     /// Sorted.
     elements: Box<[Element]>,
     without_local: Vec<(Family, Traffic)>,
@@ -126,14 +128,17 @@ impl Planner {
             self.without_local.entry(*of_port).and_modify(|count| *count -= 1);
         }
         let Some(service) = service.filter(|service| service.proxied && service.kind == ServiceKind::ClusterIp) else {
-            self.release(before.claims, delta, &mut outcome);
+            let claim = |kind| Claim { kind, created: before.created, service: key.clone() };
+            let gone = before.claims.iter().map(|(dest, kind)| (*dest, claim(*kind)));
+            self.release(gone, delta, &mut outcome);
             self.count(&before.elements, &[], delta);
             return outcome;
         };
         let wanted = plan(service, slices, context, self.warming.get(key));
-        let (kept, gone): (Vec<_>, Vec<_>) = before.claims.into_iter().partition(|(dest, claim)| {
-            wanted.destinations.get(dest).is_some_and(|wanted| wanted.kind == claim.kind && claim.created == service.created)
+        let (kept, gone): (Vec<_>, Vec<_>) = before.claims.into_iter().partition(|(dest, kind)| {
+            wanted.destinations.get(dest).is_some_and(|wanted| wanted.kind == *kind && before.created == service.created)
         });
+        let gone = gone.into_iter().map(|(dest, kind)| (dest, Claim { kind, created: before.created, service: key.clone() }));
         self.release(gone, delta, &mut outcome);
         let known: BTreeSet<Dest> = kept.into_iter().map(|(dest, _)| dest).collect();
         let mut claims = Vec::with_capacity(wanted.destinations.len());
@@ -146,14 +151,15 @@ impl Planner {
                 delta.destinations.insert(dest, Some(destination));
                 note_flows(delta, dest, Some(serving));
             }
-            claims.push((dest, claim));
+            claims.push((dest, kind));
         }
         let elements: Box<[Element]> = wanted.elements.into_iter().collect();
         self.count(&before.elements, &elements, delta);
         for of_port in &wanted.without_local {
             *self.without_local.entry(*of_port).or_default() += 1;
         }
-        let planned = Planned { claims: claims.into(), elements, without_local: wanted.without_local };
+        let without_local = wanted.without_local;
+        let planned = Planned { claims: claims.into(), created: service.created, elements, without_local };
         self.planned.insert(key.clone(), planned);
         outcome
     }
@@ -364,7 +370,8 @@ fn destination(
     balancing: Balancing,
 ) -> Destination {
     let policy = if kind == AddressKind::ClusterIp { service.internal_policy } else { service.external_policy };
-    let nobody: Arc<[Backend]> = Arc::new([]);
+    // All that are empty are one.
+    let nobody: Arc<[Backend]> = Arc::default();
     if cluster.is_empty() && local.is_empty() {
         return Destination { refusal: Some(Refusal::Reject), ..Destination::default() };
     }

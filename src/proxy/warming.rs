@@ -48,7 +48,7 @@ impl SlowStart {
         let whole = Duration::from_secs(seconds.into());
         let is_new = !self.services.contains_key(key);
         let known = self.services.entry(key.clone()).or_insert_with(|| Known { whole, ready: BTreeMap::new() });
-        let endpoints = slices.iter().filter(|slice| !slice.headless).flat_map(|slice| &slice.endpoints);
+        let endpoints = slices.iter().filter(|slice| !slice.headless).flat_map(|slice| slice.endpoints.iter());
         let ready: BTreeSet<IpAddr> =
             endpoints.filter(|endpoint| endpoint.ready && !endpoint.secondary).map(|endpoint| endpoint.address).collect();
         known.whole = whole;

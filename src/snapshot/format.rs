@@ -158,8 +158,8 @@ impl Objects {
         share(&mut slice.key, names);
         share(&mut slice.service, names);
         slice.ports.iter_mut().for_each(|port| port.name = names.intern(&port.name));
-        slice.endpoints.iter_mut().for_each(|endpoint| self.share_endpoint(endpoint, names));
-        if let Some(details) = &mut slice.details {
+        Arc::make_mut(&mut slice.endpoints).iter_mut().for_each(|endpoint| self.share_endpoint(endpoint, names));
+        if let Some(details) = slice.details.as_mut().map(Arc::make_mut) {
             let lists = [&mut details.pods, &mut details.zones].into_iter().flatten();
             lists.flat_map(|list| list.iter_mut().flatten()).for_each(|name| *name = names.intern(name));
         }

@@ -102,7 +102,7 @@ fn slice() -> Slice {
         headless: false,
         weight: 1,
         triggered: None,
-        details: Some(Box::new(SliceDetails { labels: labels(), pods: names("web-0"), zones: names("a") })),
+        details: Some(Arc::new(SliceDetails { labels: labels(), pods: names("web-0"), zones: names("a") })),
     }
 }
 

@@ -7,7 +7,7 @@ fn slice(name: &str, service: &str) -> Update {
         service: ObjectKey::new("default", service),
         family: Family::V4,
         ports: Box::new([]),
-        endpoints: Box::new([]),
+        endpoints: [].into(),
         headless: false,
         weight: 1,
         triggered: None,

@@ -364,7 +364,7 @@ fn shop(records: &Records, namespace: &str) {
     let names =
         |names: &[&str]| Some(names.iter().map(|name| Some((*name).into()).filter(|name: &Name| !name.is_empty())).collect());
     let details = |labels: &[(&str, &str)], pods: &[&str], zones: &[&str]| {
-        Some(Box::new(SliceDetails { labels: marked(labels), pods: names(pods), zones: names(zones) }))
+        Some(Arc::new(SliceDetails { labels: marked(labels), pods: names(pods), zones: names(zones) }))
     };
     let ends = [endpoint("10.8.0.1"), Endpoint { hostname: Some("shop-0".into()), ..endpoint("10.8.0.2") }];
     let first = Slice {
@@ -474,7 +474,7 @@ async fn names_at_addresses_are_chosen_by_the_labels_of_slices_and_fail_while_th
     records.set_namespace(&"unheard".into(), true, None);
     shop(&records, "front");
     let of = |name: &str, labels: Option<Arc<Marks>>, service: Service, address: &str| {
-        let details = labels.map(|labels| Box::new(SliceDetails { labels: Some(labels), ..SliceDetails::default() }));
+        let details = labels.map(|labels| Arc::new(SliceDetails { labels: Some(labels), ..SliceDetails::default() }));
         let slice = Slice { details, ..slice(name, &["http/tcp/80"], [endpoint(address)]) };
         records.publish(&service.key, Some(&service), &[&slice]);
     };

@@ -306,7 +306,7 @@ fn slice() -> Update {
         service: ObjectKey::new("shop", "web"),
         family: Family::V4,
         ports: Box::new([SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }]),
-        endpoints: Box::new([endpoint]),
+        endpoints: [endpoint].into(),
         headless: false,
         weight: 1,
         triggered: None,

@@ -132,7 +132,7 @@ async fn what_zones_ask_for_besides_is_known_once_all_of_it_is_published() {
     let labels = Marks::read(&details.labels, [("app", "web")].into_iter());
     let (Update::Service(mut service), Update::Slice(mut slice)) = (web(), slice()) else { panic!("that is what they are") };
     service.labels.clone_from(&labels);
-    slice.details = Some(Box::new(SliceDetails { labels, ..SliceDetails::default() }));
+    slice.details = Some(std::sync::Arc::new(SliceDetails { labels, ..SliceDetails::default() }));
     let mut shape = Shape::new(DomainName::parse("cluster.local").unwrap(), 30);
     shape.labels = selector("app=web");
     let said = |agent: &Agent| code_as(&agent.records, &shape, "web.shop.svc.cluster.local").0;

@@ -8,7 +8,7 @@ async fn a_change_is_timed_until_its_names_are_served_unless_it_is_older_than_th
     let agent = start(None);
     let triggered = |at, address: &str| match slice() {
         Update::Slice(slice) => {
-            let endpoints = Box::new([Endpoint::at(address.parse().unwrap())]);
+            let endpoints = [Endpoint::at(address.parse().unwrap())].into();
             Update::Slice(Box::new(Slice { triggered: Some(at), endpoints, ..*slice }))
         }
         other => other,

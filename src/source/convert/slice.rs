@@ -29,7 +29,7 @@ pub fn slice_key(object: &objects::EndpointSlice, names: &mut Interner) -> Resul
 }
 
 /// What few want to know of a slice; nothing where nothing is asked for.
-pub fn slice_details(object: &objects::EndpointSlice, wanted: &Details, names: &mut Interner) -> Option<Box<SliceDetails>> {
+pub fn slice_details(object: &objects::EndpointSlice, wanted: &Details, names: &mut Interner) -> Option<Arc<SliceDetails>> {
     if *wanted == Details::default() {
         return None;
     }
@@ -43,7 +43,7 @@ pub fn slice_details(object: &objects::EndpointSlice, wanted: &Details, names: &
         }
         all.into()
     };
-    Some(Box::new(SliceDetails {
+    Some(Arc::new(SliceDetails {
         labels: labels(&object.metadata, &wanted.labels),
         pods: wanted.pod_names.then(|| of_endpoints(|entry| entry.target_ref.as_ref()?.name.as_deref())),
         zones: wanted.zones.then(|| of_endpoints(|entry| entry.zone.as_deref())),
@@ -95,7 +95,7 @@ fn ports(object: &objects::EndpointSlice, names: &mut Interner) -> Result<Box<[S
     Ok(found.into())
 }
 
-fn endpoints(object: &objects::EndpointSlice, family: Family, names: &mut Interner) -> Result<Box<[Endpoint]>, Complaint> {
+fn endpoints(object: &objects::EndpointSlice, family: Family, names: &mut Interner) -> Result<Arc<[Endpoint]>, Complaint> {
     let entries = object.endpoints.as_deref().unwrap_or_default();
     let mut found: Vec<Endpoint> = Vec::with_capacity(entries.len());
     for (index, entry) in entries.iter().enumerate() {

@@ -315,7 +315,7 @@ fn names_are_shared() {
     let mut names = Interner::default();
     let object: objects::Service = serde_saphyr::from_str("metadata: {namespace: default, name: web}").unwrap();
     let (first, second) = (service(&object, &mut names).unwrap(), service(&object, &mut names).unwrap());
-    assert!(std::sync::Arc::ptr_eq(&first.key.name, &second.key.name));
+    assert!(crate::model::Name::ptr_eq(&first.key.name, &second.key.name));
 }
 
 #[test]

@@ -288,7 +288,7 @@ impl Cluster {
         let (pods, zones) = (named(self.details.pod_names, &LABELS), named(self.details.zones, &ZONES));
         let labels = labels(&self.details.labels, bytes);
         if self.details != Details::default() {
-            one.details = Some(Box::new(SliceDetails { labels, pods, zones }));
+            one.details = Some(Arc::new(SliceDetails { labels, pods, zones }));
         }
         if self.is_multicluster && bytes.next() % 4 != 3 {
             let cluster = bytes.of(&CLUSTERS).into();
