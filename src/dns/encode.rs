@@ -53,6 +53,15 @@ impl<'a> Encoder<'a> {
         ends
     }
 
+    /// Keeps so many bytes for what comes behind the records. False, and nothing is kept, where that is more than there is room for.
+    pub fn keep(&mut self, bytes: usize) -> bool {
+        let fits = self.bytes.len() + bytes <= self.limit;
+        if fits {
+            self.limit -= bytes;
+        }
+        fits
+    }
+
     /// How long it is now.
     pub fn length(&self) -> usize {
         self.bytes.len()

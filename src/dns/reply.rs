@@ -5,7 +5,7 @@ use super::encode::Encoder;
 use super::name::DomainName;
 use super::resolve::Resolved;
 use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, OPT, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record};
 use hickory_proto::serialize::binary::BinEncodable;
 
@@ -94,9 +94,17 @@ impl Reply {
     /// Cuts the reply to `limit` bytes and returns its encoding. Addresses of targets go first, silently, and all of a name and type together: the client
     /// can ask for them. If answers must go, as many as fit stay and TC says so (RFC 2181, section 9); old resolvers make do with them.
     pub fn fit(&mut self, query: Option<&Query>, limit: u16) -> Vec<u8> {
-        let opt = opt_record(self.edns.as_ref(), &self.metadata);
-        let mut message = Encoder::new(usize::from(limit).saturating_sub(opt.len()));
+        let mut message = Encoder::new(limit.into());
         query.into_iter().for_each(|query| message.question(query));
+        let mut opt = opt_record(self.edns.as_ref(), &self.metadata);
+        if !message.keep(opt.len())
+            && let Some(edns) = &mut self.edns
+        {
+            // An upstream's options that a client has no room for: without any there is always enough.
+            *edns.options_mut() = OPT::default();
+            opt = opt_record(Some(edns), &self.metadata);
+            message.keep(opt.len());
+        }
         let answers = message.records(&self.answers).len();
         let behind_answers = message.length();
         let mut authorities = message.records(&self.authorities).len();

@@ -319,10 +319,15 @@ impl Conversation {
         let Ok(place) = self.places.clone().acquire_owned().await else { return false };
         let Some(worked_on) = self.outbox.limits.tcp().await else { return false };
         let (responder, client, outbox) = (self.responder.clone(), self.client, self.outbox.clone());
+        // It goes on when the connection is cut, as over UDP: what another server says is kept for others.
+        let answering = tokio::spawn(async move {
+            let answer = responder.answer_message(message, client).await;
+            drop(worked_on);
+            answer
+        });
         self.by_and_by(async move {
             let _place = place;
-            let Some(answer) = responder.answer_message(message, client).await else { return };
-            drop(worked_on);
+            let Ok(Some(answer)) = answering.await else { return };
             let Ok(length) = u16::try_from(answer.len()) else { return };
             let bytes = [&length.to_be_bytes(), answer.as_slice()].concat();
             drop(answer);

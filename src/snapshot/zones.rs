@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
 const MAGIC: &[u8; 8] = b"WAYZONES";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,9 +67,11 @@ mod tests {
         let bytes = encode_zones(&zones);
         assert_eq!(decode_zones(&bytes), Ok(zones.clone()));
         assert_eq!(zones.model.reload.map(|time| time.0), Some(Duration::from_secs(5)));
-        let mut changed = bytes.clone();
-        *changed.last_mut().unwrap() ^= 1;
-        assert_eq!(decode_zones(&changed), Err(SnapshotError::Damaged("its checksum is wrong")));
+        for place in [12, 28, bytes.len() - 1] {
+            let mut changed = bytes.clone();
+            changed[place] ^= 1;
+            assert_eq!(decode_zones(&changed), Err(SnapshotError::Damaged("its checksum is wrong")));
+        }
         assert_eq!(decode_zones(&bytes[..40]), Err(SnapshotError::Damaged("it is not as long as it says")));
         assert_eq!(decode_zones(b"something else"), Err(SnapshotError::Foreign));
     }

@@ -3,6 +3,9 @@
 use hickory_proto::op::Message;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::task::yield_now;
 use waypost::config::{CacheConfig, Upstreams};
 use waypost::dns::chain::{Chain, Plan};
 use waypost::dns::fast::Composer;
@@ -11,6 +14,7 @@ use waypost::dns::metrics::Metrics;
 use waypost::dns::records::Records;
 use waypost::dns::resolve::Resolver;
 use waypost::dns::respond::Responder;
+use waypost::dns::server::{self, Serving};
 use waypost::dns::shape::Shape;
 
 /// Whoever asks.
@@ -22,13 +26,14 @@ pub struct Both {
     shape: Shape,
     slow: Responder,
     chain: Chain,
+    metrics: Arc<Metrics>,
     resolver: Resolver,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Both {
     pub fn over(records: Records) -> Both {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build().unwrap();
         let records = Arc::new(records);
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
         let resolver = {
@@ -37,8 +42,8 @@ impl Both {
         };
         let shape = records.shape().clone();
         let chain = Chain::new(Plan::simple(shape.clone(), resolver.clone()));
-        let slow = Responder::new(records.clone(), chain.clone(), metrics, "127.0.0.1:53".parse().unwrap());
-        Both { records, shape, slow, chain, resolver, runtime }
+        let slow = Responder::new(records.clone(), chain.clone(), metrics.clone(), "127.0.0.1:53".parse().unwrap());
+        Both { records, shape, slow, chain, metrics, resolver, runtime }
     }
 
     /// From now on the records are shown in this shape, which has one zone.
@@ -69,6 +74,41 @@ impl Both {
         self.runtime.block_on(self.slow.answer_datagram(datagram.to_vec(), CLIENT))
     }
 
+    /// The other path's reply over TCP, if there is one.
+    pub fn slow_message(&self, message: &[u8]) -> Option<Vec<u8>> {
+        self.runtime.block_on(self.slow.answer_message(message.to_vec(), CLIENT))
+    }
+
+    /// A server over the same records, on loopback. It runs while something is asked of this.
+    pub fn serve(&self) -> (SocketAddr, Serving) {
+        let _inside = self.runtime.enter();
+        let sockets = server::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let serving = sockets.serve(self.records.clone(), self.chain.clone(), self.metrics.clone()).unwrap();
+        (serving.local_addrs()[0], serving)
+    }
+
+    /// What it says on a connection to all of these pieces, each of which it has read before the next one comes.
+    pub fn converse(&self, server: SocketAddr, pieces: &[&[u8]]) -> Vec<u8> {
+        self.runtime.block_on(async {
+            let stream = TcpSocket::new_v4().unwrap().connect(server).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (mut from, mut to) = stream.into_split();
+            let mut answers = Vec::new();
+            let says = async {
+                for piece in pieces {
+                    // The server may have had enough.
+                    let _ = to.write_all(piece).await;
+                    for _ in 0..3 {
+                        yield_now().await;
+                    }
+                }
+                let _ = to.shutdown().await;
+            };
+            let _ = tokio::join!(says, from.read_to_end(&mut answers));
+            answers
+        })
+    }
+
     /// Whether the fast path has an answer over UDP, which must be the other's; over TCP as well.
     pub fn agree_on(&self, question: &[u8]) -> bool {
         self.agree_on_message(question);
@@ -82,7 +122,7 @@ impl Both {
         let view = self.records.view_as(&self.shape, &self.shape.zones[0]);
         let mut composer = Composer::new(7);
         let Some(fast) = composer.answer_message(&view, question) else { return false };
-        compare(fast.bytes, self.runtime.block_on(self.slow.answer_message(question.to_vec(), CLIENT)), question);
+        compare(fast.bytes, self.slow_message(question), question);
         true
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -89,6 +89,28 @@ async fn a_question_over_tcp_that_is_longer_than_any_question_ends_the_connectio
     stream.write_all(&5000_u16.to_be_bytes()).await.unwrap();
     assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
     assert_eq!(running.counted("waypost_dns_dropped_questions_total", "size"), 1);
+    running.serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_question_whose_connection_is_cut_is_asked_to_its_end_and_its_answer_kept() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = upstream.local_addr().unwrap().to_string();
+    let running = Running::configured(cluster(), &[("dns-tcp-connections", "1"), ("dns-upstream", &address)]);
+    let outside = query("www.example.com", 1);
+    let bytes = outside.to_vec().unwrap();
+    let mut first = TcpStream::connect(running.ipv4()).await.unwrap();
+    first.write_all(&[&(bytes.len() as u16).to_be_bytes(), &bytes[..]].concat()).await.unwrap();
+    let (mut asked, _) = upstream.accept().await.unwrap();
+    let mut question = vec![0; asked.read_u16().await.unwrap().into()];
+    asked.read_exact(&mut question).await.unwrap();
+    // One more than allowed ends the oldest.
+    assert_eq!(tcp(running.ipv4(), &query("web.default.svc.cluster.local", 1)).await.answers.len(), 1);
+    assert_eq!(timeout(LIMIT, first.read(&mut [0])).await.expect("its end").unwrap_or(0), 0);
+    let answer = answer_to(&Message::from_vec(&question).unwrap(), ELSEWHERE).to_vec().unwrap();
+    asked.write_all(&[&(answer.len() as u16).to_be_bytes(), &answer[..]].concat()).await.unwrap();
+    // Nobody answers upstream over UDP.
+    assert_eq!(udp(running.ipv4(), &outside).await.answers.len(), 1);
     running.serving.shutdown().await;
 }
 

@@ -1,6 +1,6 @@
 //! An agent that is killed and started again all the time, under thousands of questions a second.
 
-use crate::world::{ADDRESSES, AGENT_TTL, Agent, FALLBACK_TTL, World, question, ttl_of};
+use crate::world::{ADDRESSES, AGENT_TTL, Agent, FALLBACK_TTL, PATIENCE, World, question, ttl_of};
 use libtest_mimic::{Failed, Trial};
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,10 +17,8 @@ const RATE: u32 = 5_000;
 /// Each has a socket of its own, for all its questions.
 const CLIENTS: u32 = 12;
 const KILLS: usize = 8;
-/// So many questions of one client may be answered before an earlier one of it: a thread that has a batch in hand may have to wait for a processor.
-const IN_HAND: usize = 16;
-/// And for so long.
-const WAITS: Duration = Duration::from_millis(250);
+/// A thread of the agent has taken so many questions out of a queue at most and not answered them.
+const BATCH: usize = 32;
 /// How long after the last answer the next one may come.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -43,14 +41,16 @@ fn killed_each_second() -> Result<(), Failed> {
             thread::spawn(move || questions_of(&namespace, number, &stop))
         })
         .collect();
-    // When each process was killed, and when its end was complete: its queues are gone, and so is its switch.
-    let mut deaths: Vec<[Instant; 2]> = Vec::new();
+    let datagram = bytes_in_a_queue(&world);
+    let mut deaths: Vec<Death> = Vec::new();
     for _ in 0..KILLS {
-        let killed = Instant::now();
+        let in_hand = (agent.threads("dns-").len() - agent.threads("dns-watchdog").len()) * BATCH;
+        let looked = Instant::now();
+        let queued = bytes_in_queues(world.node.namespace(), 53).div_ceil(datagram);
         agent.end("-KILL");
-        deaths.push([killed, Instant::now()]);
+        deaths.push(Death { looked, queued, in_hand, gone: Instant::now() });
         agent = Agent::at_home(&world);
-        thread::sleep(Duration::from_secs(1).saturating_sub(killed.elapsed()));
+        thread::sleep(Duration::from_secs(1).saturating_sub(looked.elapsed()));
     }
     stop.store(true, Ordering::Relaxed);
     let seconds = began.elapsed().as_secs_f64();
@@ -60,17 +60,17 @@ fn killed_each_second() -> Result<(), Failed> {
     let mut ttls: BTreeMap<u32, usize> = BTreeMap::new();
     clients.iter().flatten().filter_map(|question| question.ttl).for_each(|ttl| *ttls.entry(ttl).or_default() += 1);
     let lost = clients.iter().flatten().filter(|question| question.ttl.is_none()).count();
-    let strange: Vec<String> = clients.iter().flat_map(|questions| lost_in_no_queue(questions, &deaths)).collect();
+    let losses: Vec<Loss> = losses(&clients, &deaths);
+    let strange: usize = losses.iter().map(Loss::in_no_queue).sum();
     // A living process that gets no processor for some 50 milliseconds has a full queue.
     let no_room = [&world.server, &world.client].map(|pod| no_room(pod.namespace())).iter().sum::<usize>()
         + no_room(world.node.namespace());
-    let ends: Vec<Duration> = deaths.iter().map(|[killed, gone]| gone.duration_since(*killed)).collect();
     let told = format!(
-        "{asked} questions, {:.0} a second; answered, by TTL: {ttls:?}; unanswered: {lost}, of which {no_room} found a queue full; from the signal to the end of each process: {ends:?}",
+        "{asked} questions, {:.0} a second; answered, by TTL: {ttls:?}; unanswered: {lost}, of which {no_room} found a queue full; {losses:#?}",
         asked as f64 / seconds,
     );
     println!("{told}");
-    assert!(strange.len() <= no_room, "questions that lay in no queue of a dead process were lost: {strange:?}; {told}");
+    assert!(strange <= no_room, "{strange} questions that lay in no queue of a dead process were lost: {told}");
     assert!(ttls.len() == 2 && ttls.contains_key(&AGENT_TTL) && ttls.contains_key(&FALLBACK_TTL), "{told}");
     Ok(())
 }
@@ -86,30 +86,106 @@ fn no_room(namespace: &Namespace) -> usize {
     of_ipv4.parse::<usize>().unwrap() + of_ipv6.parse::<usize>().unwrap()
 }
 
+/// How many bytes one datagram takes in the queue of a socket, of the family where it is less.
+fn bytes_in_a_queue(world: &World) -> usize {
+    let node = world.node.namespace();
+    let taken = ["192.0.2.10:5300", "[2001:db8::10]:5300"].map(|address| {
+        let address: SocketAddr = address.parse().unwrap();
+        let _socket = node.udp_socket(address).unwrap();
+        let any: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let send = || UdpSocket::bind((any, 0)).unwrap().send_to(&question().unwrap(), address).unwrap();
+        world.client.namespace().run(send).unwrap();
+        let began = Instant::now();
+        loop {
+            match bytes_in_queues(node, address.port()) {
+                0 => assert!(began.elapsed() < PATIENCE, "the datagram does not arrive"),
+                bytes => break bytes,
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    taken.into_iter().min().unwrap()
+}
+
+/// How many bytes lie in the queues of all UDP sockets at this port.
+fn bytes_in_queues(namespace: &Namespace, port: u16) -> usize {
+    let read = |path: &str| fs::read_to_string(path).unwrap();
+    let tables = namespace.run(|| ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"].map(read)).unwrap();
+    let queue = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let is_at = fields[1].ends_with(&format!(":{port:04X}"));
+        let (_, received) = fields[4].split_once(':').unwrap();
+        if is_at { usize::from_str_radix(received, 16).unwrap() } else { 0 }
+    };
+    tables.iter().flat_map(|table| table.lines().skip(1)).map(queue).sum()
+}
+
 /// A question of a client.
 #[derive(Debug)]
 struct Asked {
-    sent: Instant,
+    /// Before it was sent.
+    began: Instant,
     /// The answer's.
     ttl: Option<u32>,
 }
 
-/// Lost questions of a client that no process can have taken with it: those that were sent after one was gone, and those after which it answered many
-/// others before it was killed.
-fn lost_in_no_queue(questions: &[Asked], deaths: &[[Instant; 2]]) -> Vec<String> {
-    let mut strange = Vec::new();
-    for (number, question) in questions.iter().enumerate().filter(|(_, question)| question.ttl.is_none()) {
-        let Some([killed, _]) = deaths.iter().find(|[_, gone]| question.sent <= *gone) else {
-            strange.push("after all".to_string());
-            continue;
-        };
-        let later = questions[number..].iter().take_while(|later| later.sent < *killed);
-        let answered = later.filter(|later| later.ttl == Some(AGENT_TTL)).count();
-        if answered > IN_HAND && *killed - question.sent > WAITS {
-            strange.push(format!("{:?} before a kill, and {answered} were answered meanwhile", *killed - question.sent));
+/// How a process ended.
+struct Death {
+    /// When its queues were looked at, right before it was killed.
+    looked: Instant,
+    /// So many questions lay there.
+    queued: usize,
+    /// And so many its threads may have had in hand.
+    in_hand: usize,
+    /// When its end was complete: its queues are gone, and so is its switch.
+    gone: Instant,
+}
+
+/// Unanswered questions, from the end of one process to the end of the next.
+#[derive(Debug, Default)]
+struct Loss {
+    unanswered: usize,
+    /// Of these, those that began when the queues were looked at already, while a later one of the same client was answered by the process: they had
+    /// been taken out of the queue.
+    overtaken: usize,
+    /// And those that were asked before the process had answered its client anything: they were for the servers behind `kube-dns`.
+    elsewhere: usize,
+    queued: usize,
+    in_hand: usize,
+    /// Questions that began after the look, and one of each client that was on its way.
+    later: usize,
+}
+
+impl Loss {
+    /// How many of them no process can have taken with it.
+    fn in_no_queue(&self) -> usize {
+        let beyond = self.unanswered.saturating_sub(self.queued + self.in_hand + self.later);
+        beyond.max(self.overtaken.saturating_sub(self.in_hand)).max(self.elsewhere)
+    }
+}
+
+/// One for each death, and one for what came after all.
+fn losses(clients: &[Vec<Asked>], deaths: &[Death]) -> Vec<Loss> {
+    let loss = |death: &Death| Loss { queued: death.queued, in_hand: death.in_hand, later: CLIENTS as usize, ..Loss::default() };
+    let mut losses: Vec<Loss> = deaths.iter().map(loss).chain([Loss::default()]).collect();
+    for questions in clients {
+        let life_of = |question: &Asked| deaths.iter().take_while(|death| death.gone < question.began).count();
+        for questions in questions.chunk_by(|one, next| life_of(one) == life_of(next)) {
+            let life = life_of(&questions[0]);
+            let loss = &mut losses[life];
+            let is_early = |question: &Asked| deaths.get(life).is_none_or(|death| question.began < death.looked);
+            let by_agent = |question: &Asked| question.ttl == Some(AGENT_TTL);
+            let first = questions.iter().position(by_agent).unwrap_or(0);
+            let last = questions.iter().rposition(|question| is_early(question) && by_agent(question)).unwrap_or(0);
+            loss.later += questions.iter().filter(|question| !is_early(question)).count();
+            for (number, _) in questions.iter().enumerate().filter(|(_, question)| question.ttl.is_none()) {
+                loss.unanswered += 1;
+                loss.elsewhere += usize::from(number < first);
+                loss.overtaken += usize::from(number >= first && number < last);
+            }
         }
     }
-    strange
+    losses
 }
 
 fn questions_of(namespace: &Namespace, number: u32, stop: &AtomicBool) -> Vec<Asked> {
@@ -126,11 +202,11 @@ fn ask(server: SocketAddr, stop: &AtomicBool) -> Vec<Asked> {
         let answers = scope.spawn(|| answers(&socket));
         let sent = send(&socket, stop);
         let answered = answers.join().unwrap();
-        (0..).zip(sent).map(|(id, sent)| Asked { sent, ttl: answered.get(&id).copied() }).collect()
+        (0..).zip(sent).map(|(id, began)| Asked { began, ttl: answered.get(&id).copied() }).collect()
     })
 }
 
-/// Asks, each question with the next number as its id, and says when.
+/// Asks, each question with the next number as its id, and says when it began.
 fn send(socket: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
     let mut question = question().unwrap();
     let mut sent = Vec::new();
@@ -139,10 +215,10 @@ fn send(socket: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
         let Ok(id) = u16::try_from(sent.len()) else { break };
         question[..2].copy_from_slice(&id.to_be_bytes());
         // That nobody listened for the question before is told by an error of this one, which is not sent then.
+        sent.push(Instant::now());
         while let Err(error) = socket.send(&question) {
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         }
-        sent.push(Instant::now());
         // Who is late does not catch up: that would be another load.
         next = Instant::now().max(next + Duration::from_secs(1) * CLIENTS / RATE);
         thread::sleep(next.saturating_duration_since(Instant::now()));

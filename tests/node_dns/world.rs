@@ -2,6 +2,8 @@
 
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
@@ -173,9 +175,18 @@ impl Agent {
         self.log.lock().unwrap().clone()
     }
 
+    /// Sends it this signal, such as `-KILL`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([name, &self.process.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        let signal: Signal = format!("SIG{}", name.trim_start_matches('-')).parse().unwrap();
+        kill(Pid::from_raw(self.process.id() as i32), signal).unwrap();
+    }
+
+    /// Its threads whose names begin so.
+    pub fn threads(&self, name: &str) -> Vec<Pid> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap().flatten();
+        let named =
+            tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.starts_with(name)));
+        named.map(|task| Pid::from_raw(task.file_name().to_string_lossy().parse().unwrap())).collect()
     }
 
     /// Ends it by this signal, and says how it ended.

@@ -4,6 +4,8 @@ use super::ask::{Asked, HEADER};
 use crate::dns::name::Labels;
 
 const POINTER: u16 = 0xc000;
+/// A pointer, type, class, TTL, length, and an IPv4 address.
+const SHORTEST_RECORD: usize = 2 + 10 + 4;
 
 /// A reply that is being written. Its memory is used again and again.
 #[derive(Default)]
@@ -84,6 +86,12 @@ impl Reply {
     /// Whether something has found no room.
     pub fn is_cut(&self) -> bool {
         self.is_cut
+    }
+
+    /// Whether so many records may have room. Where they cannot, nothing needs to be written first to find that out.
+    pub fn may_have(&mut self, records: usize) -> bool {
+        self.is_cut |= self.bytes.len() + records * SHORTEST_RECORD > self.limit;
+        !self.is_cut
     }
 
     /// Sets the response code.

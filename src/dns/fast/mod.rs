@@ -198,6 +198,9 @@ impl Composer {
                 self.addresses.push(address);
             }
         });
+        if asked.over_tcp && !self.reply.may_have(self.addresses.len()) {
+            return;
+        }
         if self.addresses.len() > 1 {
             self.addresses.sort_unstable();
             self.addresses.dedup();

@@ -9,12 +9,22 @@ mod checks;
 mod mutate;
 mod run;
 
-use checks::{Clusters, Corefiles, Datagrams, Names, Snapshots};
+use checks::{Clusters, Corefiles, Datagrams, Names, Replies, Snapshots, Streams, Zones};
 use run::run;
 
 #[test]
 fn a_datagram_gets_a_proper_reply_or_none_and_the_same_by_both_paths() {
     run::<Datagrams>();
+}
+
+#[test]
+fn a_message_is_handed_on_as_it_was_read_as_far_as_it_fits() {
+    run::<Replies>();
+}
+
+#[test]
+fn a_stream_of_questions_is_answered_question_by_question_wherever_it_is_cut() {
+    run::<Streams>();
 }
 
 #[test]
@@ -25,6 +35,11 @@ fn in_any_cluster_both_paths_say_the_same_and_what_was_before_leaves_nothing_beh
 #[test]
 fn a_corefile_is_read_or_refused_with_its_line() {
     run::<Corefiles>();
+}
+
+#[test]
+fn what_dns_was_told_is_read_as_it_was_written_or_refused() {
+    run::<Zones>();
 }
 
 #[test]

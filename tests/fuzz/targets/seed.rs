@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::{env, fs};
-use waypost_fuzz::checks::{Check, Clusters, Corefiles, Datagrams, Names, Snapshots};
+use waypost_fuzz::checks::{Check, Clusters, Corefiles, Datagrams, Names, Replies, Snapshots, Streams, Zones};
 
 fn main() {
     let [target, folder] = [1, 2].map(|place| env::args().nth(place).expect("seed TARGET FOLDER"));
@@ -11,7 +11,10 @@ fn main() {
         Corefiles::NAME => Corefiles::seeds(),
         Datagrams::NAME => Datagrams::seeds(),
         Names::NAME => Names::seeds(),
+        Replies::NAME => Replies::seeds(),
         Snapshots::NAME => Snapshots::seeds(),
+        Streams::NAME => Streams::seeds(),
+        Zones::NAME => Zones::seeds(),
         _ => panic!("there is no target {target}"),
     };
     fs::create_dir_all(&folder).expect("the folder can be made");

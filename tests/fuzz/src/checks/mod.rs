@@ -2,11 +2,17 @@
 
 mod clusters;
 mod datagrams;
+mod kept;
+mod replies;
+mod streams;
 mod texts;
 
 pub use clusters::Clusters;
 pub use datagrams::Datagrams;
-pub use texts::{Corefiles, Names, Snapshots};
+pub use kept::{Snapshots, Zones};
+pub use replies::Replies;
+pub use streams::Streams;
+pub use texts::{Corefiles, Names};
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -1,10 +1,7 @@
-//! Files: Corefiles, snapshots, resolv.conf, and names as text.
+//! Texts: Corefiles, resolv.conf, and names.
 
 use super::{Check, number};
-use crate::battery::objects;
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 use waypost::config::{self, DnsConfig, RunArgs};
 use waypost::dns::chain::explain::explain;
 use waypost::dns::chain::{Block, Model, Plan};
@@ -12,11 +9,8 @@ use waypost::dns::metrics::Metrics;
 use waypost::dns::name::DomainName;
 use waypost::dns::resolv_conf;
 use waypost::import::corefile::{Surroundings, parse, translate};
-use waypost::model::Update;
-use waypost::snapshot::{Snapshot, decode, encode};
-use waypost::store::Store;
 
-const KUBEADM: &str = ".:53 {\n    errors\n    health {\n       lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n       \
+pub const KUBEADM: &str = ".:53 {\n    errors\n    health {\n       lameduck 5s\n    }\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa {\n       \
                        pods insecure\n       fallthrough in-addr.arpa ip6.arpa\n       ttl 30\n    }\n    prometheus :9153\n    forward . /etc/resolv.conf {\n       \
                        max_concurrent 1000\n    }\n    cache 30 {\n       disable success cluster.local\n       disable denial cluster.local\n    }\n    loop\n    \
                        reload\n    loadbalance\n}\n";
@@ -25,10 +19,7 @@ const OTHERS: &str = "(common) {\n  errors\n  log . {\n    class denial error\n 
                       \"quoted name\" \\\"\n    fallthrough\n  }\n  rewrite name regex (.*)\\.a {1}.b answer auto # comment\n}\n";
 
 /// A Corefile is read or refused with its line; what it says can be said in our own form, explained, and planned or refused.
-pub struct Corefiles {
-    defaults: DnsConfig,
-    runtime: tokio::runtime::Runtime,
-}
+pub struct Corefiles(Planner);
 
 impl Check for Corefiles {
     const NAME: &str = "corefiles";
@@ -39,10 +30,7 @@ impl Check for Corefiles {
     }
 
     fn new() -> Corefiles {
-        let flags = RunArgs::of(&[("role", "dns"), ("dns-address", "127.0.0.1:5353"), ("node-name", "node")]);
-        let (config, _) = config::load(&flags, &config::Surroundings::default()).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Corefiles { defaults: config.dns, runtime }
+        Corefiles(Planner::new())
     }
 
     fn check(&mut self, bytes: &[u8]) -> u64 {
@@ -65,15 +53,28 @@ impl Check for Corefiles {
         };
         let plugins = blocks.iter().flat_map(|block| &block.directives).count();
         match translate(&blocks) {
-            Ok(translation) => number(("read", plugins, self.plan(translation.model))),
+            Ok(translation) => number(("read", plugins, self.0.plan(translation.model))),
             Err(error) => number(("not translated", plugins, said(&error.problem))),
         }
     }
 }
 
-impl Corefiles {
+/// Makes plans of models, on a node that does not exist.
+pub struct Planner {
+    defaults: DnsConfig,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Planner {
+    pub fn new() -> Planner {
+        let flags = RunArgs::of(&[("role", "dns"), ("dns-address", "127.0.0.1:5353"), ("node-name", "node")]);
+        let (config, _) = config::load(&flags, &config::Surroundings::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Planner { defaults: config.dns, runtime }
+    }
+
     /// What is wrong with the model, if anything is.
-    fn plan(&self, mut model: Model) -> Option<String> {
+    pub fn plan(&self, mut model: Model) -> Option<String> {
         let written = serde_json::to_string(&model.blocks).expect("it can be written in our own form");
         let read: Vec<Block> = serde_json::from_str(&written).expect("and read again");
         assert!(read == model.blocks, "it says something else in our own form: {written}");
@@ -102,60 +103,6 @@ fn keep_to_ourselves(block: &mut Block) {
 /// A complaint without what it is about.
 fn said(problem: &str) -> String {
     problem.chars().filter(char::is_ascii_lowercase).take(24).collect()
-}
-
-/// A snapshot is read as it was written, or refused.
-pub struct Snapshots;
-
-impl Check for Snapshots {
-    const NAME: &str = "snapshots";
-    const LONGEST: usize = 1 << 16;
-
-    fn seeds() -> Vec<Vec<u8>> {
-        let updates = objects().into_iter().flat_map(|(service, slices)| {
-            let service = service.map(|service| Update::Service(Box::new(service)));
-            service.into_iter().chain(slices.into_iter().map(|slice| Update::Slice(Box::new(slice))))
-        });
-        let (all, few): (Store, Store) = (updates.clone().collect(), updates.take(3).collect());
-        let taken = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        vec![encode(&all, taken), encode(&few, taken), encode(&Store::default(), UNIX_EPOCH)]
-    }
-
-    fn new() -> Snapshots {
-        Snapshots
-    }
-
-    fn check(&mut self, bytes: &[u8]) -> u64 {
-        let mut mended = bytes.to_vec();
-        // Otherwise nothing would ever come behind the checksum.
-        if bytes.len() >= 32 {
-            let (length, checksum) = ((bytes.len() - 32) as u64, crc32fast::hash(&bytes[32..]));
-            mended[20..28].copy_from_slice(&length.to_le_bytes());
-            mended[28..32].copy_from_slice(&checksum.to_le_bytes());
-        }
-        number([bytes, &mended].map(|bytes| match decode(bytes) {
-            Ok(snapshot) => (true, read_again(&snapshot).to_string()),
-            Err(error) => (false, error.to_string()),
-        }))
-    }
-}
-
-/// How many objects it has, which are the same when they are written and read once more.
-fn read_again(snapshot: &Snapshot) -> usize {
-    let updates = || snapshot.kinds.iter().flat_map(|(_, updates)| updates);
-    let store: Store = updates().cloned().collect();
-    let again = decode(&encode(&store, snapshot.taken)).expect("what was read can be written and read");
-    let same: Store = again.updates().collect();
-    assert!(contents(&store) == contents(&same), "it says something else the second time");
-    updates().count()
-}
-
-/// All objects; a store has them in no order.
-fn contents(store: &Store) -> BTreeSet<String> {
-    let services = store.service_keys().filter_map(|key| store.service(key)).map(|service| format!("{service:?}"));
-    let others = store.namespaces().map(ToString::to_string).chain(store.node().map(|node| format!("{node:?}")));
-    let cidrs = store.named_service_cidrs().map(|cidr| format!("{cidr:?}"));
-    services.chain(store.all_slices().map(|slice| format!("{slice:?}"))).chain(others).chain(cidrs).collect()
 }
 
 /// A name as text is the same name again, and a resolv.conf does no harm.

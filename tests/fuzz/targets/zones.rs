@@ -1,0 +1,2 @@
+#![no_main]
+waypost_fuzz::target!(waypost_fuzz::checks::Zones);
