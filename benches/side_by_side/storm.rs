@@ -5,11 +5,14 @@ use super::kernel::Notices;
 use super::paced::{PACED, PATIENCE, ask_at_a_pace, lost};
 use super::peers::Server;
 use super::report::{Row, Spread, Unit, percentile};
+use super::responders::FLOOR;
 use super::servers::question;
 use super::{Bench, NAMESPACE, ROUNDS};
+use crate::processes::Process;
 use crate::stage::Stage;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -25,6 +28,9 @@ const GRACE: Duration = Duration::from_secs(30);
 const LEAD: Duration = Duration::from_secs(1);
 /// So many questions a second are asked meanwhile: as many as are answered on a machine where API server, etcd and the client have the same processors.
 const RATES: [u32; 5] = [20_000, 10_000, 5_000, 2_000, 1_000];
+/// Where the node is, and the responder that only turns datagrams round.
+const NODE_ADDRESS: &str = "192.0.2.10";
+const FLOOR_PORT: u16 = 5399;
 /// A share of answers that may be lost without a word about the 99th percentile.
 const FEW: f64 = 0.002;
 
@@ -126,28 +132,37 @@ impl Writer {
 /// Answers at a steady rate while endpoints change, beside those of the same server while none do, and of CoreDNS.
 pub fn questions(bench: &Bench, size: u32, pair: &mut Pair<'_>) -> Vec<Row> {
     let names: Vec<_> = (0..size).map(|number| question(&format!("many-{number}.{NAMESPACE}.svc.cluster.local"), 1)).collect();
-    let asked = |stage: &Stage<'_>, address: &str, rate: u32| {
+    let asked = |stage: &Stage<'_>, address: (&str, u16), rate: u32| {
         let asked = stage.client.namespace().run(|| {
             let client = UdpSocket::bind("0.0.0.0:0").expect("there is a free port");
-            client.connect((address, 53)).expect("there is a route to the server");
+            client.connect(address).expect("there is a route to the server");
             ask_at_a_pace(&client, &names, rate)
         });
         asked.expect("the pod's namespace is there")
     };
-    // Without changes, and with them.
-    let both = |stage: &Stage<'_>, address: &str, rate: u32| {
-        catch_up(bench, &mut Notices::listen(stage.node.namespace()), size);
-        let quiet = asked(stage, address, rate);
+    let while_changing = |stage: &Stage<'_>, address: (&str, u16), rate: u32| {
         let writer = Writer::start(bench, size, LEAD + PACED);
         std::thread::sleep(LEAD);
         let changing = asked(stage, address, rate);
         writer.stop(bench.runtime());
-        [quiet, changing]
+        changing
+    };
+    // Without changes, and with them.
+    let both = |stage: &Stage<'_>, address: &str, rate: u32| {
+        catch_up(bench, &mut Notices::listen(stage.node.namespace()), size);
+        [asked(stage, (address, 53), rate), while_changing(stage, (address, 53), rate)]
     };
     pair.theirs.1.freeze(true);
     let (stage, address) = (&pair.ours.0, pair.ours.1.dns_address());
     let is_answered = |rate: &u32| both(stage, address, *rate).iter().all(|latencies| lost(latencies) <= FEW);
     let rate = RATES.into_iter().find(is_answered).unwrap_or(RATES[RATES.len() - 1]);
+    // On the same node, with the same changes: what the other programs on the processors cost, whoever answers.
+    let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
+    command.args([FLOOR, &format!("0.0.0.0:{FLOOR_PORT}")]);
+    let floor = Process::start(stage.node.namespace(), bench.cluster.directory(), "floor", &mut command);
+    let of_floor = || percentile(&while_changing(stage, (NODE_ADDRESS, FLOOR_PORT), rate), 0.99);
+    let crowded: Vec<f64> = (0..ROUNDS).map(|_| of_floor()).collect();
+    drop(floor);
     pair.theirs.1.freeze(false);
     let [ours, theirs] = pair.in_turns(ROUNDS, |stage, server| {
         both(stage, server.dns_address(), rate).map(|latencies| (percentile(&latencies, 0.99), lost(&latencies)))
@@ -167,5 +182,6 @@ pub fn questions(bench: &Bench, size: u32, pair: &mut Pair<'_>) -> Vec<Row> {
         lost(&ours),
         lost(&theirs)
     );
-    vec![alone, row().beside("CoreDNS", [of(&ours, 1), of(&theirs, 1)]).note(note)]
+    let crowd = row().beside("a responder that knows nothing", [of(&ours, 1), crowded]);
+    vec![alone, crowd, row().beside("CoreDNS", [of(&ours, 1), of(&theirs, 1)]).note(note)]
 }

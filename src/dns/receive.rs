@@ -36,8 +36,7 @@ use tracing::{debug, error, warn};
 
 /// Datagrams that are received with one system call.
 const BATCH: usize = 32;
-/// Room for a question, and for the longest answer that somebody may configure (`bufsize`). A cache line more than that, so that the beginnings of
-/// all places do not compete for the same lines.
+/// Room for a question. A cache line more than that, so that the beginnings of all places do not compete for the same lines.
 const PLACE: usize = LONGEST_QUESTION + 64;
 /// More threads than these are not needed for any load that a node sees.
 pub(super) const MOST_THREADS: usize = 8;
@@ -382,8 +381,9 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 /// Answers to be sent.
 struct Outbox {
+    /// One behind the other.
     bytes: Vec<u8>,
-    lengths: [usize; BATCH],
+    ends: [usize; BATCH],
     clients: [SocketAddrAny; BATCH],
     count: usize,
 }
@@ -391,14 +391,13 @@ struct Outbox {
 impl Outbox {
     fn new() -> Outbox {
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        Outbox { bytes: vec![0; BATCH * PLACE], lengths: [0; BATCH], clients: array::from_fn(|_| nobody.into()), count: 0 }
+        Outbox { bytes: Vec::new(), ends: [0; BATCH], clients: array::from_fn(|_| nobody.into()), count: 0 }
     }
 
-    /// At most as many as one batch, each no longer than what is sent over UDP.
+    /// At most as many as one batch.
     fn add(&mut self, answer: &[u8], client: SocketAddr) {
-        let start = self.count * PLACE;
-        self.bytes[start..start + answer.len()].copy_from_slice(answer);
-        self.lengths[self.count] = answer.len();
+        self.bytes.extend_from_slice(answer);
+        self.ends[self.count] = self.bytes.len();
         self.clients[self.count] = client.into();
         self.count += 1;
     }
@@ -425,10 +424,12 @@ impl Outbox {
             }
         }
         self.count = 0;
+        self.bytes.clear();
     }
 
     fn send_some(&self, socket: &UdpSocket, first: usize) -> Result<usize, Errno> {
-        let answer = |index: usize| &self.bytes[index * PLACE..][..self.lengths[index]];
+        let begins = |index: usize| index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let answer = |index: usize| if index < self.count { &self.bytes[begins(index)..self.ends[index]] } else { &[] };
         if first + 1 == self.count {
             return sendto(socket, answer(first), SendFlags::DONTWAIT, &self.clients[first]).map(|_| 1);
         }
