@@ -24,6 +24,8 @@ const HALVINGS: usize = 1000;
 /// A batch has about so many elements at most, although the kernel would take more: with its elements and its message it takes memory, more than all that is
 /// known of the cluster. A table that takes the place of another one comes in one batch all the same, as far as the kernel lets it.
 const PIECE: usize = 8192;
+/// And about so many changes: those of single elements are larger than what they bring.
+const CHANGES: usize = 1024;
 /// So many of what was refused are tried again in one commit: each can be found out by so many halvings.
 const RETRIES: usize = HALVINGS / 2;
 
@@ -178,10 +180,11 @@ impl Table {
         changes
     }
 
-    /// Takes as many changes as fit into a batch of so many elements, at least one, and works them out. What needs no change is done.
-    fn next_changes(&mut self, pending: &mut VecDeque<Pending>, limit: usize) -> Vec<Change> {
+    /// Takes as many changes as fit into a batch of so many elements, at least one and so many at most, and works them out. What needs no change is done.
+    fn next_changes(&mut self, pending: &mut VecDeque<Pending>, limit: usize, most: usize) -> Vec<Change> {
         let (mut changes, mut elements) = (Vec::new(), 0);
-        while let Some(next) = pending.pop_front() {
+        while changes.len() < most {
+            let Some(next) = pending.pop_front() else { break };
             let change = match next {
                 Pending::Dest(dest) => self.change_of(dest, self.wanted.destinations.get(&dest).and_then(Option::as_ref)),
                 Pending::Element(element, present) => Change::of_element(element, present),
@@ -258,10 +261,11 @@ impl Table {
         blame: Blame,
         outcome: &mut FamilyOutcome,
     ) -> Result<bool, NftError> {
-        let (mut pending, mut is_settled) = (VecDeque::from(changes), true);
-        let piece = if rebuild.as_ref().is_some_and(|rebuild| rebuild.replaces) { usize::MAX } else { PIECE };
+        let (mut pending, mut is_settled, mut halvings) = (VecDeque::from(changes), true, HALVINGS);
+        let replaces = rebuild.as_ref().is_some_and(|rebuild| rebuild.replaces);
+        let (piece, most) = if replaces { (usize::MAX, usize::MAX) } else { (PIECE, CHANGES) };
         loop {
-            let batch = self.next_changes(&mut pending, kernel.batch_limit().min(piece));
+            let batch = self.next_changes(&mut pending, kernel.batch_limit().min(piece), most);
             let why = rebuild.take().map(|rebuild| rebuild.why);
             if batch.is_empty() && why.is_none() && !self.uses.has_orphans() {
                 break;
@@ -275,7 +279,7 @@ impl Table {
                 if !last && generation(kernel, outcome) != seen {
                     return Err(NftError::Unsettled);
                 }
-                let culprits = self.commit_without_culprits(kernel, (batch, reasons), why.is_some(), outcome)?;
+                let culprits = self.commit_without_culprits(kernel, (batch, reasons), why.is_some(), &mut halvings, outcome)?;
                 let is_sure = generation(kernel, outcome) == seen;
                 if !last && !is_sure {
                     return Err(NftError::Unsettled);
@@ -380,19 +384,20 @@ impl Table {
         kernel: &mut impl Kernel,
         refused: RefusedBatch,
         rebuild: bool,
+        halvings: &mut usize,
         outcome: &mut FamilyOutcome,
     ) -> Result<Vec<RefusedBatch>, NftError> {
         if rebuild && let Some((_, reasons)) = self.try_rebuild(kernel, Vec::new(), &mut Vec::new())? {
             // The skeleton alone is refused, and no destination is to blame.
             return Err(NftError::Rejected(reasons));
         }
-        let (mut good, mut bad, mut halvings) = (Vec::new(), Vec::new(), 0);
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
         let mut pending = VecDeque::new();
         let mut refused = Some(refused);
         loop {
             match refused.take() {
-                Some((mut changes, _)) if changes.len() > 1 && halvings < HALVINGS => {
-                    halvings += 1;
+                Some((mut changes, _)) if changes.len() > 1 && *halvings > 0 => {
+                    *halvings -= 1;
                     let later = changes.split_off(changes.len() / 2);
                     pending.extend([changes, later]);
                 }
