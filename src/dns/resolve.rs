@@ -145,9 +145,10 @@ impl Resolver {
             }
             Found::Stale { answer, kind, refresh } => {
                 if refresh == Refresh::First {
-                    // It goes on when it takes longer than this client has to wait.
+                    // It goes on when it takes longer than this client has to wait. Even a time-out of nothing lasts until the next tick of the clock.
                     let fetching = tokio::spawn(self.fetch(server, key.clone(), question, client));
-                    if let Ok(Ok(Ok(message))) = timeout(self.0.stale_after, fetching).await
+                    if !self.0.stale_after.is_zero()
+                        && let Ok(Ok(Ok(message))) = timeout(self.0.stale_after, fetching).await
                         && is_helpful(&message)
                     {
                         count(Metrics::cache_missed);

@@ -13,7 +13,7 @@ use super::tally::Tally;
 use super::top::Top;
 use arc_swap::Guard;
 use futures::FutureExt;
-use hickory_proto::op::{Header, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Header, HeaderCounts, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use hickory_server::net::xfer::Protocol;
@@ -130,7 +130,7 @@ impl Responder {
         let refusal = if header.metadata.op_code != OpCode::Query {
             Some(ResponseCode::NotImp)
         } else {
-            (header.counts.queries != 1).then_some(ResponseCode::FormErr)
+            has_wrong_counts(&header.counts).then_some(ResponseCode::FormErr)
         };
         let protocol = match transport {
             Transport::Udp => Protocol::Udp,
@@ -184,11 +184,11 @@ impl Responder {
         }
         let fresh = |code| Reply::to(&request.metadata, request.edns.as_ref(), code);
         let dropped = |code| Some(Answered { reply: fresh(code), place: self.dropped.clone(), source: None });
-        let [question] = request.queries.queries() else { return dropped(protocol_error(request)) };
-        if let Some(code) = refusal(request) {
+        let [question] = request.queries.queries() else { return dropped(ResponseCode::FormErr) };
+        let query = question.original();
+        if let Some(code) = refusal(request, query.query_type()) {
             return dropped(code);
         }
-        let query = question.original();
         let Some(name) = reply::from_hickory(query.name()) else { return dropped(ResponseCode::FormErr) };
         let asked = Asked {
             name: query.name().clone(),
@@ -276,21 +276,15 @@ impl Responder {
     }
 }
 
+/// Whether sections have more records than they may have in a query, or there is not one question: as CoreDNS sees it.
+fn has_wrong_counts(counts: &HeaderCounts) -> bool {
+    counts.queries != 1 || counts.answers > 1 || counts.authorities > 1 || counts.additionals > 2
+}
+
 /// What must be refused before any name is looked at.
-fn refusal(request: &Request) -> Option<ResponseCode> {
-    let [question] = request.queries.queries() else { return Some(protocol_error(request)) };
-    if request.metadata.op_code != OpCode::Query {
-        return Some(ResponseCode::NotImp);
-    }
-    if request.answers.len() > 1 || request.authorities.len() > 1 || request.additionals.len() > 1 {
-        return Some(ResponseCode::FormErr);
-    }
+fn refusal(request: &Request, rtype: RecordType) -> Option<ResponseCode> {
     if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
         return Some(ResponseCode::BADVERS);
     }
-    matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR).then_some(ResponseCode::Refused)
-}
-
-fn protocol_error(request: &Request) -> ResponseCode {
-    if request.metadata.op_code == OpCode::Query { ResponseCode::FormErr } else { ResponseCode::NotImp }
+    matches!(rtype, RecordType::AXFR | RecordType::IXFR).then_some(ResponseCode::Refused)
 }

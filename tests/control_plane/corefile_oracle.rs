@@ -3,20 +3,31 @@
 
 use super::agent::WAYPOST;
 use super::cluster::{Cluster, tool};
-use super::corefile_cases::{CASES, KUBEADM, OF_OTHERS};
+use super::corefile_cases::{Asked, CASES, KUBEADM, OF_OTHERS};
+use super::corefile_differences::{Difference, KNOWN, NOT_COMPARED, without_word};
+use super::corefile_plugin_cases;
 use super::corefiles::Lab;
 use super::dns_differences::RULES;
-use super::dns_oracle::{Field, OptRecord, Question, Said, Transport};
+use super::dns_question::{Field, OptRecord, Question, Said, Transport};
+use super::dns_upstream::Upstream;
 use super::others::{OTHERS, for_lab};
 use super::processes::{Process, eventually};
 use hickory_proto::rr::{DNSClass, RecordType};
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 const OURS: &str = "192.0.2.1:5311";
 const THEIRS: &str = "192.0.2.1:5312";
 const UPSTREAM: &str = "127.0.0.1:5398";
+/// Others over TLS, of which the second wants to know its clients.
+const TLS_UPSTREAMS: [(&str, &str); 2] = [("TLS_UPSTREAM", "tls://127.0.0.1:5853"), ("TLS_OF_CLIENTS", "tls://127.0.0.1:5854")];
+/// One that takes no connections.
+const UDP_UPSTREAM: &str = "127.0.0.1:5397";
+const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/tls");
 const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/cluster");
+const DOCUMENT: &str = include_str!("../../docs/differences.md");
 const LABELLED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/control_plane/labelled.yaml");
 
 const UPSTREAM_COREFILE: &str = r#". {
@@ -28,6 +39,14 @@ const UPSTREAM_COREFILE: &str = r#". {
     template IN A www.example.net a.example.net {
         answer "{{ .Name }} 60 IN A 203.0.113.81"
     }
+    template IN A brief.example.net {
+        match ^brief
+        answer "{{ .Name }} 1 IN A 203.0.113.81"
+    }
+    template IN A brief.example.net {
+        rcode NXDOMAIN
+        authority "example.net 1 IN SOA ns.example.net. hostmaster.example.net. 1 7200 1800 86400 1"
+    }
     template ANY ANY example.net {
         rcode NXDOMAIN
         authority "example.net 60 IN SOA ns.example.net. hostmaster.example.net. 1 7200 1800 86400 60"
@@ -37,7 +56,34 @@ const UPSTREAM_COREFILE: &str = r#". {
         authority ". 60 IN SOA ns.example.com. hostmaster.example.com. 1 7200 1800 86400 60"
     }
 }
+cut.example {
+    bind 127.0.0.1
+    bufsize 512
+    template IN TXT {
+        answer "{{ .Name }} 60 IN TXT LONG-1"
+        answer "{{ .Name }} 60 IN TXT LONG-2"
+        answer "{{ .Name }} 60 IN TXT LONG-3"
+    }
+}
+tls://.:5853 {
+    bind 127.0.0.1
+    tls TLS/server.pem TLS/server.key
+    template IN A {
+        answer "{{ .Name }} 60 IN A 203.0.113.82"
+    }
+}
+tls://.:5854 {
+    bind 127.0.0.1
+    tls TLS/server.pem TLS/server.key TLS/ca.pem {
+        client_auth require_and_verify
+    }
+    template IN A {
+        answer "{{ .Name }} 60 IN A 203.0.113.83"
+    }
+}
 "#;
+/// So long is the text for which `LONG` stands.
+const LONG: usize = 180;
 
 const IMPORTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/control_plane/imports.yaml");
 const IMPORTS_CRD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/control_plane/imports-crd.yaml");
@@ -69,159 +115,158 @@ fn apply_pods(cluster: &Cluster) {
 }
 
 pub fn as_corednss(cluster: &Cluster) {
-    cluster.kubectl(&["apply", "--server-side", "-f", OBJECTS]);
-    cluster.kubectl(&["apply", "--server-side", "-f", LABELLED]);
+    let listed = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `corefile-")?.split_once('`'));
+    let listed: BTreeSet<String> = listed.map(|(id, _)| format!("corefile-{id}")).collect();
+    let known = KNOWN.iter().map(|(id, _)| *id).chain(NOT_COMPARED).map(str::to_string).collect();
+    assert_eq!(listed, known, "docs/differences.md lists what corefile_differences.rs allows");
+    let objects = [OBJECTS, LABELLED, IMPORTS_CRD, IMPORTS];
+    for path in objects {
+        cluster.kubectl(&["apply", "--server-side", "-f", path]);
+        if path == IMPORTS_CRD {
+            cluster.kubectl(&["wait", "--for=condition=established", "--timeout=60s", "-f", path]);
+        }
+    }
     apply_pods(cluster);
-    cluster.kubectl(&["apply", "--server-side", "-f", IMPORTS_CRD]);
-    cluster.kubectl(&["wait", "--for=condition=established", "--timeout=60s", "-f", IMPORTS_CRD]);
-    cluster.kubectl(&["apply", "--server-side", "-f", IMPORTS]);
-    let start = |name: &str, command: &mut Command| Process::start(cluster.namespace(), cluster.directory(), name, command);
-    let file = |name: &str, text: &str| {
-        let path = cluster.directory().join(name);
+    let comparison = Comparison::of_all(cluster);
+    // Before anything fails: the cases that follow have the cluster to themselves.
+    for (namespace, name, ..) in PODS {
+        cluster.kubectl(&["--namespace", namespace, "delete", "pod", name, "--force", "--grace-period=0"]);
+    }
+    for path in objects.into_iter().rev() {
+        cluster.kubectl(&["delete", "--timeout=180s", "-f", path]);
+    }
+    let Comparison { unexplained, occurred, .. } = comparison;
+    assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{}", unexplained.len(), unexplained.join("\n"));
+    let gone: Vec<&str> = KNOWN.iter().zip(occurred).filter(|(_, times)| *times == 0).map(|((row, _), _)| *row).collect();
+    assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
+}
+
+/// Both servers by one Corefile after another.
+struct Comparison<'a> {
+    cluster: &'a Cluster,
+    /// What differs without a reason,
+    unexplained: Vec<String>,
+    /// and how often for each that is known.
+    occurred: [usize; KNOWN.len()],
+}
+
+impl<'a> Comparison<'a> {
+    fn of_all(cluster: &'a Cluster) -> Comparison<'a> {
+        let mut comparison = Comparison { cluster, unexplained: Vec::new(), occurred: [0; KNOWN.len()] };
+        let _udp_upstream = Upstream::start(UDP_UPSTREAM, 60);
+        let upstream = comparison.file("corefile-upstream", &with_texts(UPSTREAM_COREFILE));
+        let _upstream =
+            comparison.start("corefile-upstream", tool("coredns").arg("-conf").arg(upstream).args(["-dns.port", "5398"]));
+        let others = OTHERS.map(|(whose, text)| {
+            let listen = ["127.0.0.1:PORT0", "127.0.0.1:PORT1", "127.0.0.1:PORT2"];
+            (whose, for_lab(text, "UPSTREAM", "kubeconfig KUBECONFIG lab", listen), OF_OTHERS)
+        });
+        let cases = CASES.iter().chain(corefile_plugin_cases::CASES);
+        let cases = cases.map(|(what, corefile, asked)| (*what, corefile.to_string(), *asked)).chain(others);
+        for (number, (what, corefile, asked)) in cases.enumerate() {
+            let corefile = comparison.placed(&corefile);
+            comparison.obey(number, what, &corefile, asked);
+        }
+        comparison
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.cluster.directory().join(name);
         fs::write(&path, text).unwrap();
         path
-    };
-    let upstream = file("corefile-upstream", UPSTREAM_COREFILE);
-    let _upstream = start("corefile-upstream", tool("coredns").arg("-conf").arg(upstream).args(["-dns.port", "5398"]));
-    let (mut unexplained, mut occurred) = (Vec::new(), [0; KNOWN.len()]);
-    let others = OTHERS.map(|(whose, text)| {
-        let kubernetes = "kubeconfig KUBECONFIG lab";
-        (whose, for_lab(text, "UPSTREAM", kubernetes, ["127.0.0.1:PORT0", "127.0.0.1:PORT1", "127.0.0.1:PORT2"]), OF_OTHERS)
-    });
-    let cases = CASES.iter().map(|(what, corefile, asked)| (*what, corefile.to_string(), *asked)).chain(others);
-    for (number, (what, corefile, asked)) in cases.enumerate() {
+    }
+
+    fn start(&self, name: &str, command: &mut Command) -> Process {
+        Process::start(self.cluster.namespace(), self.cluster.directory(), name, command)
+    }
+
+    /// The Corefile with what the lab has in the places of what stands for it, but for `PORT0` to `PORT2`, of which each server has its own.
+    fn placed(&self, corefile: &str) -> String {
         let kubeadm = Lab {
             upstream: "UPSTREAM",
             kubernetes: "kubeconfig KUBECONFIG lab",
             listen: [Some("127.0.0.1:PORT0"), Some("127.0.0.1:PORT1"), Some("127.0.0.1:PORT2")],
         };
-        let corefile = corefile.replace(KUBEADM, &kubeadm.text());
-        let corefile = corefile.replace("LONG", &"x".repeat(180));
-        let corefile = corefile.replace("KUBECONFIG", &cluster.kubeconfig().display().to_string()).replace("UPSTREAM", UPSTREAM);
+        let search = self.file("corefile-search", "search first.example second.example\n").display().to_string();
+        let hosts = "192.0.2.7 of-file.hosts.example second.hosts.example elsewhere.example\n2001:db8::7 OF-FILE.hosts.example\n";
+        let hosts = self.file("corefile-hosts", hosts).display().to_string();
+        let kubeconfig = self.cluster.kubeconfig().display().to_string();
+        // The longer ones come before those that they end with.
+        let placed = [(KUBEADM, &*kubeadm.text()), ("SEARCH", &search), ("HOSTS", &hosts), ("KUBECONFIG", &kubeconfig)]
+            .into_iter()
+            .chain(TLS_UPSTREAMS)
+            .chain([("UDP_UPSTREAM", UDP_UPSTREAM), ("UPSTREAM", UPSTREAM)])
+            .fold(corefile.to_string(), |text, (name, value)| text.replace(name, value));
+        with_texts(&placed)
+    }
+
+    /// Starts both with this Corefile, and asks both.
+    fn obey(&mut self, number: usize, what: &str, corefile: &str, asked: Asked) {
         let with_ports = |first: u16| {
-            (0..3).fold(corefile.clone(), |text, port| text.replace(&format!("PORT{port}"), &(first + port).to_string()))
+            (0..3).fold(corefile.to_string(), |text, port| text.replace(&format!("PORT{port}"), &(first + port).to_string()))
         };
-        let (ours, theirs) = (
-            file(&format!("corefile-{number}-ours"), &with_ports(8070)),
-            file(&format!("corefile-{number}-theirs"), &with_ports(8060)),
-        );
-        let _theirs =
-            start(&format!("corefile-{number}-theirs"), tool("coredns").arg("-conf").arg(theirs).args(["-dns.port", "5312"]));
+        let [our_name, their_name] = ["ours", "theirs"].map(|whose| format!("corefile-{number}-{whose}"));
+        let (ours, theirs) = (self.file(&our_name, &with_ports(8070)), self.file(&their_name, &with_ports(8060)));
+        let _theirs = self.start(&their_name, tool("coredns").arg("-conf").arg(theirs).args(["-dns.port", "5312"]));
         let mut waypost = Command::new(WAYPOST);
-        waypost.args(["run", "--role=dns", "--kubeconfig"]).arg(cluster.kubeconfig()).arg("--corefile").arg(ours);
-        waypost.args([
-            &format!("--dns-address={OURS}"),
-            "--dns-health-address=",
-            "--dns-ready-address=",
-            "--dns-metrics-address=",
-        ]);
-        let _ours = start(&format!("corefile-{number}-ours"), &mut waypost);
+        waypost.args(["run", "--role=dns", "--kubeconfig"]).arg(self.cluster.kubeconfig()).arg("--corefile").arg(ours);
+        waypost.arg(format!("--dns-address={OURS}"));
+        waypost.args(["--dns-health-address=", "--dns-ready-address=", "--dns-metrics-address="]);
+        let _ours = self.start(&our_name, &mut waypost);
         for server in [OURS, THEIRS] {
-            let listed = corefile.contains("kubernetes");
-            let chosen = corefile.contains("labels ") && what != "gke";
-            let name = match (listed, chosen) {
-                (false, _) => "warm.example.com",
-                (true, false) => "web.default.svc.cluster.local",
-                (true, true) => "shop.front.svc.cluster.local",
-            };
-            eventually(&format!("{server} answers with the Corefile of {what}"), || {
-                match Question::plain(name, RecordType::A).try_ask(server, Transport::Udp) {
-                    Ok(said) if !listed || !said.answers.is_empty() => Ok(()),
-                    other => Err(format!("{other:?}")),
-                }
-            });
-            if listed {
-                eventually(&format!("{server} has listed everything"), || {
-                    match Question::plain("absent.default.svc.cluster.local", RecordType::A).try_ask(server, Transport::Udp) {
-                        Ok(said) if said.code == "NXDomain" => Ok(()),
-                        other => Err(format!("{other:?}")),
-                    }
-                });
-            }
+            wait_for(server, what, corefile);
         }
-        for question in asked.iter().map(|text| question(text)) {
-            let (mut ours, mut theirs) = (question.ask(OURS, Transport::Udp), question.ask(THEIRS, Transport::Udp));
-            if ours.is_cut() && theirs.is_cut() {
-                [&mut ours, &mut theirs].into_iter().for_each(Said::leave_data_out);
-            }
-            for field in Field::ALL.into_iter().filter(|field| field.of(&ours) != field.of(&theirs)) {
-                let difference = Difference { corefile: &corefile, field, question: &question, ours: &ours, theirs: &theirs };
-                if let Some(known) = KNOWN.iter().position(|(_, explains)| explains(&difference)) {
-                    occurred[known] += 1;
-                } else if !RULES.iter().any(|rule| (rule.explains)(field, &question, &ours, &theirs)) {
-                    unexplained.push(format!("{what}: {question:?}: {field:?}\n  ours   {ours:?}\n  theirs {theirs:?}"));
-                }
+        for (question, transport) in asked.iter().map(|text| question(text)) {
+            self.ask(what, corefile, &question, transport);
+        }
+    }
+
+    fn ask(&mut self, what: &str, corefile: &str, question: &Question, transport: Transport) {
+        let (mut ours, mut theirs) = (question.ask(OURS, transport), question.ask(THEIRS, transport));
+        if ours.is_cut() && theirs.is_cut() {
+            [&mut ours, &mut theirs].into_iter().for_each(Said::leave_data_out);
+        }
+        for field in Field::ALL.into_iter().filter(|field| field.of(&ours) != field.of(&theirs)) {
+            let difference = Difference { corefile, field, question, ours: &ours, theirs: &theirs };
+            let is_expected =
+                || is_port_of_client(&difference) || RULES.iter().any(|rule| (rule.explains)(field, question, &ours, &theirs));
+            if let Some(known) = KNOWN.iter().position(|(_, explains)| explains(&difference)) {
+                self.occurred[known] += 1;
+            } else if !is_expected() {
+                self.unexplained.push(format!("{what}: {question:?}: {field:?}\n  ours   {ours:?}\n  theirs {theirs:?}"));
             }
         }
     }
-    // Before anything fails: the cases that follow have the cluster to themselves.
-    cluster.kubectl(&["delete", "--timeout=180s", "-f", IMPORTS, "-f", IMPORTS_CRD, "-f", LABELLED]);
-    for (namespace, name, ..) in PODS {
-        cluster.kubectl(&["--namespace", namespace, "delete", "pod", name, "--force", "--grace-period=0"]);
+}
+
+/// A Corefile with long texts, and with the certificates of the tests.
+fn with_texts(corefile: &str) -> String {
+    corefile.replace("LONG", &"x".repeat(LONG)).replace("TLS/", &format!("{TLS}/"))
+}
+
+/// Waits until a server obeys the Corefile and has listed everything.
+fn wait_for(server: &str, what: &str, corefile: &str) {
+    let listed = corefile.contains("kubernetes");
+    let chosen = corefile.contains("labels ") && what != "gke";
+    let name = match (listed, chosen) {
+        (false, _) => "warm.example.com",
+        (true, false) => "web.default.svc.cluster.local",
+        (true, true) => "shop.front.svc.cluster.local",
+    };
+    eventually(&format!("{server} answers with the Corefile of {what}"), || {
+        match Question::plain(name, RecordType::A).try_ask(server, Transport::Udp) {
+            Ok(said) if !listed || !said.answers.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    if listed {
+        eventually(&format!("{server} has listed everything"), || {
+            match Question::plain("absent.default.svc.cluster.local", RecordType::A).try_ask(server, Transport::Udp) {
+                Ok(said) if said.code == "NXDomain" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
     }
-    cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
-    assert!(unexplained.is_empty(), "{} fields differ without a reason:\n{}", unexplained.len(), unexplained.join("\n"));
-    // A kept answer looks different only once a second has passed.
-    let is_gone = |row: &str, times: usize| times == 0 && row != "cache";
-    let gone: Vec<&str> =
-        KNOWN.iter().zip(occurred).filter(|((row, _), times)| is_gone(row, *times)).map(|((row, _), _)| *row).collect();
-    assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
-}
-
-/// A field that differs.
-struct Difference<'a> {
-    corefile: &'a str,
-    field: Field,
-    question: &'a Question,
-    ours: &'a Said,
-    theirs: &'a Said,
-}
-
-/// Whether it explains a difference.
-type Explains = fn(&Difference) -> bool;
-
-/// The rows of `docs/differences.md` that are seen with other Corefiles, and what is each question's own.
-const KNOWN: [(&str, Explains); 9] = [
-    ("cache", is_kept),
-    ("cache, disable", is_ttl_of_what_is_not_kept),
-    ("acl, template", is_do_of_extended_error),
-    ("bufsize", is_size_of_bufsize),
-    ("pods verified", is_second_address),
-    ("dns-empty-non-terminal", is_name_of_cluster),
-    ("multicluster", is_name_server_of_other_clusters),
-    ("namespace_labels", is_at_an_address_of_a_hidden_namespace),
-    ("the port of each question's socket", is_port_of_client),
-];
-
-/// CoreDNS's cache keeps the cluster's names too, and counts down.
-fn is_kept(difference: &Difference) -> bool {
-    let Difference { corefile, field, ours, theirs, .. } = difference;
-    let keeps_names = corefile.contains("cache") && corefile.contains("kubernetes") && !corefile.contains("disable success");
-    keeps_names
-        && matches!(field, Field::Answers | Field::Authority | Field::Additional)
-        && without_word(&field.of(ours), 1) == without_word(&field.of(theirs), 1)
-}
-
-/// CoreDNS cuts the TTLs of what it does not keep to those of what it keeps.
-fn is_ttl_of_what_is_not_kept(difference: &Difference) -> bool {
-    let Difference { corefile, field, question, ours, theirs } = difference;
-    let is_not_kept = ["success", "denial"].iter().any(|kind| corefile.contains(&format!("disable {kind} {}\n", question.name)));
-    let (ours, theirs) = (field.of(ours), field.of(theirs));
-    is_not_kept && ours.contains(" 60 ") && theirs.contains(". 20 ") && without_word(&ours, 1) == without_word(&theirs, 1)
-}
-
-/// CoreDNS sets DO beside extended errors, whatever the client has set.
-fn is_do_of_extended_error(difference: &Difference) -> bool {
-    let without_do = |said: &Said| said.opt.map(|(size, _, options)| (size, options));
-    let says_errors = difference.corefile.contains("acl") || difference.corefile.contains("ederror");
-    difference.field == Field::Opt && says_errors && without_do(difference.ours) == without_do(difference.theirs)
-}
-
-/// CoreDNS repeats the client's size, which `bufsize` has made smaller.
-fn is_size_of_bufsize(difference: &Difference) -> bool {
-    let Difference { corefile, field, ours, theirs, .. } = difference;
-    let is_so = ours.opt == Some((1232, false, 0)) && theirs.opt == Some((512, false, 0));
-    *field == Field::Opt && corefile.contains("bufsize 512") && is_so
 }
 
 /// Each question has a socket of its own, and whoami names its port.
@@ -231,44 +276,23 @@ fn is_port_of_client(difference: &Difference) -> bool {
     whoami && without_word(&field.of(ours), 5) == without_word(&field.of(theirs), 5)
 }
 
-/// With EDNS, so that extended errors have a place; `CH` stands for TXT of that class.
-fn question(text: &str) -> Question {
-    let (name, kind) = text.split_once(' ').unwrap();
-    let (kind, class) = match kind {
-        "CH" => (RecordType::TXT, DNSClass::CH),
-        kind => (kind.parse().unwrap(), DNSClass::IN),
-    };
-    let edns = Some(OptRecord { size: 1232, dnssec_ok: false, unknown_option: false });
-    Question { class, edns, ..Question::plain(name, kind) }
-}
-
-/// The name of a pod's second address, which CoreDNS does not know (`docs/differences.md`, pods verified).
-fn is_second_address(Difference { question, ours, theirs, .. }: &Difference) -> bool {
-    question.name.starts_with("fd00-244--9-1.") && ours.code == "NoError" && theirs.code == "NXDomain"
-}
-
-/// The name of a cluster below that of a service: `dns-empty-non-terminal` with names of other clusters.
-fn is_name_of_cluster(Difference { question, ours, theirs, .. }: &Difference) -> bool {
-    question.name.starts_with("east.db.") && ours.code == "NoError" && theirs.code == "NXDomain"
-}
-
-/// CoreDNS looks for a Service whose endpoint it is, here `kubernetes`, and names it in whatever zone is asked (`docs/differences.md`).
-fn is_name_server_of_other_clusters(Difference { question, ours, theirs, .. }: &Difference) -> bool {
-    let names = |said: &Said, name: &str| said.answers.iter().any(|line| line.contains(name));
-    let (own, service) = ("ns ns.dns.clusterset.local.", "ns kubernetes.default.svc.clusterset.local.");
-    question.name == "clusterset.local" && names(ours, own) && names(theirs, service)
-}
-
-fn without_word(section: &str, number: usize) -> Vec<String> {
-    let without = |line: &str| {
-        line.split(' ').enumerate().filter(|(place, _)| *place != number).map(|(_, word)| format!("{word} ")).collect()
-    };
-    section.lines().map(without).collect()
-}
-
-/// CoreDNS names services at addresses whatever the labels of their namespaces, though they have no such name (`docs/differences.md`, namespace_labels).
-fn is_at_an_address_of_a_hidden_namespace(Difference { question, ours, theirs, .. }: &Difference) -> bool {
-    question.name == "1.2.8.10.in-addr.arpa"
-        && ours.answers.is_empty()
-        && theirs.answers.iter().any(|line| line.contains(".back.svc."))
+/// What is asked, and how. Behind name and type: `plain` stands for a question without EDNS, which otherwise has it, so that extended errors have a place;
+/// `CH` for that class, `nsid` for that option, `tcp` for that transport, and `silent` says that there may be no answer.
+fn question(text: &str) -> (Question, Transport) {
+    let mut words = text.split(' ');
+    let (name, kind) = words.next().zip(words.next()).expect("a name and a type");
+    let plain = Question::plain(name, kind.parse().expect("a type"));
+    let mut question = Question { edns: Some(OptRecord::of_size(1232)), ..plain };
+    let mut transport = Transport::Udp;
+    for word in words {
+        match word {
+            "plain" => question.edns = None,
+            "CH" => question.class = DNSClass::CH,
+            "nsid" => question.edns = Some(OptRecord::with(3, &[])),
+            "tcp" => transport = Transport::Tcp,
+            "silent" => question.may_be_silent = true,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+    (question, transport)
 }

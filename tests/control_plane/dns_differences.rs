@@ -1,7 +1,10 @@
 //! What Waypost answers differently from CoreDNS on purpose. Each has its reason in `docs/differences.md`.
 
-use super::dns_oracle::{ECHOED_OPTIONS, Field, Question, Said};
+use super::dns_question::{Field, NOTIFY, Oddity, Question, Said, SaidOpt, bits};
 use hickory_proto::rr::{DNSClass, RecordType};
+
+/// The options of EDNS that CoreDNS sends back: NSID, expire, cookie, keepalive and padding.
+const ECHOED_OPTIONS: [u16; 5] = [3, 9, 10, 11, 12];
 
 /// When a difference is one of those that the document lists.
 pub struct Rule {
@@ -14,35 +17,78 @@ pub struct Rule {
 /// All of them; the first that explains a difference counts.
 pub const RULES: &[Rule] = &[
     Rule {
-        id: "dns-opt-options",
-        explains: |field, question, ours, theirs| {
-            let is_echoed = question.option.is_some_and(|option| ECHOED_OPTIONS.contains(&option));
-            let is_left_out = match (ours.opt, theirs.opt) {
-                (Some((size, ours_do, 0)), Some((_, theirs_do, 1))) => size == 1232 && ours_do == theirs_do,
-                _ => false,
-            };
-            field == Field::Opt && is_echoed && is_left_out
+        id: "dns-notify",
+        explains: |_, question, ours, theirs| {
+            question.opcode() == NOTIFY && ours.code == "NotImp" && is_bare(ours) && theirs.code != "NotImp"
         },
     },
     Rule {
-        id: "dns-opt-size",
+        id: "dns-badvers",
         explains: |field, question, ours, theirs| {
-            let size = |said: &Said| said.opt.map(|(size, ..)| size);
-            let without_size = |said: &Said| said.opt.map(|(_, dnssec_ok, options)| (dnssec_ok, options));
-            let echoed = question.edns.map(|opt| opt.size.max(512));
-            field == Field::Opt
-                && without_size(ours) == without_size(theirs)
-                && size(ours) == Some(1232)
-                && size(theirs) == echoed
+            let dnssec_ok = question.edns.as_ref().is_some_and(|opt| opt.dnssec_ok);
+            let opt = |size, dnssec_ok| Some(SaidOpt { size, version: 0, dnssec_ok, options: Vec::new() });
+            // By the name of the other code of this number, and with the size that hickory reads where there is less.
+            field == Field::Opt && ours.code == "BADSIG" && (&ours.opt, &theirs.opt) == (&opt(1232, dnssec_ok), &opt(512, false))
+        },
+    },
+    Rule {
+        id: "dns-malformed",
+        explains: |field, question, ours, theirs| {
+            let is_refused = ours.code == "FormErr" && is_bare(ours);
+            let is_answered = theirs.code != "FormErr" && is_malformed(question);
+            is_refused && (is_answered || theirs.code == "FormErr" && field == Field::Questions)
+        },
+    },
+    Rule {
+        id: "dns-unused-option",
+        explains: |field, question, ours, theirs| {
+            let keepalives = question.edns.iter().flat_map(|opt| &opt.options).filter(|(code, _)| *code == 11);
+            let is_read = keepalives.into_iter().any(|(_, data)| !data.is_empty());
+            // A server upstream may say FORMERR to it as well.
+            let differs = ours.code != "FormErr" || matches!(field, Field::Flags | Field::Opt);
+            is_read && theirs.code == "FormErr" && differs
+        },
+    },
+    Rule {
+        id: "dns-refusal-flags",
+        explains: |field, question, ours, theirs| {
+            let [recursion, authentic, checking] = question.flags;
+            let is_set = |bit| question.bits & bit != 0;
+            let flags = |more: &[(&'static str, bool)]| {
+                let all = [("rd", recursion), ("cd", checking)].into_iter().chain(more.iter().copied());
+                all.filter_map(|(flag, is_set)| is_set.then_some(flag)).collect()
+            };
+            let repeated = [("ad", authentic), ("tc", is_set(bits::TC)), ("ra", is_set(bits::RA))];
+            let is_refusal = ours.code == theirs.code && ["FormErr", "NotImp"].contains(&&*ours.code);
+            field == Field::Flags && is_refusal && ours.flags == flags(&[]) && theirs.flags == flags(&repeated)
+        },
+    },
+    Rule {
+        id: "dns-opt",
+        explains: |field, question, ours, theirs| {
+            let Some(((ours, theirs), asked)) = ours.opt.as_ref().zip(theirs.opt.as_ref()).zip(question.edns.as_ref()) else {
+                return false;
+            };
+            let echoed = |(code, data): &(u16, Vec<u8>)| ECHOED_OPTIONS.contains(code).then(|| (*code, data.clone()));
+            let copy = SaidOpt {
+                size: asked.size.max(512),
+                version: 0,
+                dnssec_ok: asked.dnssec_ok,
+                options: asked.options.iter().filter_map(echoed).collect(),
+            };
+            // What was forwarded has options of the upstream server, which is a CoreDNS here.
+            let is_copied = |option| !is_cluster_name(question) && copy.options.contains(option);
+            let has_own = ours.options.iter().all(is_copied);
+            field == Field::Opt && *theirs == copy && has_own && ours.dnssec_ok == copy.dnssec_ok && ours.size == 1232
         },
     },
     Rule {
         id: "dns-long-udp",
         explains: |field, question, ours, theirs| {
             matches!(field, Field::Flags | Field::Answers | Field::Additional)
-                && question.edns.is_some_and(|opt| opt.size > 1232)
+                && question.edns.as_ref().is_some_and(|opt| opt.size > 1232)
                 && ours.size <= 1232
-                && (1233..=question.edns.map_or(0, |opt| opt.size.into())).contains(&theirs.size)
+                && (1233..=question.edns.as_ref().map_or(0, |opt| opt.size.into())).contains(&theirs.size)
         },
     },
     Rule {
@@ -187,6 +233,25 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// Whether it is no message, or not the one that its sender meant: it ends before its records do, has two OPT records or one in a wrong place, or a
+/// client subnet with less than its prefix.
+fn is_malformed(question: &Question) -> bool {
+    let has_short_subnet = || question.edns.iter().flat_map(|opt| &opt.options).any(|(code, data)| *code == 8 && data.len() < 7);
+    match question.oddity {
+        Some(Oddity::Count(..) | Oddity::SecondOpt | Oddity::OptAmongAnswers) => true,
+        _ => has_short_subnet(),
+    }
+}
+
+/// Whether there is nothing but a header.
+fn is_bare(said: &Said) -> bool {
+    said.questions.is_empty()
+        && said.answers.is_empty()
+        && said.authority.is_empty()
+        && said.additional.is_empty()
+        && said.opt.is_none()
+}
+
 /// Whether there are answers, all with this in them.
 fn only(said: &Said, part: &str) -> bool {
     !said.answers.is_empty() && said.answers.iter().all(|line| line.contains(part))
@@ -202,5 +267,6 @@ fn is_reverse(question: &Question) -> bool {
 }
 
 fn is_cluster_name(question: &Question) -> bool {
-    question.name.to_lowercase().ends_with("cluster.local")
+    let name = question.name.to_lowercase();
+    name == "cluster.local" || name.ends_with(".cluster.local")
 }

@@ -1,7 +1,8 @@
 //! Questions that nobody has thought of: names made of those of the battery and of the cluster's objects, bent in every way, with odd types, classes,
 //! flags and EDNS. Always the same ones, unless `DNS_SEED` is set.
 
-use super::dns_oracle::{OptRecord, Question, TYPES};
+use super::dns_oracle::{MORE_BITS, ODDITIES, OPTIONS, TYPES, WRONG_OPTIONS};
+use super::dns_question::{OptRecord, Question, bits};
 use hickory_proto::rr::{DNSClass, RecordType};
 
 /// Words that mean something in names, and some that do not.
@@ -127,18 +128,41 @@ fn question(names: &[&str], random: &mut Random) -> Question {
     };
     let class = if random.once_in(40) { [DNSClass::CH, DNSClass::HS, DNSClass::ANY][random.below(3)] } else { DNSClass::IN };
     let sizes = [0, 1, 511, 512, 513, 600, 1231, 1232, 1233, 1452, 4096, 65_535];
-    let edns = random.once_in(3).then(|| OptRecord {
+    let edns = random.once_in(2).then(|| OptRecord {
         size: sizes[random.below(sizes.len())],
+        version: if random.once_in(20) { random.below(256) as u8 } else { 0 },
         dnssec_ok: random.once_in(2),
-        unknown_option: random.once_in(5),
+        options: options(random),
     });
+    let more_bits = match random.below(30) {
+        0 => bits::opcode(random.below(16) as u16),
+        1 => MORE_BITS[random.below(MORE_BITS.len())],
+        _ => 0,
+    };
     Question {
         kind,
         class,
         flags: [!random.once_in(5), random.once_in(5), random.once_in(5)],
+        bits: more_bits,
         edns,
+        oddity: random.once_in(20).then(|| ODDITIES[random.below(ODDITIES.len())]),
         ..Question::plain(name.trim_matches('.'), kind)
     }
+}
+
+/// Some of the options that there are, each once and mostly as it may be.
+fn options(random: &mut Random) -> Vec<(u16, Vec<u8>)> {
+    let mut options: Vec<(u16, Vec<u8>)> = Vec::new();
+    for _ in 0..random.below(6).saturating_sub(2) {
+        let (code, data) = match random.below(15) {
+            0 => WRONG_OPTIONS[random.below(WRONG_OPTIONS.len())],
+            _ => OPTIONS[random.below(OPTIONS.len())],
+        };
+        if options.iter().all(|(other, _)| *other != code) {
+            options.push((code, data.to_vec()));
+        }
+    }
+    options
 }
 
 /// A label more or less, another one, or two in each other's place.

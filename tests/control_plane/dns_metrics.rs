@@ -20,13 +20,20 @@ const THEIRS_ALONE: [&str; 8] = [
 /// its own probes for loops.
 const ONE_OF_EACH: [&str; 3] =
     ["coredns_dns_requests_total", "coredns_dns_request_size_bytes_count", "coredns_dns_response_size_bytes_count"];
+const PROGRAMMING: &str = "coredns_kubernetes_dns_programming_duration_seconds_count";
+const UPSTREAM: &str = "coredns_proxy_request_duration_seconds_count";
 /// All that CoreDNS says in these labels must be said here as well.
-const VALUES: [(&str, &str); 4] = [
+const VALUES: [(&str, &str); 6] = [
     ("coredns_dns_responses_total", "rcode"),
     ("coredns_dns_requests_total", "type"),
     ("coredns_plugin_enabled", "name"),
-    ("coredns_proxy_request_duration_seconds_count", "to"),
+    (UPSTREAM, "to"),
+    (UPSTREAM, "proxy_name"),
+    (PROGRAMMING, "service_kind"),
 ];
+/// What the label `plugin` of answers may say, by server: ours where an answer is from, CoreDNS always the plugin that comes first in it. Ours says
+/// nothing of what is refused before any name is looked for.
+const PLUGINS: [&[&str]; 2] = [&["", "cache", "forward", "kubernetes"], &["errors"]];
 
 /// What a `/metrics` page says.
 pub struct Page {
@@ -91,6 +98,12 @@ fn bound(label: &str) -> String {
     }
 }
 
+/// Whether it shows changes of so many kinds of Services that were timed.
+pub fn is_complete(page: &Page, kinds: usize) -> Result<(), String> {
+    let timed = page.values(PROGRAMMING, "service_kind");
+    if timed.len() == kinds { Ok(()) } else { Err(format!("timed {timed:?}")) }
+}
+
 /// Fails unless everything that CoreDNS counts is counted here as well, by the same names, after so many questions.
 pub fn compare(questions: usize, ours: [Page; 2], theirs: [Page; 2]) {
     let ([ours_before, ours], [theirs_before, theirs]) = (&ours, &theirs);
@@ -121,6 +134,12 @@ pub fn compare(questions: usize, ours: [Page; 2], theirs: [Page; 2]) {
         theirs.remove("errors");
         if theirs.is_empty() || !theirs.is_subset(&ours) {
             wrong.push(format!("{label} of {name} is one of {ours:?}, and CoreDNS's one of {theirs:?}"));
+        }
+    }
+    for (page, allowed) in [ours, theirs].into_iter().zip(PLUGINS) {
+        let said = page.values("coredns_dns_responses_total", "plugin");
+        if !said.iter().eq(allowed) {
+            wrong.push(format!("the label plugin of answers says {said:?}, and {allowed:?} is what the documents say"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -7,16 +7,13 @@ use super::corefiles::Lab;
 use super::dns_differences::{RULES, Rule};
 use super::dns_generated;
 use super::dns_metrics::{self, Page};
+use super::dns_question::{Field, NOTIFY, Oddity, OptRecord, Question, Said, Section, Transport, bits};
 use super::processes::{Process, eventually};
-use hickory_proto::op::{Edns, Message, Query};
-use hickory_proto::rr::rdata::opt::EdnsOption;
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::rr::{DNSClass, RecordType};
+use k8s_openapi::jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
 
 /// An endpoint of the Service `kubernetes` has this address, so that this Service is the zone's name server to both.
 const OURS: &str = "192.0.2.1:5301";
@@ -24,7 +21,6 @@ const THEIRS: &str = "192.0.2.1:5302";
 const OUR_METRICS: &str = "192.0.2.1:9301";
 const THEIR_METRICS: &str = "192.0.2.1:9302";
 const UPSTREAM: &str = "127.0.0.1:5399";
-const PATIENCE: Duration = Duration::from_secs(10);
 /// So many questions are made of the battery's names.
 const GENERATED: usize = 6000;
 const OBJECTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dns/cluster");
@@ -35,11 +31,54 @@ const DOCUMENT: &str = include_str!("../../docs/differences.md");
 const LONG: [(&str, usize); 2] = [("hundred", 100), ("eighteen", 18)];
 /// An ExternalName service in the same namespace, at whose target the upstream server fails.
 const FAILING: &str = "failing";
+/// Services in the same namespace, with an address and without, whose first slices come while both servers run.
+const TIMED: [(&str, &str); 2] = [("timed", ""), ("timed-headless", "clusterIP: None, ")];
 /// What the battery has in process only, because no API server would take it.
 const IN_PROCESS_ONLY: [&str; 3] = ["portless.default.", "pending.default.", ".gone."];
 
-/// The options of EDNS that CoreDNS sends back: NSID, cookie and padding.
-pub const ECHOED_OPTIONS: [u16; 3] = [3, 10, 12];
+/// Options of EDNS as clients send them, by their codes: NSID, client subnet in both families, expire, cookie, keepalive, padding, and one that nobody
+/// knows.
+pub const OPTIONS: [(u16, &[u8]); 8] = [
+    (3, &[]),
+    (8, &[0, 1, 24, 0, 203, 0, 113]),
+    (8, &[0, 2, 56, 0, 0x20, 1, 0xd, 0xb8, 0, 0, 1]),
+    (9, &[]),
+    (10, &[1, 2, 3, 4, 5, 6, 7, 8]),
+    (11, &[]),
+    (12, &[0; 20]),
+    (65_001, &[1, 2, 3]),
+];
+/// Options that say what none may say: a client subnet of no family, one with less than its prefix, a cookie that is too short, and a keepalive of one
+/// byte.
+pub const WRONG_OPTIONS: [(u16, &[u8]); 4] =
+    [(8, &[0, 9, 24, 0, 203, 0, 113]), (8, &[0, 1, 24, 0, 203]), (10, &[1, 2, 3]), (11, &[7])];
+/// What may be set in the header of a question besides, and means nothing there.
+pub const MORE_BITS: [u16; 7] = [bits::AA, bits::TC, bits::RA, bits::Z, 5, 15, bits::AA | bits::TC | bits::RA | bits::Z];
+/// What may be wrong with a question's form.
+pub const ODDITIES: [Oddity; 22] = [
+    Oddity::Count(Section::Question, 0),
+    Oddity::Count(Section::Question, 2),
+    Oddity::Count(Section::Question, u16::MAX),
+    Oddity::Count(Section::Answer, 1),
+    Oddity::Count(Section::Answer, 2),
+    Oddity::Count(Section::Authority, 1),
+    Oddity::Count(Section::Authority, 2),
+    Oddity::Count(Section::Additional, 0),
+    Oddity::Count(Section::Additional, 2),
+    Oddity::Count(Section::Additional, 3),
+    Oddity::Trailing(1),
+    Oddity::Trailing(20),
+    Oddity::Cut(1),
+    Oddity::Cut(12),
+    Oddity::Records(Section::Answer, 1),
+    Oddity::Records(Section::Answer, 2),
+    Oddity::Records(Section::Authority, 1),
+    Oddity::Records(Section::Authority, 2),
+    Oddity::Records(Section::Additional, 1),
+    Oddity::SecondQuestion,
+    Oddity::SecondOpt,
+    Oddity::OptAmongAnswers,
+];
 
 /// Types that are asked for every name.
 pub const TYPES: [RecordType; 12] = [
@@ -55,6 +94,18 @@ pub const TYPES: [RecordType; 12] = [
     RecordType::ANY,
     RecordType::HTTPS,
     RecordType::Unknown(4711),
+];
+
+/// Names of all kinds, with a type.
+const SOME: [(&str, RecordType); 8] = [
+    ("web.default.svc.cluster.local", RecordType::A),
+    ("WEB.default.svc.cluster.local", RecordType::AAAA),
+    ("absent.default.svc.cluster.local", RecordType::A),
+    ("plain.data.svc.cluster.local", RecordType::SRV),
+    ("outside.default.svc.cluster.local", RecordType::A),
+    ("www.example.com", RecordType::A),
+    ("broken.example.com", RecordType::A),
+    ("absent.example.com", RecordType::MX),
 ];
 
 /// What the site's own name server says: one name that exists, one that fails, nothing else.
@@ -90,12 +141,22 @@ pub fn as_corednss(cluster: &Cluster) {
     let _servers = Servers::start(cluster);
     let pages = || (Page::of(cluster, OUR_METRICS, OURS), Page::of(cluster, THEIR_METRICS, THEIRS));
     let (ours_before, theirs_before) = pages();
+    let timed_slices = timed_slices();
+    cluster.apply(&timed_slices);
     let questions = questions();
     let mut found = Found::default();
     questions
         .iter()
         .for_each(|question| [Transport::Udp, Transport::Tcp].into_iter().for_each(|transport| found.ask(question, transport)));
+    eventually("both have timed the changes", || {
+        let (ours, theirs) = pages();
+        dns_metrics::is_complete(&ours, TIMED.len()).and(dns_metrics::is_complete(&theirs, TIMED.len()))
+    });
     let (ours, theirs) = pages();
+    // Of these CoreDNS counts some and others not.
+    let odd = odd_questions();
+    odd.iter()
+        .for_each(|question| [Transport::Udp, Transport::Tcp].into_iter().for_each(|transport| found.ask(question, transport)));
     let generated = generated();
     // The other transport is a matter of writing the answer, which the others have shown.
     let transports = [Transport::Udp, Transport::Udp, Transport::Udp, Transport::Tcp].into_iter().cycle();
@@ -103,7 +164,7 @@ pub fn as_corednss(cluster: &Cluster) {
     let Found { occurred, unexplained } = found;
     println!(
         "{} questions over UDP and TCP, and {} others; fields that differ, by reason: {occurred:#?}",
-        questions.len(),
+        questions.len() + odd.len(),
         generated.len()
     );
     fs::write(cluster.directory().join("dns-differences.txt"), unexplained.join("\n")).unwrap();
@@ -113,7 +174,9 @@ pub fn as_corednss(cluster: &Cluster) {
     assert!(gone.is_empty(), "these do not differ any more; take them out of docs/differences.md too: {gone:?}");
     dns_metrics::compare(2 * questions.len(), [ours_before, ours], [theirs_before, theirs]);
     // Whoever needs them next cannot make them while they go.
-    cluster.kubectl_with_input(&["delete", "--timeout=180s", "-f", "-"], &own_services());
+    for objects in [timed_slices, own_services()] {
+        cluster.kubectl_with_input(&["delete", "--timeout=180s", "-f", "-"], &objects);
+    }
     cluster.kubectl(&["delete", "--timeout=180s", "-f", OBJECTS]);
 }
 
@@ -201,96 +264,6 @@ pub fn kubeadms_corefile(kubeconfig: &str, listen: [Option<&str>; 3]) -> String 
     Lab { upstream: UPSTREAM, kubernetes: &format!("kubeconfig {kubeconfig} lab"), listen }.text()
 }
 
-/// A question with everything that may accompany it.
-#[derive(Clone, Debug)]
-pub struct Question {
-    /// The name, without the final dot.
-    pub name: String,
-    /// The type.
-    pub kind: RecordType,
-    /// The class.
-    pub class: DNSClass,
-    /// The header's RD, AD and CD.
-    pub flags: [bool; 3],
-    /// The OPT record.
-    pub edns: Option<OptRecord>,
-    /// The code of one more option in it.
-    pub option: Option<u16>,
-}
-
-/// What the OPT record of a question says.
-#[derive(Clone, Copy, Debug)]
-pub struct OptRecord {
-    /// The payload size.
-    pub size: u16,
-    /// The DO bit.
-    pub dnssec_ok: bool,
-    /// Whether there is an option that nobody knows.
-    pub unknown_option: bool,
-}
-
-/// How a question goes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Transport {
-    /// UDP.
-    Udp,
-    /// TCP.
-    Tcp,
-}
-
-/// An answer, in a form in which two can be compared: sections without order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Said {
-    /// The response code.
-    pub code: String,
-    /// `aa`, `tc`, `rd`, `ra`, `ad`, `cd`, those that are set.
-    pub flags: BTreeSet<&'static str>,
-    /// The answer section.
-    pub answers: Vec<String>,
-    /// The authority section.
-    pub authority: Vec<String>,
-    /// The additional section but OPT.
-    pub additional: Vec<String>,
-    /// Payload size, DO and the number of options of the OPT record.
-    pub opt: Option<(u16, bool, usize)>,
-    /// The length of all of it, bytes: how it is written is each server's own business, but for the limits.
-    pub size: usize,
-}
-
-/// A part of an answer that is compared on its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
-    /// The response code.
-    Code,
-    /// The header's flags.
-    Flags,
-    /// The answer section.
-    Answers,
-    /// The authority section.
-    Authority,
-    /// The additional section.
-    Additional,
-    /// The OPT record.
-    Opt,
-}
-
-impl Field {
-    /// All of them.
-    pub const ALL: [Field; 6] = [Field::Code, Field::Flags, Field::Answers, Field::Authority, Field::Additional, Field::Opt];
-
-    /// This part of an answer.
-    pub fn of(self, said: &Said) -> String {
-        match self {
-            Field::Code => said.code.clone(),
-            Field::Flags => format!("{:?}", said.flags),
-            Field::Answers => said.answers.join("\n"),
-            Field::Authority => said.authority.join("\n"),
-            Field::Additional => said.additional.join("\n"),
-            Field::Opt => format!("{:?}", said.opt),
-        }
-    }
-}
-
 /// Names of the battery that an API server can have.
 fn names() -> BTreeSet<&'static str> {
     let names = BATTERY.lines().filter_map(|line| line.strip_prefix("> ")?.split_once(' ')).map(|(name, _)| name);
@@ -314,16 +287,7 @@ fn questions() -> Vec<Question> {
     questions.push(Question::plain("ns.dns.cluster.local.default.svc.cluster.local", RecordType::A));
     questions.push(Question::plain("svc.ip6.arpa", RecordType::SRV));
     questions.push(Question::plain("web.default.svc.in-addr.arpa", RecordType::A));
-    for (name, kind) in [
-        ("web.default.svc.cluster.local", RecordType::A),
-        ("WEB.default.svc.cluster.local", RecordType::AAAA),
-        ("absent.default.svc.cluster.local", RecordType::A),
-        ("plain.data.svc.cluster.local", RecordType::SRV),
-        ("outside.default.svc.cluster.local", RecordType::A),
-        ("www.example.com", RecordType::A),
-        ("broken.example.com", RecordType::A),
-        ("absent.example.com", RecordType::MX),
-    ] {
+    for (name, kind) in SOME {
         let plain = Question::plain(name, kind);
         for bits in 0..8_u8 {
             questions.push(Question { flags: [bits & 1 != 0, bits & 2 != 0, bits & 4 != 0], ..plain.clone() });
@@ -332,12 +296,11 @@ fn questions() -> Vec<Question> {
             questions.push(Question { class, ..plain.clone() });
         }
         for size in [0, 100, 512, 513, 1232, 1400, 4096, u16::MAX] {
-            for (dnssec_ok, unknown_option) in [(false, false), (true, false), (false, true)] {
-                questions.push(Question { edns: Some(OptRecord { size, dnssec_ok, unknown_option }), ..plain.clone() });
+            for dnssec_ok in [false, true] {
+                questions.push(Question { edns: Some(OptRecord { dnssec_ok, ..OptRecord::of_size(size) }), ..plain.clone() });
             }
         }
-        let edns = Some(OptRecord { size: 1232, dnssec_ok: false, unknown_option: false });
-        questions.extend(ECHOED_OPTIONS.map(|option| Question { edns, option: Some(option), ..plain.clone() }));
+        questions.extend(OPTIONS.map(|(code, data)| Question { edns: Some(OptRecord::with(code, data)), ..plain.clone() }));
     }
     for (name, kind) in LONG.iter().flat_map(|(name, _)| {
         let (name, port) = (format!("{name}.data.svc.cluster.local"), format!("_peer._tcp.{name}.data.svc.cluster.local"));
@@ -345,121 +308,61 @@ fn questions() -> Vec<Question> {
     }) {
         let plain = Question::plain(&name, kind);
         for size in [512, 1231, 1232, 1233, 1400, 4096, u16::MAX] {
-            let edns = Some(OptRecord { size, dnssec_ok: false, unknown_option: false });
-            questions.push(Question { edns, ..plain.clone() });
+            questions.push(Question { edns: Some(OptRecord::of_size(size)), ..plain.clone() });
         }
         questions.push(plain);
     }
     questions
 }
 
-impl Question {
-    /// A question with RD and nothing else.
-    pub fn plain(name: &str, kind: RecordType) -> Question {
-        Question { name: name.to_string(), kind, class: DNSClass::IN, flags: [true, false, false], edns: None, option: None }
-    }
-
-    /// Whether its name is one.
-    pub fn is_askable(&self) -> bool {
-        self.asked().is_some()
-    }
-
-    fn asked(&self) -> Option<Name> {
-        if self.name.is_empty() { Some(Name::root()) } else { Name::from_labels(self.name.split('.').map(str::as_bytes)).ok() }
-    }
-
-    /// What a server says to it, or that it says nothing.
-    pub fn ask(&self, server: &str, transport: Transport) -> Said {
-        self.try_ask(server, transport).unwrap_or_else(|error| Said { code: format!("no answer: {error}"), ..Said::default() })
-    }
-
-    /// What a server says to it.
-    pub fn try_ask(&self, server: &str, transport: Transport) -> io::Result<Said> {
-        let message = self.message();
-        let bytes = message.to_vec().map_err(io::Error::other)?;
-        let answer = match transport {
-            Transport::Udp => over_udp(server, &bytes)?,
-            Transport::Tcp => over_tcp(server, &bytes)?,
-        };
-        let size = answer.len();
-        let answer = Message::from_vec(&answer).map_err(io::Error::other)?;
-        if answer.metadata.id != message.metadata.id {
-            return Err(io::Error::other("another id"));
-        }
-        Ok(Said { size, ..Said::of(&answer) })
-    }
-
-    fn message(&self) -> Message {
-        let mut message = Message::query();
-        [message.metadata.recursion_desired, message.metadata.authentic_data, message.metadata.checking_disabled] = self.flags;
-        let mut query = Query::query(self.asked().expect("it is asked what can be"), self.kind);
-        query.set_query_class(self.class);
-        message.add_query(query);
-        if let Some(opt) = self.edns {
-            let mut edns = Edns::new();
-            edns.set_max_payload(opt.size).set_dnssec_ok(opt.dnssec_ok);
-            if opt.unknown_option {
-                edns.options_mut().insert(EdnsOption::Unknown(65_001, vec![1, 2, 3]));
+/// What is no query of EDNS version 0 with its parts in order: other operations, other versions, wrong options, bits and counts.
+fn odd_questions() -> Vec<Question> {
+    let mut questions = Vec::new();
+    for (name, kind) in SOME {
+        let plain = Question::plain(name, kind);
+        let bare = Question { edns: Some(OptRecord::of_size(1232)), ..plain.clone() };
+        let with_bits = |more: u16| [&plain, &bare].map(|question| Question { bits: more, ..question.clone() });
+        questions.extend((1..16).map(bits::opcode).chain(MORE_BITS).chain([bits::QR, bits::QR | bits::AA]).flat_map(with_bits));
+        questions.push(Question { bits: bits::opcode(NOTIFY), flags: [true; 3], ..bare.clone() });
+        for version in [1, 2, 255] {
+            for (dnssec_ok, options) in [(false, vec![]), (true, vec![]), (false, vec![(10, vec![1; 8])])] {
+                let edns = Some(OptRecord { size: 1400, version, dnssec_ok, options });
+                questions.push(Question { edns, ..plain.clone() });
             }
-            if let Some(code) = self.option {
-                // As long as a client's cookie.
-                edns.options_mut().insert(EdnsOption::Unknown(code, vec![1, 2, 3, 4, 5, 6, 7, 8]));
-            }
-            message.set_edns(edns);
         }
-        message
+        questions.extend(WRONG_OPTIONS.map(|(code, data)| Question { edns: Some(OptRecord::with(code, data)), ..plain.clone() }));
+        for oddity in ODDITIES {
+            questions.extend([&plain, &bare].map(|question| Question { oddity: Some(oddity), ..question.clone() }));
+        }
     }
+    questions
 }
 
-impl Said {
-    fn of(answer: &Message) -> Said {
-        let header = &answer.metadata;
-        let flags = [
-            ("aa", header.authoritative),
-            ("tc", header.truncation),
-            ("rd", header.recursion_desired),
-            ("ra", header.recursion_available),
-            ("ad", header.authentic_data),
-            ("cd", header.checking_disabled),
-        ];
-        let section = |records: &[Record]| {
-            let mut lines: Vec<String> = records.iter().map(line).collect();
-            lines.sort();
-            lines
-        };
-        Said {
-            code: format!("{:?}", header.response_code),
-            flags: flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
-            answers: section(&answer.answers),
-            authority: section(&answer.authorities),
-            additional: section(&answer.additionals),
-            opt: answer.edns.as_ref().map(|edns| (edns.max_payload(), edns.flags().dnssec_ok, edns.options().options.len())),
-            size: 0,
-        }
-    }
-
-    /// Whether it has the flag TC.
-    pub fn is_cut(&self) -> bool {
-        self.flags.contains("tc")
-    }
-
-    /// Which of many records an answer that was cut still has, is a choice; how many of which owner and type is none.
-    pub fn leave_data_out(&mut self) {
-        for section in [&mut self.answers, &mut self.authority, &mut self.additional] {
-            for line in section.iter_mut() {
-                *line = line.split(' ').take(3).collect::<Vec<_>>().join(" ");
-            }
-            section.sort();
-        }
-    }
+/// The first slices of [`TIMED`], which say that their Services have changed just now.
+fn timed_slices() -> String {
+    let now = Timestamp::now();
+    let slice = |(name, _)| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: {name}-1, namespace: data, labels: {{kubernetes.io/service-name: {name}}}, \
+             annotations: {{endpoints.kubernetes.io/last-change-trigger-time: \"{now}\"}}}}\n\
+             addressType: IPv4\nports: [{{name: peer, port: 7000, protocol: TCP}}]\nendpoints: [{{addresses: [10.9.9.1]}}]\n---\n"
+        )
+    };
+    TIMED.map(slice).concat()
 }
 
-/// The Services of [`LONG`], and [`FAILING`].
+/// The Services of [`LONG`] and [`TIMED`], and [`FAILING`].
 fn own_services() -> String {
     let mut objects = format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: {FAILING}, namespace: data}}\n\
          spec: {{type: ExternalName, externalName: broken.example.com}}\n---\n"
     );
+    for (name, kind) in TIMED {
+        objects += &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: data}}\nspec: {{{kind}ports: [{{name: peer, port: 7000}}]}}\n---\n"
+        );
+    }
     for (place, (name, count)) in LONG.into_iter().enumerate() {
         objects += &format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: data}}\nspec: {{clusterIP: None, ports: [{{name: peer, port: 7000}}]}}\n---\n\
@@ -471,39 +374,4 @@ fn own_services() -> String {
         objects += "---\n";
     }
     objects
-}
-
-/// A record as text, in lower case: whose spelling of a name is repeated where it is not the question's is nobody's business. The serial
-/// number is a time, and each server has its own.
-fn line(record: &Record) -> String {
-    let data = match &record.data {
-        RData::SOA(soa) => {
-            format!("{} {} serial {} {} {} {}", soa.mname, soa.rname, soa.refresh, soa.retry, soa.expire, soa.minimum)
-        }
-        data => data.to_string(),
-    };
-    format!("{} {} {} {data}", record.name, record.ttl, record.record_type()).to_lowercase()
-}
-
-fn over_udp(server: &str, question: &[u8]) -> io::Result<Vec<u8>> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.send(question)?;
-    let mut answer = vec![0; 65_535];
-    let length = socket.recv(&mut answer)?;
-    answer.truncate(length);
-    Ok(answer)
-}
-
-fn over_tcp(server: &str, question: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), question].concat())?;
-    let mut length = [0; 2];
-    stream.read_exact(&mut length)?;
-    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut answer)?;
-    Ok(answer)
 }

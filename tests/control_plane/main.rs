@@ -10,13 +10,17 @@ mod chart;
 mod cluster;
 mod corefile_cases;
 mod corefile_config_map;
+mod corefile_differences;
 mod corefile_oracle;
+mod corefile_plugin_cases;
 #[path = "../corefiles/mod.rs"]
 mod corefiles;
 mod dns_differences;
 mod dns_generated;
 mod dns_metrics;
 mod dns_oracle;
+mod dns_question;
+mod dns_upstream;
 mod events;
 mod eventually;
 mod explained;

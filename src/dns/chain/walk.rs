@@ -100,6 +100,8 @@ impl<'a> Walk<'a> {
         match (outcome, server.extras.as_ref().and_then(|extras| extras.nsid.as_ref())) {
             (Outcome::Reply(mut reply), Some(nsid)) if self.has_option(EdnsCode::NSID) => {
                 if let (Some(edns), Ok(payload)) = (&mut reply.edns, NSIDPayload::new(nsid.clone())) {
+                    // An upstream server may have said its own, or the question's.
+                    edns.options_mut().remove(EdnsCode::NSID);
                     edns.options_mut().insert(EdnsOption::NSID(payload));
                 }
                 Outcome::Reply(reply)
