@@ -363,13 +363,14 @@ impl Store {
                 triggers.push(trigger);
             }
         }
-        let listed = Listed { value: slice, listing };
         match place {
-            Ok(place) => of_service[place] = listed,
+            // Others share its endpoints: one that is equal does not take its place, or both would stay in memory.
+            Ok(place) if !changed => of_service[place].listing = listing,
+            Ok(place) => of_service[place] = Listed { value: slice, listing },
             Err(place) => {
                 // A vector grows by four at first.
                 of_service.reserve_exact(1);
-                of_service.insert(place, listed);
+                of_service.insert(place, Listed { value: slice, listing });
             }
         }
     }

@@ -7,10 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The longest question. Waypost says that it takes 1232 bytes (EDNS); who sends more than this has not listened.
 pub const LONGEST_QUESTION: usize = 4096;
 
-/// Questions over UDP that need more than the records, and are worked on at a time. Others get SERVFAIL.
+/// Questions over UDP that need more than the records and what a cache has, and are worked on at a time. Others get SERVFAIL.
 const UDP: usize = 8192;
 /// Questions over TCP that are worked on at a time. Others wait on their connections.
 const TCP: usize = 4096;
+/// Questions over TCP that are worked on for the cache alone, because their clients have gone. Without a bound of their own one client could take
+/// all places, by connections that it closes.
+const ORPHANS: usize = 256;
 /// Answers over TCP that their clients have not taken yet, bytes. Beyond that a connection ends that has another answer waiting; one alone may
 /// always go.
 const UNSENT: usize = 64 << 20;
@@ -20,6 +23,7 @@ const UNSENT: usize = 64 << 20;
 pub struct Limits {
     udp: Questions,
     tcp: Questions,
+    orphans: Arc<Semaphore>,
     unsent: AtomicUsize,
     most_unsent: usize,
 }
@@ -47,7 +51,8 @@ impl Default for Limits {
 impl Limits {
     /// So many questions over UDP, and over TCP, and so many bytes that wait to be taken.
     pub fn of(udp: usize, tcp: usize, most_unsent: usize) -> Limits {
-        Limits { udp: Questions::new(udp), tcp: Questions::new(tcp), unsent: AtomicUsize::new(0), most_unsent }
+        let orphans = Arc::new(Semaphore::new(ORPHANS));
+        Limits { udp: Questions::new(udp), tcp: Questions::new(tcp), orphans, unsent: AtomicUsize::new(0), most_unsent }
     }
 
     /// A place for a question over UDP, if there is one.
@@ -58,6 +63,11 @@ impl Limits {
     /// A place for a question over TCP, which is waited for.
     pub(super) async fn tcp(&self) -> Option<OwnedSemaphorePermit> {
         self.tcp.places.clone().acquire_owned().await.ok()
+    }
+
+    /// A place for a question over TCP whose client has gone, if there is one.
+    pub(super) fn orphan(&self) -> Option<OwnedSemaphorePermit> {
+        self.orphans.clone().try_acquire_owned().ok()
     }
 
     /// A place among those that wait for other servers, if there is one.

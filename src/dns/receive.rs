@@ -50,7 +50,10 @@ const BELL: u64 = WAKE - 1;
 const ANSWERS: u64 = 1 << 32;
 /// So many events are taken at a time.
 const EVENTS: usize = 64;
-/// How often, and after how long, a full send buffer is tried again.
+/// So many questions under way are looked after until an answer is there, then those that arrive have their turn: thousands may wait for one
+/// answer that is long.
+const GOING_ON: usize = 32;
+/// How often full send buffers are tried again until the thread comes round, and after how long.
 const SEND_ATTEMPTS: usize = 50;
 const SEND_PAUSE: Duration = Duration::from_millis(1);
 
@@ -92,8 +95,8 @@ impl Receivers {
                 let epoll = Arc::new(epoll);
                 let sockets = Sockets::begin(epoll.clone(), ANSWERS);
                 let ports = ports.into_iter().map(OfThread::new).collect();
-                let (composer, inbox, outbox) = (Composer::new(rand::random()), Inbox::new(), Outbox::new());
-                let desk = Desk { ports, epoll, waker, pulse, sockets, tasks, composer, inbox, outbox };
+                let (composer, inbox, attempts) = (Composer::new(rand::random()), Inbox::new(), SEND_ATTEMPTS);
+                let desk = Desk { ports, epoll, waker, pulse, sockets, tasks, composer, inbox, attempts };
                 desk.run(stop);
                 // Last, so that who waits for the end finds the sockets closed.
                 drop(work);
@@ -137,7 +140,15 @@ struct Desk {
     tasks: Tasks<Option<Vec<u8>>, Client>,
     composer: Composer,
     inbox: Inbox,
-    outbox: Outbox,
+    /// How often full send buffers may still be tried again.
+    attempts: usize,
+}
+
+/// What was received at once.
+struct Received {
+    datagrams: usize,
+    /// Some of them needed more than what answers on the spot.
+    took_long: bool,
 }
 
 /// Who waits for an answer, and by which socket it goes. The question has its place until then.
@@ -154,13 +165,15 @@ impl Desk {
         let mut end = None;
         loop {
             self.pulse.beat();
+            self.attempts = SEND_ATTEMPTS;
             for event in self.wait(&mut events) {
                 match event.data.u64() {
                     WAKE => {
                         let told = *stop.borrow();
                         if told != Stop::Not {
-                            self.stop(told);
-                            end = Some(Instant::now() + DRAIN);
+                            let last = Instant::now() + DRAIN;
+                            self.stop(told, last);
+                            end = Some(last);
                         }
                     }
                     BELL => {}
@@ -193,9 +206,14 @@ impl Desk {
     }
 
     /// Receives no more, after a last look where nobody else does.
-    fn stop(&mut self, told: Stop) {
+    fn stop(&mut self, told: Stop, last: Instant) {
         for index in 0..self.ports.len() {
-            while told == Stop::Ends && self.take_batch(index).is_ok_and(|received| received > 0) {}
+            while told == Stop::Ends
+                && Instant::now() < last
+                && self.take_batch(index).is_ok_and(|received| received.datagrams > 0)
+            {
+                self.go_on();
+            }
         }
         let sockets = self.ports.iter().map(|port| port.port.socket.as_fd());
         for socket in sockets.chain([self.waker.as_fd()]) {
@@ -205,23 +223,20 @@ impl Desk {
         }
     }
 
-    /// Looks after the questions under way that go on, and sends the answers that there are.
+    /// Looks after some of the questions under way that go on, and sends the answers that there are.
     fn go_on(&mut self) {
-        let mut last = None;
-        while let Some((answer, client)) = self.tasks.next_done() {
-            let Some(answer) = answer else { continue };
-            if last.is_some_and(|last| last != client.port) || self.outbox.is_full() {
-                self.send(last);
+        for _ in 0..GOING_ON {
+            let Some((answer, client)) = self.tasks.next_done() else { break };
+            let OfThread { port, outbox, .. } = &mut self.ports[client.port];
+            if outbox.is_full() {
+                outbox.send(&port.socket, &mut self.attempts);
             }
-            last = Some(client.port);
-            self.outbox.add(&answer, client.address);
+            if let Some(answer) = answer {
+                outbox.add(&answer, client.address);
+            }
         }
-        self.send(last);
-    }
-
-    fn send(&mut self, port: Option<usize>) {
-        if let Some(OfThread { port, .. }) = port.and_then(|port| self.ports.get(port)) {
-            self.outbox.send(&port.socket);
+        for OfThread { port, outbox, .. } in &mut self.ports {
+            outbox.send(&port.socket, &mut self.attempts);
         }
     }
 
@@ -229,20 +244,21 @@ impl Desk {
     fn take_turn(&mut self, index: usize) {
         for _ in 0..TURN {
             match self.take_batch(index) {
-                // What is under way waits for its turn as well.
-                Ok(BATCH) if self.tasks.is_empty() => {}
+                // What is under way waits for its turn as well, and a turn is meant for answers that take microseconds.
+                Ok(Received { datagrams: BATCH, took_long: false }) if self.tasks.is_empty() => {}
                 Ok(_) => return,
                 Err(error) => return rest(error),
             }
         }
     }
 
-    /// Receives and answers what one system call brings, and says how much that was.
-    fn take_batch(&mut self, index: usize) -> io::Result<usize> {
-        let OfThread { port, headers, counts } = &mut self.ports[index];
+    /// Receives and answers what one system call brings.
+    fn take_batch(&mut self, index: usize) -> io::Result<Received> {
+        let OfThread { port, headers, counts, outbox } = &mut self.ports[index];
         let received = self.inbox.receive(&port.socket, headers)?;
+        let mut took_long = false;
         if received == 0 {
-            return Ok(0);
+            return Ok(Received { datagrams: 0, took_long });
         }
         let mut before = Instant::now();
         let plan = port.responder.plan();
@@ -259,7 +275,7 @@ impl Desk {
                 Verdict::Silence => continue,
                 Verdict::Truncate => {
                     if let Some(bytes) = self.composer.to_tcp(datagram) {
-                        self.outbox.add(bytes, client);
+                        outbox.add(bytes, client);
                     }
                     continue;
                 }
@@ -268,18 +284,19 @@ impl Desk {
             let asked = Message { bytes: datagram, over_tcp: false, now: before };
             let answer = answer_at_once(&port.responder, &plan, view.as_ref(), composer, counts, &asked);
             let Some((answer, tally)) = answer else {
+                took_long = true;
                 match port.responder.limits().udp() {
                     Some(place) => {
                         let answering = answered(port.responder.clone(), datagram.to_vec(), client).boxed();
                         let whose = Client { port: index, address: client, _place: place };
                         if let Some(Some(bytes)) = self.tasks.begin(answering, whose) {
-                            self.outbox.add(&bytes, client);
+                            outbox.add(&bytes, client);
                         }
                     }
                     None => {
                         port.guard.too_many(1);
                         if let Some(bytes) = self.composer.failure(datagram) {
-                            self.outbox.add(bytes, client);
+                            outbox.add(bytes, client);
                         }
                     }
                 }
@@ -287,7 +304,7 @@ impl Desk {
                 continue;
             };
             port.responder.top().note_datagram(datagram, client.ip());
-            self.outbox.add(answer.bytes, client);
+            outbox.add(answer.bytes, client);
             let now = Instant::now();
             tally.note(&answer, datagram.len(), now - before);
             before = now;
@@ -296,8 +313,8 @@ impl Desk {
         if too_long > 0 {
             port.guard.too_long(too_long);
         }
-        self.outbox.send(&port.socket);
-        Ok(received)
+        outbox.send(&port.socket, &mut self.attempts);
+        Ok(Received { datagrams: received, took_long })
     }
 }
 
@@ -322,11 +339,13 @@ struct OfThread {
     port: Port,
     headers: Headers,
     counts: Counts,
+    outbox: Outbox,
 }
 
 impl OfThread {
     fn new(port: Port) -> OfThread {
-        OfThread { port, headers: MultiHeaders::preallocate(BATCH, None), counts: Counts::new(Transport::Udp) }
+        let headers = MultiHeaders::preallocate(BATCH, None);
+        OfThread { port, headers, counts: Counts::new(Transport::Udp), outbox: Outbox::new() }
     }
 }
 
@@ -407,14 +426,14 @@ impl Outbox {
     }
 
     /// Sends all. What the socket does not take for a while is lost, and so is what the kernel refuses to send to its client.
-    fn send(&mut self, socket: &UdpSocket) {
-        let (mut sent, mut attempts) = (0, 0);
+    fn send(&mut self, socket: &UdpSocket, attempts: &mut usize) {
+        let mut sent = 0;
         while sent < self.count {
             match self.send_some(socket, sent) {
                 Ok(some) => sent += some,
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if attempts < SEND_ATTEMPTS => {
-                    attempts += 1;
+                Err(Errno::AGAIN) if *attempts > 0 => {
+                    *attempts -= 1;
                     thread::sleep(SEND_PAUSE);
                 }
                 Err(error) => {

@@ -112,13 +112,18 @@ impl Records {
         let Some(labels) = service_labels(key) else { return };
         let services = self.services.pin();
         let old = services.get(labels.as_ref());
-        let new = ServiceRecord::new(key, service, slices);
+        // Names and addresses keep the labels that they began with.
+        let labels = old.map(|record| record.labels.clone()).unwrap_or(labels);
+        let new = ServiceRecord::new(key, service, slices).map(|record| ServiceRecord { labels: labels.clone(), ..record });
         if old == new.as_ref() {
+            // Nothing is answered otherwise, but it shares the endpoints that the store has now: those before would stay in memory beside them.
+            if let Some(record) = new {
+                services.insert(labels, record);
+            }
             return;
         }
         let before = old.map(ServiceRecord::addresses).unwrap_or_default();
         let after = new.as_ref().map(ServiceRecord::addresses).unwrap_or_default();
-        let labels = old.map(|record| record.labels.clone()).unwrap_or(labels);
         match new {
             Some(record) => drop(services.insert(labels.clone(), record)),
             None => drop(services.remove(labels.as_ref())),
@@ -395,6 +400,18 @@ mod tests {
         records.publish(&web, None, &[]);
         records.publish(&other, None, &[]);
         assert_eq!((claimed(&records), records.service_count()), (0, 0));
+    }
+
+    #[test]
+    fn the_endpoints_are_those_that_the_store_has_now() {
+        let records = Records::new("cluster.local", 30);
+        let web = ObjectKey::new("default", "web");
+        for _ in 0..2 {
+            // The second time they are equal, as after a change that DNS does not know.
+            let stored = slice(&web, &["10.0.0.1", "10.0.0.2"]);
+            records.publish(&web, None, &[&stored]);
+            assert_eq!(Arc::strong_count(&stored.endpoints), 2, "the store and DNS");
+        }
     }
 
     #[test]

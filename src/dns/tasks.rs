@@ -72,7 +72,7 @@ impl<T, W> Tasks<T, W> {
     /// Whether the thread may sleep, because no work goes on. If so the bell wakes it until it says that it is awake.
     pub fn may_sleep(&self) -> bool {
         let mut state = self.bell.state();
-        state.asleep = state.rung.is_empty();
+        state.asleep = state.rung.is_empty() && self.rung.is_empty();
         state.asleep
     }
 
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use futures::FutureExt;
     use futures::channel::oneshot;
-    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use std::thread;
 
     fn tasks() -> Tasks<u32, &'static str> {
@@ -166,7 +166,8 @@ mod tests {
 
     fn wait_for_the_bell(tasks: &Tasks<u32, &'static str>) {
         let mut fds = [PollFd::new(&tasks.bell.rope, PollFlags::IN)];
-        assert_eq!(poll(&mut fds, None).unwrap(), 1);
+        let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(&mut fds, Some(&patience)).unwrap(), 1, "nobody rings");
     }
 
     #[test]
@@ -182,8 +183,10 @@ mod tests {
             sender.send(value).unwrap();
         }
         assert!(!tasks.may_sleep());
+        assert_eq!(tasks.next_done(), Some((10, "first")));
+        assert!(!tasks.may_sleep(), "others have rung and were not looked at yet");
         let done: Vec<_> = std::iter::from_fn(|| tasks.next_done()).collect();
-        assert_eq!(done, [(10, "first"), (20, "second"), (30, "third")]);
+        assert_eq!(done, [(20, "second"), (30, "third")]);
         assert!(tasks.is_empty() && tasks.may_sleep());
         assert_eq!(tasks.places.len(), 3, "places are used again");
     }

@@ -21,15 +21,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::{Poll, ready};
 use std::thread;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Notify, Semaphore, watch};
-use tokio::task::{AbortHandle, JoinSet, yield_now};
+use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
@@ -313,21 +313,16 @@ impl Conversation {
         true
     }
 
-    /// Answers a question that needs more than the records, by and by. False when the connection has to end.
+    /// Answers a question that needs more than what is in memory, by and by. False when the connection has to end.
     async fn answer_later(&mut self, message: Vec<u8>) -> bool {
         // One question waits here, and the others where the client has them.
         let Ok(place) = self.places.clone().acquire_owned().await else { return false };
         let Some(worked_on) = self.outbox.limits.tcp().await else { return false };
-        let (responder, client, outbox) = (self.responder.clone(), self.client, self.outbox.clone());
-        // It goes on when the connection is cut, as over UDP: what another server says is kept for others.
-        let answering = tokio::spawn(async move {
-            let answer = responder.answer_message(message, client).await;
-            drop(worked_on);
-            answer
-        });
+        let outbox = self.outbox.clone();
+        let mut answering = Answering::begin(self.responder.clone(), message, self.client, worked_on);
         self.by_and_by(async move {
             let _place = place;
-            let Ok(Some(answer)) = answering.await else { return };
+            let Ok(Some(answer)) = (&mut answering.task).await else { return };
             let Ok(length) = u16::try_from(answer.len()) else { return };
             let bytes = [&length.to_be_bytes(), answer.as_slice()].concat();
             drop(answer);
@@ -342,6 +337,40 @@ impl Conversation {
     fn by_and_by(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         while self.answers.try_join_next().is_some() {}
         self.answers.spawn(work);
+    }
+}
+
+/// A question that is worked on. When its connection is cut it goes on, as over UDP, because what another server says is kept for others; but not
+/// for more than a few clients that have gone.
+struct Answering {
+    task: JoinHandle<Option<Vec<u8>>>,
+    limits: Arc<Limits>,
+    /// What it has a place by then, until it ends.
+    orphan: Arc<OnceLock<OwnedSemaphorePermit>>,
+}
+
+impl Answering {
+    fn begin(responder: Arc<Responder>, message: Vec<u8>, client: SocketAddr, place: OwnedSemaphorePermit) -> Answering {
+        let (limits, orphan) = (responder.limits().clone(), Arc::new(OnceLock::new()));
+        let held = orphan.clone();
+        let task = tokio::spawn(async move {
+            let answer = responder.answer_message(message, client).await;
+            drop((place, held));
+            answer
+        });
+        Answering { task, limits, orphan }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if self.task.is_finished() {
+            return;
+        }
+        match self.limits.orphan() {
+            Some(place) => drop(self.orphan.set(place)),
+            None => self.task.abort(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The tables: layout, differences, netlink, and an in-memory kernel for tests.
 //!
 //! [`Committer`] owns what the kernel holds. It takes the plan's [`crate::proxy::Delta`]s, works out the elements that differ and hands
-//! them, one atomic batch per family, to a [`Kernel`]: [`Netlink`] in the agent, [`Memory`] in tests.
+//! them, in atomic batches per family, to a [`Kernel`]: [`Netlink`] in the agent, [`Memory`] in tests.
 
 mod change;
 mod committer;

@@ -53,7 +53,8 @@ pub struct Table {
 /// That a table is to be made anew.
 struct Rebuild {
     why: String,
-    /// Whether one is there, which is in force until the new one is.
+    /// Whether services are in use by a table that is there, or was until somebody took it away: then all of it comes at once. In a table that fills
+    /// by and by a connection to an address that is known already, and its service is not, is refused.
     replaces: bool,
 }
 
@@ -232,7 +233,7 @@ impl Table {
         let is_edited = matches!(reading, Reading::Edited(_));
         let (contents, rebuild) = match reading {
             Reading::Ours(contents) => (contents, None),
-            Reading::Absent => (Default::default(), Some(Rebuild { why: "there was no table".into(), replaces: false })),
+            Reading::Absent => (Default::default(), Some(Rebuild { why: "there was no table".into(), replaces: self.left })),
             Reading::Other(why) | Reading::Edited(why) => (Default::default(), Some(Rebuild { why, replaces: true })),
         };
         self.uses = Uses::found(contents.made, &contents.elements);

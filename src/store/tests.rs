@@ -35,6 +35,17 @@ fn what_a_new_listing_does_not_mention_is_gone() {
 }
 
 #[test]
+fn a_slice_that_a_listing_mentions_again_stays_the_one_whose_endpoints_others_share() {
+    let mut store: Store = [slice("web-1", "web")].into_iter().collect();
+    let endpoints = |store: &Store| store.slices(&ObjectKey::new("default", "web"))[0].endpoints.clone();
+    let before = endpoints(&store);
+    for update in [Update::ListBegin(Kind::Slice), slice("web-1", "web"), Update::ListEnd(Kind::Slice)] {
+        store.apply(update);
+    }
+    assert!(Arc::ptr_eq(&before, &endpoints(&store)));
+}
+
+#[test]
 fn the_time_of_a_change_is_told_with_the_change_and_is_no_state() {
     let at = |seconds: u64| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
     let changed = |seconds: u64, headless: bool| match slice("web-1", "web") {

@@ -3,9 +3,11 @@
 use hickory_proto::op::Message;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::yield_now;
+use tokio::time::timeout;
 use waypost::config::{CacheConfig, Upstreams};
 use waypost::dns::chain::{Chain, Plan};
 use waypost::dns::fast::Composer;
@@ -17,6 +19,7 @@ use waypost::dns::respond::Responder;
 use waypost::dns::server::{self, Serving};
 use waypost::dns::shape::Shape;
 
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Whoever asks.
 const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 5353);
 
@@ -104,7 +107,8 @@ impl Both {
                 }
                 let _ = to.shutdown().await;
             };
-            let _ = tokio::join!(says, from.read_to_end(&mut answers));
+            let said = timeout(PATIENCE, async { tokio::join!(says, from.read_to_end(&mut answers)) }).await;
+            let _ = said.expect("the server ends a connection whose client has said its last word");
             answers
         })
     }

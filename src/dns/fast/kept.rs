@@ -10,6 +10,8 @@ use std::sync::Arc;
 /// A pointer to the name of the question.
 const QUESTION: [u8; 2] = [0xc0, HEADER as u8];
 const OPT: u16 = 41;
+/// The bytes of an OPT record without anything in it.
+const EMPTY_OPT: usize = 11;
 const MX: u16 = 15;
 /// Codes beyond this have no counts on this path.
 const NX_DOMAIN: u8 = 3;
@@ -46,6 +48,10 @@ pub(super) fn compose(bytes: &mut Vec<u8>, asked: &Asked<'_>, kept: &Kept, below
     let [_, _, _, flags, 0, 1, counts @ ..] = *header else { return None };
     let echoed = body.get(..asked.echo.len()).filter(|echoed| asked.is_echo(echoed))?;
     let code = Some(flags & CODE).filter(|code| *code <= NX_DOMAIN)?;
+    // Before it is copied, for nothing: an OPT record is all that it may lose.
+    if kept.answer.len() > asked.limit() + EMPTY_OPT {
+        return None;
+    }
     bytes.clear();
     bytes.extend_from_slice(&kept.answer);
     let mut walk = Walk { bytes, at: HEADER + asked.echo.len(), ttl: kept.ttl };

@@ -55,7 +55,9 @@ impl Table {
         let wanted = &self.wanted.elements;
         let is_refused = |element: &Element| self.refused.contains(&Part::of_element(element));
         let is_news = |(element, present): &(Element, bool)| self.elements.contains(element) != *present;
-        let unwanted = self.elements.iter().filter(|element| !wanted.contains_key(element)).map(|element| (*element, false));
+        let mut unwanted: Vec<_> = self.elements.iter().filter(|element| !wanted.contains_key(element)).collect();
+        unwanted.sort_unstable();
+        let unwanted = unwanted.into_iter().map(|element| (*element, false));
         let asked = wanted.iter().map(|(element, present)| (*element, *present));
         let mut changes = node_wide(asked.filter(|(element, _)| !is_refused(element)).filter(is_news).chain(unwanted));
         let stay = wanted.keys().filter(|element| is_refused(element)).map(|element| (*element, left.contains(element)));

@@ -138,6 +138,29 @@ fn the_search_for_culprits_is_bounded_and_those_that_are_known_are_not_searched_
     }
 }
 
+#[test]
+fn a_table_that_is_or_was_in_force_is_made_anew_in_one_batch_and_a_first_one_in_several() {
+    let mut committer = Committer::new(Memory::default(), layouts());
+    let mut batches = |happens: &dyn Fn(&mut Committer<Memory>)| {
+        happens(&mut committer);
+        committer.kernel().commits.clear();
+        let delta = if committer.kernel().elements(Family::V4).is_empty() { many(3000) } else { Delta::default() };
+        committer.distrust();
+        committer.commit(delta);
+        assert_eq!(committer.kernel().elements(Family::V4).len(), 6000);
+        let of_family = committer.kernel().commits.iter().filter(|batch| !batch.elements.add.is_empty());
+        of_family.map(|batch| batch.rebuild).collect::<Vec<_>>()
+    };
+    assert_eq!(batches(&|_| ()), [true, false, false], "a first start");
+    assert_eq!(batches(&|committer| committer.kernel().edit(Family::V4)), [true], "somebody's rules in it");
+    assert_eq!(batches(&|committer| committer.kernel().flush(Family::V4)), [true], "somebody has removed it");
+    let other = |committer: &mut Committer<Memory>| {
+        let layout = layouts()[0].clone();
+        committer.set_layout(Layout { masquerade_mark: 0x8000, ..layout });
+    };
+    assert_eq!(batches(&other), [true], "another layout");
+}
+
 /// The same with another port of the endpoint.
 fn changed(delta: Delta) -> BTreeMap<Dest, Option<Destination>> {
     let backend = Backend { address: [10, 244, 0, 1].into(), port: 8081 };
