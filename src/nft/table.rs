@@ -280,7 +280,11 @@ impl Table {
                 if !last && generation(kernel, outcome) != seen {
                     return Err(NftError::Unsettled);
                 }
-                let culprits = self.commit_without_culprits(kernel, (batch, reasons), why.is_some(), &mut halvings, outcome)?;
+                // What one batch is searched for must not leave the good ones among the others unfound.
+                let mut share = halvings / (pending.len() / most + 1);
+                halvings -= share;
+                let culprits = self.commit_without_culprits(kernel, (batch, reasons), why.is_some(), &mut share, outcome)?;
+                halvings += share;
                 let is_sure = generation(kernel, outcome) == seen;
                 if !last && !is_sure {
                     return Err(NftError::Unsettled);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::proxy::{Destination, Entry};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[test]
@@ -188,6 +189,15 @@ fn where_nearly_everything_is_refused_the_search_ends_and_goes_on_in_the_next_ro
         committer.kernel().elements(Family::V4).contains(&good)
     });
     assert!(rounds.is_some());
+}
+
+#[test]
+fn what_one_batch_is_searched_for_leaves_enough_for_the_others() {
+    let refuses = (0..1024).chain([2500]).map(|number| Element::Service(one_of_many(number), Chain::Pick(1)));
+    let mut committer = Committer::new(Memory::refusing(refuses), layouts());
+    committer.commit(many(3000));
+    let held: BTreeSet<Dest> = committer.kernel().elements(Family::V4).iter().filter_map(Element::dest).collect();
+    assert_eq!((1024..3000).filter(|number| !held.contains(&one_of_many(*number))).collect::<Vec<_>>(), [2500]);
 }
 
 #[test]
