@@ -113,23 +113,6 @@ pub fn give_back(changes: &mut [Change], elements: &Difference) {
     }
 }
 
-/// Tells the slots that go because a list becomes shorter from the rest; they are to be removed by a batch of their own, afterwards. A packet that is on
-/// its way through the rules while a batch comes into force may have drawn its slot from the longer list, and looks it up in what the batch has left.
-pub fn split_surplus_slots(elements: &Difference) -> Option<(Difference, Vec<Element>)> {
-    let slot = |element: &Element| match element {
-        Element::Endpoint(dest, slot, _) => Some((*dest, *slot)),
-        _ => None,
-    };
-    if !elements.remove.iter().any(|element| slot(element).is_some()) {
-        return None;
-    }
-    let filled: BTreeSet<(Dest, u32)> = elements.add.iter().filter_map(slot).collect();
-    let stays: BTreeSet<Dest> = elements.add.iter().filter_map(Element::dest).collect();
-    let is_surplus = |element: &Element| slot(element).is_some_and(|at| stays.contains(&at.0) && !filled.contains(&at));
-    let (surplus, remove): (Vec<_>, Vec<_>) = elements.remove.iter().partition(|element| is_surplus(element));
-    (!surplus.is_empty()).then(|| (Difference { remove, add: elements.add.clone() }, surplus))
-}
-
 /// The slots as the kernel holds them, as far as they are filled without a gap.
 pub fn seats(elements: &[Element]) -> Destination {
     let slots: BTreeMap<u32, Backend> = elements

@@ -77,7 +77,7 @@ impl Layout {
     pub fn comment(&self) -> String {
         let all = if self.masquerade_all { ", masquerade-all" } else { "" };
         let dns = if self.tracked_dns { ", tracked DNS" } else { "" };
-        format!("waypost layout 2, mark {:#x}, {}{all}{dns}", self.masquerade_mark, self.detect_local)
+        format!("waypost layout 3, mark {:#x}, {}{all}{dns}", self.masquerade_mark, self.detect_local)
     }
 
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
@@ -129,11 +129,10 @@ impl Layout {
     /// A chain that is made when elements lead to it; `None` for those of the skeleton.
     pub fn made(&self, chain: Chain) -> Option<ChainSpec> {
         let rules = match chain {
-            Chain::Pick(_) | Chain::PickLocal(_) => vec![self.draw(chain.slots()?, Balance::Random)],
+            Chain::Pick(_) | Chain::PickLocal(_) => self.choose(chain.slots()?, Balance::Random),
             Chain::Own(own) => {
                 let known = own.affinity().map(|map| self.where_it_went(own.protocol, map));
-                let new = self.draw(chain.slots()?, own.method);
-                known.into_iter().chain([new]).collect()
+                known.into_iter().chain(self.choose(chain.slots()?, own.method)).collect()
             }
             Chain::Remember(remember) => self.remember_client(&remember),
             Chain::Outside | Chain::OutsideLocal => return None,
@@ -141,7 +140,15 @@ impl Layout {
         Some(ChainSpec { name: chain.to_string(), hook: None, rules })
     }
 
-    /// Chooses one of the slots of the destination.
+    /// Chooses one of the slots of the destination. A packet keeps the rules that it began with but finds elements as they are now: where a batch
+    /// makes the list shorter in between, the drawn slot may be gone. Then the first is taken, and if no endpoint of the node is left, the first of all.
+    fn choose(&self, slots: Range<u32>, method: Balance) -> Vec<Vec<Expr>> {
+        let first = |start: u32| self.draw(start..start + 1, Balance::Random);
+        let of_list = (slots.len() > 1).then(|| first(slots.start));
+        let of_all = (slots.start > 0).then(|| first(0));
+        [self.draw(slots, method)].into_iter().chain(of_list).chain(of_all).collect()
+    }
+
     fn draw(&self, slots: Range<u32>, method: Balance) -> Vec<Expr> {
         let (to, modulus, offset) = (self.address_words() + 2, slots.len() as u32, slots.start);
         let mut rule = self.load_dest();

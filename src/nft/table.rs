@@ -3,7 +3,7 @@
 //! One bad destination never stops the rest: a batch that the kernel rejects is first compared with the kernel's real table again,
 //! then halved until the culprits are found; those are set aside and reported ([`super::refused`]).
 
-use super::change::{Change, Part, Pending, bereft_maps, give_back, node_wide, seats, split_surplus_slots, usable_in, usable_of};
+use super::change::{Change, Part, Pending, bereft_maps, give_back, node_wide, seats, usable_in, usable_of};
 use super::committer::{FamilyOutcome, Held, Rejected};
 use super::kernel::{Batch, Kernel, NftError, Reading, Usable};
 use super::layout::Layout;
@@ -313,22 +313,17 @@ impl Table {
             give_back(&mut changes, &batch.elements);
             return Ok(Some((changes, reasons)));
         }
-        let (whole, surplus) = match split_surplus_slots(&batch.elements).filter(|_| !rebuild) {
-            Some((first, surplus)) => (Some(std::mem::replace(&mut batch.elements, first)), surplus),
-            None => (None, Vec::new()),
-        };
         match kernel.commit(&self.layout, &batch) {
             Ok(()) => {
                 outcome.batches += 1;
-                let all = whole.as_ref().unwrap_or(&batch.elements);
-                outcome.elements += all.len();
-                self.uses.changed(all, batch.made, &batch.gone, rebuild);
+                outcome.elements += batch.elements.len();
+                self.uses.changed(&batch.elements, batch.made, &batch.gone, rebuild);
                 changes.into_iter().for_each(|change| self.done(change));
                 outcome.batches += kernel.forget(&self.layout, &batch.usable)?;
-                self.remove_surplus_slots(kernel, surplus, outcome).map(|()| None)
+                Ok(None)
             }
             Err(NftError::Rejected(reasons)) => {
-                give_back(&mut changes, whole.as_ref().unwrap_or(&batch.elements));
+                give_back(&mut changes, &batch.elements);
                 Ok(Some((changes, reasons)))
             }
             Err(error) => Err(error),
@@ -355,28 +350,6 @@ impl Table {
                 Ok(None)
             }
             Err(NftError::Rejected(reasons)) => Ok(Some(reasons)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Removes slots that no list has any more, after the batch that made the lists shorter.
-    fn remove_surplus_slots(
-        &self,
-        kernel: &mut impl Kernel,
-        surplus: Vec<Element>,
-        outcome: &mut FamilyOutcome,
-    ) -> Result<(), NftError> {
-        if surplus.is_empty() {
-            return Ok(());
-        }
-        let batch = Batch { elements: Difference { remove: surplus, add: Vec::new() }, ..Batch::default() };
-        match kernel.commit(&self.layout, &batch) {
-            Ok(()) => {
-                outcome.batches += 1;
-                Ok(())
-            }
-            // Somebody has removed one before us: what is there is to be looked at.
-            Err(NftError::Rejected(_)) if outcome.full => Err(NftError::Unsettled),
             Err(error) => Err(error),
         }
     }

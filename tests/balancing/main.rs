@@ -39,6 +39,10 @@ fn main() {
             methods::source_hash_sends_a_client_to_one_endpoint_and_moves_only_those_of_one_that_goes,
         ),
         Trial::test("a_hash_sends_each_client_where_the_packet_walk_says", methods::a_hash_sends_each_client_where_the_walk_says),
+        Trial::test(
+            "a_connection_that_draws_a_slot_that_is_gone_takes_another",
+            methods::a_connection_that_draws_a_slot_that_is_gone_takes_another,
+        ),
         Trial::test("example_weights_split_between_two_slices", methods::weights_split_between_two_slices),
         Trial::test(
             "example_slow_start_gives_a_newly_ready_endpoint_its_share_in_steps",

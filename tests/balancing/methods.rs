@@ -122,6 +122,42 @@ fn some_address(family: Family) -> IpAddr {
     }
 }
 
+/// As for a packet that went to its chain before a batch made the list shorter, and draws after that.
+pub fn a_connection_that_draws_a_slot_that_is_gone_takes_another() -> Result<(), Failed> {
+    for method in ["random", "round-robin"] {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "web", "namespace": "shop", "annotations": { "waypost.dev/balance": method } },
+            "spec": {
+                "clusterIPs": ["10.96.0.1", "fd00:96::1"], "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+                "ports": [{ "name": "http", "port": 80, "nodePort": 30080 }],
+            },
+        });
+        let world = World::new(&format!("{service}\n{}", slices(&[1, 2, 3])));
+        for family in ["ip", "ip6"] {
+            let endpoints = world.nft(&["list", "map", family, "waypost", "endpoints"]);
+            let elements = endpoints.split(['{', '}', ',']).map(str::trim).filter(|part| part.contains(" . tcp . "));
+            let others: Vec<&str> =
+                elements.filter(|element| !element.contains(" . 0 : ") && !element.contains(" . 65536 : ")).collect();
+            assert!(others.len() >= 5, "{endpoints}");
+            world.nft(&["delete", "element", family, "waypost", "endpoints", &format!("{{ {} }}", others.join(", "))]);
+        }
+        for (client, to) in [
+            (&world.client, ADDRESSES[0]),
+            (&world.client, ADDRESSES[1]),
+            (&world.outside, "192.0.2.10:30080"),
+            (&world.outside, "[2001:db8::10]:30080"),
+        ] {
+            let answered: BTreeSet<String> = (0..24).map(|_| world.reach(client, Tcp, to)).collect();
+            assert_eq!(answered.len(), 1, "{method}, {to}: {answered:?}");
+        }
+        // And where none of the node is left, by the first of all.
+        world.nft(&["delete", "element", "ip", "waypost", "endpoints", "{ 192.0.2.10 . tcp . 30080 . 65536 }"]);
+        world.reach(&world.outside, Tcp, "192.0.2.10:30080");
+    }
+    Ok(())
+}
+
 pub fn weights_split_between_two_slices() -> Result<(), Failed> {
     let objects = example("web-canary", &[]);
     let world = World::new(&objects);

@@ -204,17 +204,20 @@ pub fn missing_permission(stage: &Stage) {
     let take = format!(r#"[{{"op": "remove", "path": "/rules/{slices}"}}]"#);
     let give = format!(r#"[{{"op": "add", "path": "/rules/{slices}", "value": {}}}]"#, rules[slices]);
 
+    // Every kill makes the kubelet wait longer before the next start: a new pod's first one is at once.
+    begin_anew(cluster, 1);
     let load = Load::start(cluster, &shop);
     cluster.kubectl(&["patch", "clusterrole", "waypost-agent", "--type=json", "--patch", &take]);
     cluster.node(1, &["kill", "-9", &process_of_agent(cluster, 1).to_string()]);
-    let pod = agent_of(cluster, 1).expect("it is being started again");
+    let pod = await_agent(cluster, "the agent of node1 runs again", |pod| {
+        pod["spec"]["nodeName"] == "node1" && restarts(pod) == 1 && !running_since(pod).is_null()
+    });
     eventually("the agent says which right it needs", || {
         let log = cluster.try_kubectl(&[SYSTEM, "logs", name_of(&pod)])?;
         if log.contains("endpointslices") && log.contains("forbidden") { Ok(()) } else { Err(log) }
     });
     await_event(cluster, "PermissionMissing", 1);
-    let found = check(cluster, name_of(&pod));
-    assert!(found.contains("endpointslices cannot be listed"), "{found}");
+    await_finding(cluster, 1, &["endpointslices cannot be listed"]);
     cluster.kubectl(&["patch", "clusterrole", "waypost-agent", "--type=json", "--patch", &give]);
     eventually("it is ready when it has the right", || match agent_of(cluster, 1) {
         Some(pod) if is_ready(&pod) => Ok(()),
@@ -230,12 +233,8 @@ pub fn kube_proxy_beside(stage: &Stage) {
     cluster.script(&["install-kube-proxy"]);
     for node in NODES {
         await_event(cluster, "KubeProxyFound", node);
-        let pod = agent_of(cluster, node).expect("it runs");
         // The Event may be one of an earlier kube-proxy; this one writes its rules when it has started.
-        eventually("the check names kube-proxy", || {
-            let found = check(cluster, name_of(&pod));
-            if found.contains("kube-proxy") { Ok(()) } else { Err(found) }
-        });
+        await_finding(cluster, node, &["kube-proxy"]);
     }
     cluster.script(&["remove-kube-proxy"]);
     for node in NODES {
@@ -254,9 +253,7 @@ pub fn second_dns_server(stage: &Stage) {
     let load = Load::start(cluster, &shop);
     let (other, kills) = take_dns_port(cluster, 2);
     await_event(cluster, "DnsPortTaken", 2);
-    let pod = agent_of(cluster, 2).expect("it runs");
-    let found = check(cluster, name_of(&pod));
-    assert!(found.contains("dns-address") && found.contains("taken"), "{found}");
+    await_finding(cluster, 2, &["dns-address", "taken"]);
     drop(other);
     eventually("the agent answers its node again", || {
         let tables = cluster.node(2, &["nft", "list", "tables"]);
@@ -373,7 +370,6 @@ pub fn process_of_agent(cluster: &Cluster, node: u8) -> u32 {
 
 /// Kills the agent of this node, waits until it is ready again, and returns the name of its pod.
 pub fn restart_agent(cluster: &Cluster, node: u8) -> String {
-    let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
     let before = agent_of(cluster, node).expect("the node has an agent");
     cluster.node(node, &["kill", "-9", &process_of_agent(cluster, node).to_string()]);
     eventually("the agent is ready again", || match agent_of(cluster, node) {
@@ -387,6 +383,14 @@ pub fn is_ready(pod: &Value) -> bool {
     pod["status"]["containerStatuses"][0]["ready"] == true
 }
 
+pub fn restarts(pod: &Value) -> u64 {
+    pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or_default()
+}
+
+fn running_since(pod: &Value) -> &Value {
+    &pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+}
+
 fn name_of(pod: &Value) -> &str {
     pod["metadata"]["name"].as_str().expect("a pod has a name")
 }
@@ -395,6 +399,15 @@ fn name_of(pod: &Value) -> &str {
 fn check(cluster: &Cluster, pod: &str) -> String {
     let command = [SYSTEM, "exec", pod, "--", "/waypost", "check", "--config=/etc/waypost/waypost.yaml"];
     cluster.try_kubectl(&command).unwrap_or_else(|found| found)
+}
+
+/// Its container may be about to be started again, and an Event may be an earlier agent's.
+fn await_finding(cluster: &Cluster, node: u8, words: &[&str]) {
+    eventually(&format!("the check names {words:?}"), || {
+        let pod = agent_of(cluster, node).ok_or("the node has no agent")?;
+        let found = check(cluster, name_of(&pod));
+        if words.iter().all(|word| found.contains(word)) { Ok(()) } else { Err(found) }
+    });
 }
 
 fn await_event(cluster: &Cluster, reason: &str, node: u8) {

@@ -1,9 +1,8 @@
 //! An agent that runs out of memory while it serves.
 
-use super::bad_days::{SYSTEM, agent_of, process_of_agent};
+use super::bad_days::{SYSTEM, agent_of, process_of_agent, restarts};
 use super::cluster::Cluster;
 use super::eventually::eventually;
-use serde_json::Value;
 
 /// Fills the control group of a container until the kernel ends the process that it is for. What fills it is in the group as well and would be
 /// the bigger one, so the kernel is told whom to choose. Both hierarchies of control groups.
@@ -62,8 +61,4 @@ pub fn begin_anew(cluster: &Cluster, node: u8) {
         Some(pod) if pod["metadata"]["uid"] != before["metadata"]["uid"] && super::bad_days::is_ready(&pod) => Ok(()),
         other => Err(format!("{other:?}")),
     });
-}
-
-fn restarts(pod: &Value) -> u64 {
-    pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or_default()
 }

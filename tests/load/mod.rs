@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(420);
 /// How long a program lives that is killed again and again.
 const LIFE: Duration = Duration::from_secs(1);
+/// A client sends the first packet of a connection again after this (`TCP_TIMEOUT_INIT` of the kernel).
+const SENT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// What comes behind a target that is asked over UDP.
 const UDP: &str = "/udp";
 
@@ -44,6 +46,8 @@ pub struct Seen {
     pub lost: Vec<String>,
     /// First packets of connections that had to be sent again.
     pub sent_again: u64,
+    /// Connections that took so long that theirs may be among them: when, to where, and who answered.
+    pub late: Vec<String>,
 }
 
 impl Load {
@@ -85,6 +89,7 @@ impl Load {
             seen.by.into_iter().for_each(|(server, count)| *all.by.entry(server).or_default() += count);
             all.over_udp += seen.over_udp;
             all.lost.extend(seen.lost);
+            all.late.extend(seen.late);
         }
         all.sent_again = self.clients.iter().map(retransmitted).sum::<u64>() - self.retransmitted;
         all
@@ -104,7 +109,7 @@ impl Seen {
         let total: usize = self.by.values().sum();
         let lost = self.lost.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
         assert!(self.lost.is_empty(), "{} lost, {total} not: {:?}\n{lost}", self.lost.len(), self.by);
-        assert_eq!(self.sent_again, 0, "a first packet got lost, and only the second came through");
+        assert_eq!(self.sent_again, 0, "a first packet got lost, and only the second came through: {:#?}", self.late);
         println!("    of {} connections and {} questions over UDP none was lost", total - self.over_udp, self.over_udp);
     }
 }
@@ -162,8 +167,12 @@ fn connect(state: &State, targets: &[Target]) -> Seen {
             break;
         }
         state.attempts.fetch_add(1, Ordering::Relaxed);
+        let asked = Instant::now();
         match lab::connect_here(*protocol, *target, PATIENCE) {
             Outcome::Reached { by, .. } => {
+                if asked.elapsed() >= SENT_AGAIN_AFTER {
+                    seen.late.push(format!("{:?} after {:?}, {target}/{protocol}: {by}", asked.elapsed(), began.elapsed()));
+                }
                 *seen.by.entry(by).or_default() += 1;
                 seen.over_udp += usize::from(*protocol == Protocol::Udp);
             }
