@@ -150,6 +150,10 @@ pub struct CacheConfig {
     pub serve_stale: Duration,
     /// How long a client waits for the upstream servers while there is an expired answer. Zero: it gets that one at once.
     pub stale_after: Duration,
+    /// The TTL with which an expired answer is served, in seconds.
+    pub stale_ttl: u32,
+    /// After the upstream servers have failed while there is an expired answer, they are not asked again for so long.
+    pub stale_recheck: Duration,
     /// Answers from the cache have the TTL that they had when they came (`keepttl`).
     pub keep_ttl: bool,
 }
@@ -180,6 +184,9 @@ impl Default for CacheConfig {
             serve_stale: Duration::from_secs(3600),
             // RFC 8767, section 5.
             stale_after: Duration::from_millis(1800),
+            // RFC 8767, section 4.
+            stale_ttl: 30,
+            stale_recheck: Duration::from_secs(5),
             keep_ttl: false,
         }
     }

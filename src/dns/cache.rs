@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// What an entry takes besides its key and its answer: a slot, a place in the index, and the heads of two allocations.
 const OVERHEAD: usize = 256;
-/// After a failed refresh the upstreams are left in peace for this long, and what is stale is served at once.
-const RECHECK: Duration = Duration::from_secs(5);
 
 /// What is asked for: the name in lower case, the type, and the flags DO and CD. The class is always IN: others are refused before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +102,11 @@ impl Cache {
         Cache { config: config.clone(), positive: half(config.entries), negative: half(config.negative_entries) }
     }
 
+    /// What it was made by.
+    pub fn config(&self) -> &CacheConfig {
+        &self.config
+    }
+
     /// How many seconds an answer of this sort is kept whose records have at least this TTL.
     pub fn lifetime(&self, kind: Kind, ttl: u32) -> u32 {
         match kind {
@@ -155,7 +158,7 @@ impl Cache {
         for half in [&self.positive, &self.negative] {
             if let Some(entry) = lock(half).entry(key) {
                 entry.refreshing = false;
-                entry.recheck = Some(now + RECHECK);
+                entry.recheck = Some(now + self.config.stale_recheck);
             }
         }
     }

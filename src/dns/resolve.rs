@@ -16,13 +16,13 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::time::timeout;
 
-/// The TTL of an answer that has expired, in seconds (RFC 8767, section 4).
-const STALE_TTL: u32 = 30;
 /// That nobody answered is remembered for this long, in seconds (the least that RFC 9520 allows).
 const SILENCE_TTL: u32 = 1;
+/// The TTL of an answer without any record, which says none, in seconds: CoreDNS's.
+const EMPTY_TTL: u32 = 5;
 /// The extended error "Stale Answer" (RFC 8914).
 const STALE_ANSWER: [u8; 2] = [0, 3];
 /// The EDNS option of extended errors.
@@ -36,7 +36,6 @@ struct Inner {
     forwarders: Vec<Forwarder>,
     cache: Option<Cache>,
     scope: Scope,
-    stale_after: Duration,
     under_way: Mutex<UnderWay>,
     metrics: Arc<Metrics>,
 }
@@ -79,9 +78,8 @@ impl Resolver {
 
     /// A resolver that asks by the first forwarder that takes a name, with a cache before all of them.
     pub fn of(forwarders: Vec<Forwarder>, cache: Option<&CacheConfig>, scope: Scope, metrics: Arc<Metrics>) -> Resolver {
-        let stale_after = cache.map_or(Duration::ZERO, |cache| cache.stale_after);
         let cache = cache.filter(|cache| cache.is_on()).map(Cache::new);
-        Resolver(Arc::new(Inner { forwarders, cache, scope, stale_after, under_way: Mutex::default(), metrics }))
+        Resolver(Arc::new(Inner { forwarders, cache, scope, under_way: Mutex::default(), metrics }))
     }
 
     /// Addresses of our own, which are never asked.
@@ -145,21 +143,22 @@ impl Resolver {
             }
             Found::Stale { answer, kind, refresh } => {
                 if refresh == Refresh::First {
-                    // It goes on when it takes longer than this client has to wait. Even a time-out of nothing lasts until the next tick of the clock.
+                    // It goes on when it takes longer than this client has to wait.
                     let fetching = tokio::spawn(self.fetch(server, key.clone(), question, client));
-                    if !self.0.stale_after.is_zero()
-                        && let Ok(Ok(Ok(message))) = timeout(self.0.stale_after, fetching).await
+                    if let Ok(Ok(Ok(message))) = timeout(cache.config().stale_after, fetching).await
                         && is_helpful(&message)
                     {
-                        count(Metrics::cache_missed);
+                        // As CoreDNS counts it: there was an answer, though another one is given.
+                        self.0.count_hit(server, kind);
                         return Ok(Resolved { message: Arc::unwrap_or_clone(message), cached: false });
                     }
                     cache.failed(&key, Instant::now());
                 } else if refresh == Refresh::Meanwhile {
+                    count(Metrics::cache_prefetched);
                     tokio::spawn(self.fetch(server, key, question, client));
                 }
                 count(Metrics::cache_served_stale);
-                self.serve(server, &answer, kind, STALE_TTL, true)
+                self.serve(server, &answer, kind, cache.config().stale_ttl, true)
             }
             Found::Nothing => {
                 count(Metrics::cache_missed);
@@ -171,9 +170,7 @@ impl Resolver {
 
     /// Serves what was kept, with this TTL. Cached answers say that they are authoritative, as CoreDNS's do: old C libraries drop others.
     fn serve(&self, server: &Place, answer: &[u8], kind: Kind, ttl: u32, stale: bool) -> Result<Resolved, ForwardError> {
-        if !trace::is_watched() {
-            self.0.metrics.cache_hit(server, kind);
-        }
+        self.0.count_hit(server, kind);
         // We wrote it ourselves.
         let mut message = Message::from_vec(answer).map_err(|_| ForwardError::NoAnswer)?;
         trace::note(|| {
@@ -211,6 +208,13 @@ impl Inner {
     fn count(&self, server: &Place, note: fn(&Metrics, &Place)) {
         if !trace::is_watched() {
             note(&self.metrics, server);
+        }
+    }
+
+    /// Counts that the cache had an answer of this sort.
+    fn count_hit(&self, server: &Place, kind: Kind) {
+        if !trace::is_watched() {
+            self.metrics.cache_hit(server, kind);
         }
     }
 
@@ -333,8 +337,10 @@ fn classify(answer: &Message) -> Option<(Kind, u32)> {
         ResponseCode::NXDomain if has_soa => Kind::Negative,
         ResponseCode::NoError if answers_question(answer) => Kind::Positive,
         ResponseCode::NoError if has_soa => Kind::Negative,
-        // CoreDNS keeps these for its shortest time: a load balancer that knows no IPv6 would be asked at each connection.
-        ResponseCode::NoError if answer.answers.is_empty() && answer.authorities.is_empty() => return Some((Kind::Negative, 0)),
+        // A load balancer that knows no IPv6 would be asked at each connection.
+        ResponseCode::NoError if answer.answers.is_empty() && answer.authorities.is_empty() => {
+            return Some((Kind::Negative, EMPTY_TTL));
+        }
         ResponseCode::ServFail | ResponseCode::NotImp => return Some((Kind::Failure, 0)),
         _ => return None,
     };

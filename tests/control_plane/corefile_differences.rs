@@ -44,7 +44,7 @@ pub const KNOWN: &[(&str, Explains)] = &[
 ];
 
 /// Those that one answer does not show.
-pub const NOT_COMPARED: [&str; 3] = ["corefile-listeners", "corefile-serve-stale", "corefile-stale-by-default"];
+pub const NOT_COMPARED: [&str; 2] = ["corefile-listeners", "corefile-silence"];
 
 /// CoreDNS's cache keeps the cluster's names too, five seconds at least, and counts down.
 fn is_kept(difference: &Difference) -> bool {

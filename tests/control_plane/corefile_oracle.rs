@@ -5,13 +5,13 @@ use super::agent::WAYPOST;
 use super::cluster::{Cluster, tool};
 use super::corefile_cases::{Asked, CASES, KUBEADM, OF_OTHERS};
 use super::corefile_differences::{Difference, KNOWN, NOT_COMPARED, without_word};
-use super::corefile_plugin_cases;
 use super::corefiles::Lab;
 use super::dns_differences::RULES;
 use super::dns_question::{Field, OptRecord, Question, Said, Transport};
 use super::dns_upstream::Upstream;
 use super::others::{OTHERS, for_lab};
 use super::processes::{Process, eventually};
+use super::{corefile_plugin_cases, corefile_times};
 use hickory_proto::rr::{DNSClass, RecordType};
 use std::collections::BTreeSet;
 use std::fs;
@@ -117,7 +117,8 @@ fn apply_pods(cluster: &Cluster) {
 pub fn as_corednss(cluster: &Cluster) {
     let listed = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `corefile-")?.split_once('`'));
     let listed: BTreeSet<String> = listed.map(|(id, _)| format!("corefile-{id}")).collect();
-    let known = KNOWN.iter().map(|(id, _)| *id).chain(NOT_COMPARED).map(str::to_string).collect();
+    let compared = KNOWN.iter().map(|(id, _)| *id).chain(corefile_times::differences());
+    let known = compared.chain(NOT_COMPARED).map(str::to_string).collect();
     assert_eq!(listed, known, "docs/differences.md lists what corefile_differences.rs allows");
     let objects = [OBJECTS, LABELLED, IMPORTS_CRD, IMPORTS];
     for path in objects {
@@ -153,7 +154,7 @@ struct Comparison<'a> {
 impl<'a> Comparison<'a> {
     fn of_all(cluster: &'a Cluster) -> Comparison<'a> {
         let mut comparison = Comparison { cluster, unexplained: Vec::new(), occurred: [0; KNOWN.len()] };
-        let _udp_upstream = Upstream::start(UDP_UPSTREAM, 60);
+        let _udp_upstream = Upstream::start(UDP_UPSTREAM);
         let upstream = comparison.file("corefile-upstream", &with_texts(UPSTREAM_COREFILE));
         let _upstream =
             comparison.start("corefile-upstream", tool("coredns").arg("-conf").arg(upstream).args(["-dns.port", "5398"]));

@@ -359,6 +359,18 @@ pub const CASES: &[Case] = &[
         &["www.example.net A", "absent.example.net A", "brief.example.net A", "absent.brief.example.net A"],
     ),
     (
+        "hosts behind a cache for less than its shortest time",
+        ". {
+            cache 3
+            hosts {
+                192.0.2.7 printer.example
+                fallthrough
+            }
+            forward . UPSTREAM
+        }",
+        &["printer.example A", "www.example.net A", "absent.example.net A"],
+    ),
+    (
         "who asks",
         ". {
             whoami

@@ -78,6 +78,12 @@ impl Page {
         of.filter_map(|pair| pair.strip_prefix(label)?.strip_prefix('=')).collect()
     }
 
+    /// The sum of what has this label with its value.
+    pub fn sum(&self, name: &str, label: &str) -> f64 {
+        let is_of = |(sample, labels): &(String, String)| sample == name && labels.split(',').any(|pair| pair == label);
+        self.samples.iter().filter(|(key, _)| is_of(key)).map(|(_, value)| value).sum()
+    }
+
     /// The names of the labels, and the bounds of the buckets, of all samples of a metric.
     fn shape(&self, metric: &str) -> BTreeSet<String> {
         let is_of =

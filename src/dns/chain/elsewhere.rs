@@ -146,6 +146,8 @@ fn cache(spec: &model::Cache, defaults: &CacheConfig) -> Result<CacheConfig, Str
         prefetch_last: percent,
         serve_stale: spec.serve_stale.map_or(defaults.serve_stale, |time| time.0),
         stale_after: spec.stale_after.map_or(defaults.stale_after, |time| time.0),
+        stale_ttl: spec.stale_ttl.unwrap_or(defaults.stale_ttl),
+        stale_recheck: spec.stale_recheck.map_or(defaults.stale_recheck, |time| time.0),
         keep_ttl: spec.keep_ttl,
     })
 }

@@ -323,6 +323,12 @@ pub struct Cache {
     /// How long the upstream servers have before an expired answer is served; 0: they are asked afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_after: Option<Time>,
+    /// The TTL with which expired answers are served, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_ttl: Option<u32>,
+    /// For how long the upstream servers are not asked again after they have failed while there is an expired answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_recheck: Option<Time>,
     /// Answers show the TTL that they had when they came.
     #[serde(skip_serializing_if = "is_false")]
     pub keep_ttl: bool,

@@ -74,7 +74,7 @@ impl Server {
         let plain = shape.is_some() && block.loadbalance && extras.is_none();
         let ttls = block.cache.as_ref().map(|cache| {
             let least = cache.min_positive_ttl.unwrap_or(defaults.cache.min_ttl);
-            (least, cache.positive_ttl.unwrap_or(defaults.cache.positive_ttl).max(least))
+            (least, cache.positive_ttl.unwrap_or(defaults.cache.positive_ttl))
         });
         let (shape, shuffles) = (shape.map(Arc::new), block.loadbalance);
         Ok(Server { shape, resolver, shuffles, extras, ttls, logs_errors: block.errors, plain, spec })
@@ -94,9 +94,9 @@ impl Server {
         }
     }
 
-    /// A TTL within the bounds of the block's cache.
+    /// A TTL within the bounds of the block's cache, of which the longest counts where the shortest is longer.
     pub(super) fn capped(&self, ttl: u32) -> u32 {
-        self.ttls.map_or(ttl, |(least, most)| ttl.clamp(least, most))
+        self.ttls.map_or(ttl, |(least, most)| ttl.max(least).min(most))
     }
 
     /// The resolver, where nothing else has a word about this name (in wire form, lower case).

@@ -51,7 +51,7 @@ impl Metrics {
         self.cache.misses.with_label_values(&[&*place.server, &*place.zones, VIEW]).inc();
     }
 
-    /// A popular name is asked again before it expires.
+    /// A name is asked again for nobody who waits: a popular one before it expires, or one whose expired answer was served.
     pub fn cache_prefetched(&self, place: &Place) {
         self.cache.prefetched.with_label_values(&[&*place.server, &*place.zones, VIEW]).inc();
     }

@@ -34,6 +34,7 @@ fn kubeadms_corefile_is_translated_whole() {
             negative_ttl: Some(30),
             without_positive: vec!["cluster.local".into()],
             without_negative: vec!["cluster.local".into()],
+            prefetch: Some(0),
             ..Default::default()
         }),
         kubernetes: Some(model::Kubernetes {
@@ -173,11 +174,27 @@ proptest::proptest! {
 }
 
 #[test]
-fn serve_stale_without_a_mode_serves_at_once() {
-    for (mode, patience) in [("", Some(0)), (" immediate", Some(0)), (" verify", None), (" verify 1s", Some(1))] {
-        let text = format!(". {{\n    cache {{\n        serve_stale 1h{mode}\n    }}\n}}\n");
-        let model = translate(&read(&text).unwrap()).unwrap().model;
-        let cache = model.blocks[0].cache.as_ref().unwrap();
-        assert_eq!(cache.stale_after.map(|time| time.0.as_secs()), patience, "serve_stale 1h{mode}");
+fn serve_stale_says_when_with_which_ttl_and_how_often_the_servers_are_asked() {
+    let read = |stale: &str| {
+        let model = translate(&read(&format!(". {{\n cache {{\n serve_stale {stale}\n }}\n}}\n")).unwrap())?.model;
+        let cache = model.blocks[0].cache.clone().unwrap();
+        let seconds = |time: Option<crate::dns::chain::values::Time>| time.map(|time| time.0.as_secs());
+        Ok::<_, CorefileError>((seconds(cache.stale_after), cache.stale_ttl, seconds(cache.stale_recheck)))
+    };
+    for (stale, expected) in [
+        ("", (Some(0), None, None)),
+        ("1h", (Some(0), None, None)),
+        ("1h IMMEDIATE", (Some(0), None, None)),
+        ("1h immediate 30s 1m", (Some(0), Some(30), Some(60))),
+        ("1h verify", (None, None, None)),
+        ("1h verify 0s", (None, None, None)),
+        ("1h verify 1s 0s", (Some(1), Some(0), None)),
+        ("1h verify 1s 30s 5m", (Some(1), Some(30), Some(300))),
+    ] {
+        assert_eq!(read(stale).unwrap(), expected, "serve_stale {stale}");
+    }
+    for wrong in ["1h some", "1h immediate 1500ms", "1h verify 1s 30s 6m", "1h immediate 1s 1s 1s", "1h verify 1s 1s 1s 1s", "x"]
+    {
+        assert!(read(wrong).unwrap_err().to_string().starts_with("Corefile:3: "), "serve_stale {wrong}");
     }
 }

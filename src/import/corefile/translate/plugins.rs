@@ -1,6 +1,7 @@
 //! Plugin by plugin: what its line and its options say.
 
 use super::super::parse::{CorefileError, Directive};
+use super::super::words::Place;
 use super::{Translation, number, parsed, unknown, wrong, zones_or_all};
 use crate::dns::chain::model::{
     Acl, AclAction, AclRule, Autopath, Cache, Chaos, Dns64, ExtendedError, Forward, ForwardPolicy, Header, Hosts, Kubernetes,
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 /// CoreDNS's TTL of cluster names.
 const KUBERNETES_TTL: u32 = 5;
+/// The longest time for which upstream servers that have failed are not asked again (RFC 8767, section 5).
+const LONGEST_RECHECK: Duration = Duration::from_secs(300);
 /// CoreDNS's longest times in the cache.
 const CACHE_TTL: (u32, u32) = (3600, 1800);
 
@@ -244,7 +247,8 @@ pub fn hosts(directive: &Directive) -> Outcome<Hosts> {
 }
 
 pub fn cache(directive: &Directive) -> Outcome<Cache> {
-    let mut cache = Cache { positive_ttl: Some(CACHE_TTL.0), negative_ttl: Some(CACHE_TTL.1), ..Cache::default() };
+    let (positive_ttl, negative_ttl) = (Some(CACHE_TTL.0), Some(CACHE_TTL.1));
+    let mut cache = Cache { positive_ttl, negative_ttl, prefetch: Some(0), ..Cache::default() };
     let mut arguments = directive.arguments.as_slice();
     if let Some((first, rest)) = arguments.split_first()
         && let Ok(ttl) = first.parse::<u32>()
@@ -312,21 +316,37 @@ fn prefetch(cache: &mut Cache, option: &Directive) -> Outcome<()> {
     Ok(())
 }
 
+/// `serve_stale [DURATION [immediate [TTL [RECHECK]] | verify [PATIENCE [TTL [RECHECK]]]]]`
 fn serve_stale(cache: &mut Cache, option: &Directive) -> Outcome<()> {
+    let place = &option.place;
+    let takes = "serve_stale takes a duration, and then immediate, or verify and how long it waits for the upstream servers; behind both the TTL of what is stale, and for how long they are not asked again when they have failed";
+    let mut words = option.arguments.iter();
     let hour = Time(Duration::from_secs(3600));
-    cache.serve_stale = Some(option.arguments.first().map_or(Ok(hour), |text| parsed(&option.place, text))?);
-    match (option.arguments.get(1).map(String::as_str), option.arguments.get(2)) {
-        (None | Some("immediate"), None) => cache.stale_after = Some(Time::default()),
-        (Some("verify"), None) => {}
-        (Some("verify"), Some(patience)) if option.arguments.len() == 3 => {
-            cache.stale_after = Some(parsed(&option.place, patience)?);
+    cache.serve_stale = Some(words.next().map_or(Ok(hour), |text| parsed(place, text))?);
+    match words.next().map(|mode| mode.to_ascii_lowercase()).as_deref() {
+        None | Some("immediate") => cache.stale_after = Some(Time::default()),
+        Some("verify") => {
+            let patience = words.next().map(|text| parsed::<Time>(place, text)).transpose()?;
+            // Nothing is CoreDNS's word for as long as it takes.
+            cache.stale_after = patience.filter(|patience| !patience.0.is_zero());
         }
-        _ => {
-            let problem = "serve_stale takes a duration, and immediate, or verify with a duration; stale answers have a TTL of 30 seconds (RFC 8767)";
-            return Err(wrong(&option.place, problem));
-        }
+        Some(_) => return Err(wrong(place, takes)),
     }
-    Ok(())
+    cache.stale_ttl = words.next().map(|text| stale_ttl(place, text)).transpose()?;
+    cache.stale_recheck = words.next().map(|text| parsed(place, text)).transpose()?;
+    if cache.stale_recheck.is_some_and(|recheck| recheck.0 > LONGEST_RECHECK) {
+        return Err(wrong(
+            place,
+            "after a failure the upstream servers are asked again within 5 minutes (RFC 8767); give at most 5m",
+        ));
+    }
+    if words.next().is_some() { Err(wrong(place, takes)) } else { Ok(()) }
+}
+
+fn stale_ttl(place: &Place, text: &str) -> Outcome<u32> {
+    let ttl = parsed::<Time>(place, text)?.0;
+    let seconds = u32::try_from(ttl.as_secs()).ok().filter(|_| ttl.subsec_nanos() == 0);
+    seconds.ok_or_else(|| wrong(place, format!("{text} is no whole number of seconds, which a TTL is")))
 }
 
 impl Translation {
