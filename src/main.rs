@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use waypost::commands::{Cli, describe, exit_code};
+use waypost::commands::{Cli, describe, exit_code, finish};
 
 /// The C library's allocator keeps what a large listing needed for a moment; this one gives it back.
 #[global_allocator]
@@ -12,13 +12,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     small_pages();
-    match Cli::parse().execute() {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", describe(&error));
-            exit_code(&error)
-        }
-    }
+    let outcome = Cli::parse().execute();
+    finish(outcome.as_ref().err().map(describe).as_deref());
+    outcome.unwrap_or_else(|error| exit_code(&error))
 }
 
 /// With huge pages the allocator holds two megabytes for each page that is touched, eight times what the agent needs. A kernel that knows no

@@ -14,6 +14,8 @@ pub mod probe;
 pub mod run;
 pub mod services;
 
+pub use logging::finish;
+
 use crate::config::{ConfigError, RunArgs};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

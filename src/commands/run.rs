@@ -49,6 +49,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (updates, received) = mpsc::channel(QUEUE);
     // Kept until the end, so that the agent outlives its source: a source that ends has an error, and that is what must be told.
     let registries = Registries::new(config.role)?;
+    logging::show(&registries.process)?;
     let (asked, demand) = watch::channel(Demand::default());
     let (mut source, notices) = source(&config, &registries, updates.clone(), demand).await?;
     let texts = config_maps(&config, notices.clone()).await?;

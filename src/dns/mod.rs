@@ -51,6 +51,7 @@ mod rate;
 mod receive;
 mod reverse;
 mod service_record;
+mod sparing;
 mod tally;
 mod tasks;
 mod tcp;

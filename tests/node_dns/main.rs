@@ -10,6 +10,7 @@ mod fragments;
 mod handover;
 mod kills;
 mod load;
+mod log;
 mod refusals;
 mod resolvers;
 mod tracked;
@@ -36,6 +37,7 @@ fn main() {
     tests.extend(refusals::tests());
     tests.extend(handover::tests());
     tests.extend(kills::tests());
+    tests.extend(log::tests());
     tests.extend(asked::tests());
     tests.extend(after_commit::tests());
     tests.extend(resolvers::tests());

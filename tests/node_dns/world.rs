@@ -23,6 +23,12 @@ pub const AGENT_TTL: u32 = 30;
 pub const FALLBACK_TTL: u32 = 7;
 /// Where the node answers DNS.
 pub const ADDRESSES: [&str; 3] = ["10.96.0.10", "fd00:96::a", "169.254.20.10"];
+/// The flags of every agent on the node.
+const NODE_FLAGS: [&str; 3] = [
+    "--dns-address=10.96.0.10,fd00:96::a,169.254.20.10",
+    "--cluster-cidr=10.244.0.0/16,fd00:244::/48",
+    "--service-cidr=10.96.0.0/16",
+];
 const CLUSTER: &str = r#"
 apiVersion: v1
 kind: Node
@@ -116,20 +122,23 @@ pub struct Agent {
 impl Agent {
     /// Starts it.
     fn start(namespace: &Namespace, flags: &[&str]) -> Agent {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
-        command.arg("run").args(["--node-name", "node-1", "--dns-upstream", "192.0.2.53"]).args(flags).env("NO_COLOR", "1");
-        command.stderr(Stdio::piped()).stdin(Stdio::null());
-        let mut process = namespace.spawn(&mut command).unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(String::new()));
-        let told = log.clone();
+        let mut agent = Agent::start_logging_to(namespace, Stdio::piped(), flags);
+        let mut lines = BufReader::new(agent.process.stderr.take().unwrap());
+        let told = agent.log.clone();
         std::thread::spawn(move || {
             let mut line = String::new();
             while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
                 told.lock().unwrap().push_str(&std::mem::take(&mut line));
             }
         });
-        Agent { process, log }
+        agent
+    }
+
+    fn start_logging_to(namespace: &Namespace, log: Stdio, flags: &[&str]) -> Agent {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_waypost"));
+        command.arg("run").args(["--node-name", "node-1", "--dns-upstream", "192.0.2.53"]).args(flags).env("NO_COLOR", "1");
+        command.stderr(log).stdin(Stdio::null());
+        Agent { process: namespace.spawn(&mut command).unwrap(), log: Arc::default() }
     }
 
     pub fn on_node(world: &World, flags: &[&str]) -> Agent {
@@ -138,13 +147,12 @@ impl Agent {
 
     /// An agent on the node that gets its objects as this flag says.
     pub fn with_source(world: &World, source: &str, flags: &[&str]) -> Agent {
-        let usual = [
-            source,
-            "--dns-address=10.96.0.10,fd00:96::a,169.254.20.10",
-            "--cluster-cidr=10.244.0.0/16,fd00:244::/48",
-            "--service-cidr=10.96.0.0/16",
-        ];
-        Agent::start(world.node.namespace(), &[&usual, flags].concat())
+        Agent::start(world.node.namespace(), &[&[source], &NODE_FLAGS[..], flags].concat())
+    }
+
+    /// An agent on the node whose log goes there: what it says is not known here.
+    pub fn logging_to(world: &World, log: Stdio, flags: &[&str]) -> Agent {
+        Agent::start_logging_to(world.node.namespace(), log, &[&[&*world.folder.source()], &NODE_FLAGS[..], flags].concat())
     }
 
     /// An agent that answers with the usual TTL, and does so when this returns.

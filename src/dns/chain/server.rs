@@ -12,6 +12,7 @@ use crate::dns::metrics::Metrics;
 use crate::dns::reply::UDP_PAYLOAD;
 use crate::dns::resolve::Resolver;
 use crate::dns::shape::{PodNames, Shape};
+use crate::dns::sparing::Sparing;
 use crate::model::{self as cluster, Selector};
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -31,6 +32,8 @@ pub struct Server {
     ttls: Option<(u32, u32)>,
     /// Whether failures are logged.
     pub logs_errors: bool,
+    /// How often that has been done.
+    pub(super) failures: Sparing,
     /// Whether questions for cluster names may be answered from [`Server::shape`] alone, because no other part of the block would see them.
     pub plain: bool,
     /// What the resolver was made of, so that the next plan can keep it.
@@ -77,7 +80,17 @@ impl Server {
             (least, cache.positive_ttl.unwrap_or(defaults.cache.positive_ttl))
         });
         let (shape, shuffles) = (shape.map(Arc::new), block.loadbalance);
-        Ok(Server { shape, resolver, shuffles, extras, ttls, logs_errors: block.errors, plain, spec })
+        Ok(Server {
+            shape,
+            resolver,
+            shuffles,
+            extras,
+            ttls,
+            logs_errors: block.errors,
+            failures: Sparing::default(),
+            plain,
+            spec,
+        })
     }
 
     /// Cluster names in this shape, and what this resolver says of others.
@@ -89,6 +102,7 @@ impl Server {
             extras: None,
             ttls: None,
             logs_errors: false,
+            failures: Sparing::default(),
             plain: true,
             spec: Spec::default(),
         }

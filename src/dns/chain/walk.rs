@@ -434,10 +434,12 @@ impl<'a> Walk<'a> {
             }
             Err(error) => {
                 trace::note(|| Step::Failed { why: error.to_string() });
-                if server.logs_errors {
-                    warn!(name = %asked.name, r#type = %asked.rtype, %error, "a question was not answered");
-                } else {
-                    debug!(name = %asked.name, r#type = %asked.rtype, %error, "a question was not answered");
+                match server.logs_errors.then(|| server.failures.may_say()).flatten() {
+                    Some(unsaid) => {
+                        let unsaid = Some(unsaid).filter(|unsaid| *unsaid > 0);
+                        warn!(name = %asked.name, r#type = %asked.rtype, %error, unsaid, "a question was not answered");
+                    }
+                    None => debug!(name = %asked.name, r#type = %asked.rtype, %error, "a question was not answered"),
                 }
                 let code = match error {
                     ForwardError::Busy | ForwardError::Crowded => ResponseCode::Refused,
