@@ -87,8 +87,9 @@ pub(super) fn answer_at_once<'a, 'b>(
         cached = Some((kind, entry));
         Some(kept)
     };
+    let leave = |wanted: Wanted<'_>| responder.kept_is_left(plan, wanted);
     // Whatever a panic leaves in the composer is overwritten by the next question.
-    let answer = catch_unwind(AssertUnwindSafe(|| composer.answer_with(view, message.bytes, message.over_tcp, find)));
+    let answer = catch_unwind(AssertUnwindSafe(|| composer.answer_with(view, message.bytes, message.over_tcp, find, leave)));
     let answer = answer.unwrap_or_else(|_| {
         error!("answering a DNS question panicked: please report this with the lines above");
         responder.panicked();

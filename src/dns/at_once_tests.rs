@@ -94,6 +94,10 @@ fn answer(question: &Parsed) -> Parsed {
 
 /// A responder that asks such a server, and its metrics. TTLs do not run, so that answers can be compared.
 async fn responder() -> (Responder, prometheus::Registry) {
+    responder_with(CacheConfig { keep_ttl: true, failure_ttl: 300, ..CacheConfig::default() }).await
+}
+
+async fn responder_with(config: CacheConfig) -> (Responder, prometheus::Registry) {
     let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = upstream.local_addr().unwrap();
     tokio::spawn(async move {
@@ -106,7 +110,6 @@ async fn responder() -> (Responder, prometheus::Registry) {
     });
     let registry = prometheus::Registry::new();
     let metrics = Arc::new(Metrics::new(&registry).unwrap());
-    let config = CacheConfig { keep_ttl: true, failure_ttl: 300, ..CacheConfig::default() };
     let resolver = Resolver::new(Forwarder::to(&[address].into_iter().collect(), metrics.clone()), &config, metrics.clone());
     let records = Arc::new(Records::new("cluster.local", 30));
     let chain = Chain::new(Plan::simple(records.shape().clone(), resolver));
@@ -213,4 +216,20 @@ async fn what_no_cache_may_answer_is_left_to_the_other_path() {
     assert!(!is_answered(&of_network), "options");
     let unknown = variants("never-asked", RecordType::A).remove(0);
     assert!(!is_answered(&unknown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_is_left_to_the_other_path_counts_once_toward_a_refresh() {
+    let (responder, registry) = responder_with(CacheConfig { prefetch: 3, prefetch_last: 100, ..CacheConfig::default() }).await;
+    let question = variants("others", RecordType::A).remove(0).to_vec().unwrap();
+    let (mut composer, mut counts) = (Composer::new(7), Counts::new(Transport::Udp));
+    // The first time nothing is kept; the third time that it is, the answer is asked for anew.
+    for refreshed in [0, 0, 0, 1] {
+        let plan = responder.plan();
+        let asked = Message { bytes: &question, over_tcp: false, now: Instant::now() };
+        let fast = answer_at_once(&responder, &plan, None, &mut composer, &mut counts, &asked);
+        assert!(fast.is_none(), "what is kept needs to be written anew");
+        responder.answer_datagram(question.clone(), CLIENT.parse().unwrap()).await.unwrap();
+        assert_eq!(sum(&registry, "coredns_cache_prefetch_total", "."), refreshed);
+    }
 }

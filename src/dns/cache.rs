@@ -135,6 +135,17 @@ impl Cache {
         of(&self.positive).or_else(|| of(&self.negative))
     }
 
+    /// Takes back that what [`Cache::get_plain`] found was asked for: whoever found it leaves the question to somebody who looks, and counts, again.
+    pub fn take_back(&self, key: &[u8]) {
+        for half in [&self.positive, &self.negative] {
+            let mut half = lock(half);
+            if let Some(at) = half.index.get(key).copied() {
+                let entry = &mut half.slots[at].1;
+                entry.hits = entry.hits.saturating_sub(1);
+            }
+        }
+    }
+
     /// Keeps an answer for so many seconds, and says how many others had to go for it. One that is too large, or that is not to be kept for
     /// any time, is not kept; nor is a failure where there is an answer that may be served stale.
     pub fn put(&self, key: &Key, kind: Kind, answer: Arc<[u8]>, ttl: u32, now: Instant) -> usize {

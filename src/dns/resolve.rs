@@ -123,6 +123,13 @@ impl Resolver {
         self.0.cache.as_ref()?.get_plain(wanted.key, now)
     }
 
+    /// What was kept needs more than that: the question comes again, and counts only then.
+    pub(super) fn kept_is_left(&self, wanted: Wanted<'_>) {
+        if let Some(cache) = &self.0.cache {
+            cache.take_back(wanted.key);
+        }
+    }
+
     /// Answers a question that came to this server (the label of the metrics), of a client that came so.
     ///
     /// # Errors

@@ -79,6 +79,14 @@ impl Responder {
         Some(FromCache { kept: Kept { answer, ttl, shuffles: server.shuffles }, kind, entry })
     }
 
+    /// The reply cannot be made of what [`Responder::kept`] has found: the question comes to the other path.
+    pub(super) fn kept_is_left(&self, plan: &Plan, wanted: Wanted<'_>) {
+        let entry = plan.listener(self.address).find(wanted.name, wanted.rtype);
+        if let Some(resolver) = entry.and_then(|entry| plan.server(entry).resolver_alone(wanted.name)) {
+            resolver.kept_is_left(wanted);
+        }
+    }
+
     /// The counts of a thread that answers at once in this zone and by this part, for clients that come so.
     pub(super) fn tally(&self, entry: &Entry, transport: Transport, origin: &'static str) -> Arc<Tally> {
         self.metrics.tally(&entry.place(&self.server), transport, self.address.is_ipv6(), origin)

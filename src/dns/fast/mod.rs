@@ -64,24 +64,26 @@ impl Composer {
 
     /// The reply to a datagram, from the records; `None` where the other path must look at it.
     pub fn answer(&mut self, view: &View<'_>, datagram: &[u8]) -> Option<Composed<'_>> {
-        self.answer_asked(Some(view), &Asked::read(datagram)?, |_| None)
+        self.answer_asked(Some(view), &Asked::read(datagram)?, |_| None, |_| ())
     }
 
     /// The same for a message that came over TCP.
     pub fn answer_message(&mut self, view: &View<'_>, message: &[u8]) -> Option<Composed<'_>> {
-        self.answer_asked(Some(view), &Asked::read_message(message)?, |_| None)
+        self.answer_asked(Some(view), &Asked::read_message(message)?, |_| None, |_| ())
     }
 
-    /// The reply to a datagram, or to a message that came over TCP, from the records, or else made of what `find` has for it in a cache.
+    /// The reply to a datagram, or to a message that came over TCP, from the records, or else made of what `find` has for it in a cache;
+    /// `leave` is told where that cannot be done.
     pub fn answer_with(
         &mut self,
         view: Option<&View<'_>>,
         message: &[u8],
         over_tcp: bool,
         find: impl FnOnce(Wanted<'_>) -> Option<Kept>,
+        leave: impl FnOnce(Wanted<'_>),
     ) -> Option<Composed<'_>> {
         let asked = if over_tcp { Asked::read_message(message) } else { Asked::read(message) };
-        self.answer_asked(view, &asked?, find)
+        self.answer_asked(view, &asked?, find, leave)
     }
 
     fn answer_asked(
@@ -89,13 +91,14 @@ impl Composer {
         view: Option<&View<'_>>,
         asked: &Asked<'_>,
         find: impl FnOnce(Wanted<'_>) -> Option<Kept>,
+        leave: impl FnOnce(Wanted<'_>),
     ) -> Option<Composed<'_>> {
         self.lower.clear();
         self.lower.extend(asked.name.iter().map(u8::to_ascii_lowercase));
         let mut lower = std::mem::take(&mut self.lower);
         let of_records =
             view.and_then(|view| self.compose(view, asked, &lower)).filter(|_| !(asked.over_tcp && self.reply.is_cut()));
-        let code = of_records.or_else(|| self.compose_kept(asked, &mut lower, find));
+        let code = of_records.or_else(|| self.compose_kept(asked, &mut lower, find, leave));
         self.lower = lower;
         let (code, rtype, dnssec_ok) = (code?, asked.rtype, asked.wants_dnssec());
         let bytes = match of_records {
@@ -114,13 +117,18 @@ impl Composer {
         asked: &Asked<'_>,
         name: &mut Vec<u8>,
         find: impl FnOnce(Wanted<'_>) -> Option<Kept>,
+        leave: impl FnOnce(Wanted<'_>),
     ) -> Option<u8> {
         if !asked.is_recursive() {
             return None;
         }
         name.extend(Key::tail(asked.rtype, asked.wants_dnssec(), asked.is_unchecked()));
-        let kept = find(Wanted { name: &name[..asked.name.len()], rtype: asked.rtype, key: name })?;
-        kept::compose(&mut self.kept, asked, &kept, |limit| below(&mut self.random, limit))
+        let wanted = Wanted { name: &name[..asked.name.len()], rtype: asked.rtype, key: name };
+        let code = kept::compose(&mut self.kept, asked, &find(wanted)?, |limit| below(&mut self.random, limit));
+        if code.is_none() {
+            leave(wanted);
+        }
+        code
     }
 
     /// An empty reply that sends a client to TCP; `None` where the question is not plain.
