@@ -125,6 +125,8 @@ pub struct Zones {
     is_written: bool,
     /// What was wrong the last time; said once.
     said: String,
+    /// How long a new configuration waits for what it needs to know: for some of it no longer, and what is left longer is told.
+    deadline: Duration,
     /// Told once something is obeyed.
     obeyed: watch::Sender<bool>,
 }
@@ -149,6 +151,7 @@ impl Zones {
             model: None,
             is_written: false,
             said: String::new(),
+            deadline: DEMAND_DEADLINE,
             obeyed: watch::Sender::new(false),
         }
     }
@@ -278,7 +281,7 @@ impl Zones {
             if !self.is_told(plan.demand().details, &reading.model).await {
                 return Ok(false);
             }
-            if timeout(DEMAND_DEADLINE, self.chain.knows(plan.demand())).await.is_err() {
+            if timeout(self.deadline, self.chain.knows(plan.demand())).await.is_err() {
                 tracing::warn!(
                     "what the new configuration of DNS needs to know is not listed yet: what needs it fails (SERVFAIL) until it is"
                 );
@@ -301,7 +304,7 @@ impl Zones {
         tokio::select! {
             () = &mut told => return true,
             () = &mut overtaken => return false,
-            () = sleep(DEMAND_DEADLINE) => {}
+            () = sleep(self.deadline) => {}
         }
         tracing::warn!(
             "what the new configuration of DNS needs to know is not listed yet: the one before it is obeyed until it is"

@@ -5,10 +5,12 @@ use crate::config::{RunArgs, Surroundings, load};
 use crate::model::LabelNames;
 use std::fs;
 use std::path::{Path, PathBuf};
+use tokio::task::JoinHandle;
 
 const GOOD: &str = "example.org {\n    whoami\n    reload\n}\n";
 const OTHER: &str = "example.com {\n    whoami\n    reload\n}\n";
 const LABELLED: &str = "cluster.local {\n    kubernetes cluster.local {\n        labels app=web\n    }\n    reload\n}\n";
+const VERIFIED: &str = "cluster.local {\n    kubernetes cluster.local {\n        pods verified\n    }\n    reload\n}\n";
 const BROKEN: &str = "example.org {\n    whoami\n    nonsense\n}\n";
 
 /// A folder with a Corefile and a state. It goes away with this value.
@@ -230,6 +232,47 @@ async fn what_needs_to_know_more_waits_until_it_is_known_or_something_else_is_wr
     answers(&chain, "example.com").await;
     told.send_replace(files(LABELLED));
     chain.know(asked);
+    answers(&chain, "cluster.local").await;
+    following.abort();
+}
+
+/// An agent that obeys a ConfigMap, in which something that needs to know more is written next: what it asks for.
+async fn needs_more(folder: &Folder, deadline: Duration, corefile: &str) -> (Chain, Demand, JoinHandle<()>) {
+    let (mut made, told) = Made::by_config_map(folder);
+    made.zones.deadline = deadline;
+    told.send_replace(files(GOOD));
+    made.zones.begin().await.unwrap();
+    let chain = made.zones.chain();
+    let following = tokio::spawn(made.zones.follow());
+    told.send_replace(files(corefile));
+    let asked = chain.demand().wait_for(|demand| *demand != Demand::default()).await.unwrap().clone();
+    (chain, asked, following)
+}
+
+#[tokio::test]
+async fn what_is_to_be_known_of_all_that_is_watched_is_waited_for_however_long_it_takes() {
+    let (folder, deadline) = (Folder::new("patient"), Duration::from_millis(20));
+    let (chain, asked, following) = needs_more(&folder, deadline, LABELLED).await;
+    assert!(
+        timeout(20 * deadline, answers(&chain, "cluster.local")).await.is_err(),
+        "it would answer without what it needs to know"
+    );
+    assert_eq!(answered(&chain), ["example.org"]);
+    chain.know(asked);
+    answers(&chain, "cluster.local").await;
+    following.abort();
+}
+
+#[tokio::test]
+async fn a_kind_that_was_not_watched_before_is_waited_for_and_not_for_ever() {
+    let folder = Folder::new("not-for-ever");
+    let (chain, asked, following) = needs_more(&folder, Duration::from_secs(300), VERIFIED).await;
+    assert_eq!((answered(&chain), asked.pods), (vec!["example.org".to_string()], true));
+    chain.know(asked);
+    answers(&chain, "cluster.local").await;
+    following.abort();
+    // The agent may not be allowed to see them.
+    let (chain, _, following) = needs_more(&folder, Duration::from_millis(20), VERIFIED).await;
     answers(&chain, "cluster.local").await;
     following.abort();
 }

@@ -3,9 +3,9 @@
 use crate::world::{ADDRESSES, AGENT_TTL, Agent, FALLBACK_TTL, PATIENCE, World, question, server, ttl_of};
 use libtest_mimic::{Failed, Trial};
 use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 use std::thread;
@@ -78,17 +78,11 @@ fn lapses_a_second_after_the_last_beat(world: &World) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Waits until no thread of it runs, and says since when.
+/// Waits until no thread of it runs, and says since when: the kernel tells its parent of the last one.
 fn stands_still(agent: &Agent) -> Instant {
-    let began = Instant::now();
-    let is_stopped = |thread: &Pid| {
-        let stat = fs::read_to_string(format!("/proc/{}/task/{thread}/stat", agent.process.id())).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
-    };
-    while !agent.threads("").iter().all(is_stopped) {
-        assert!(began.elapsed() < PATIENCE, "the process goes on");
-        thread::sleep(Duration::from_millis(1));
-    }
+    let process = Pid::from_raw(agent.process.id() as i32);
+    let status = waitpid(process, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert_eq!(status, WaitStatus::Stopped(process, Signal::SIGSTOP));
     Instant::now()
 }
 

@@ -120,3 +120,50 @@ impl<T> Relisting<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    /// The beginning of a listing, which goes on for ever.
+    fn endless(objects: &[&'static str]) -> Items<&'static str> {
+        let objects: Vec<_> = objects.iter().map(|object| Ok(Some(*object))).collect();
+        stream::iter(objects).chain(stream::pending()).boxed()
+    }
+
+    #[tokio::test]
+    async fn a_listing_may_be_silent_for_so_long_after_each_object_and_no_longer() {
+        let mut relisting = Relisting::default();
+        relisting.begin(endless(&["one", "two"]), Duration::from_millis(20));
+        for object in ["one", "two"] {
+            let silent = relisting.silent;
+            assert!(matches!(relisting.next().await, Step::Object(found) if found == object));
+            assert!(relisting.silent > silent, "the time counts from the last object");
+        }
+        assert!(matches!(relisting.next().await, Step::Silent));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_wanted_anew_ends_the_one_that_is_under_way() {
+        let mut relisting = Relisting::default();
+        relisting.begin(endless(&["of the earlier one"]), Duration::from_secs(300));
+        relisting.want(Duration::ZERO);
+        assert!(matches!(relisting.next().await, Step::Begin));
+        relisting.begin(endless(&["of the new one"]), Duration::from_secs(300));
+        assert!(matches!(relisting.next().await, Step::Object("of the new one")));
+    }
+
+    #[tokio::test]
+    async fn what_the_watch_told_before_a_listing_began_does_not_count_against_it() {
+        let object = |name: &str| ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() };
+        let mut relisting = Relisting::default();
+        relisting.watch_tells(&object("early"));
+        relisting.begin(endless(&["early", "late"]), Duration::from_secs(300));
+        relisting.watch_tells(&object("late"));
+        assert!(relisting.counts(&object("early")) && !relisting.counts(&object("late")));
+        // Nor what it told while an earlier one was under way.
+        relisting.begin(endless(&["late"]), Duration::from_secs(300));
+        assert!(relisting.counts(&object("late")));
+    }
+}

@@ -208,7 +208,11 @@ fn app() -> LabelNames {
 
 /// An agent that has listed services, which is asked for their labels now. Beside the watch, which goes on, the server has to list them.
 async fn asked_for_labels(server: &mut Server, client: Client, listed: &[Value]) -> (Agent, Stream, Call) {
-    let mut agent = Agent::of(SERVICES, client);
+    asked_for_labels_at(Pace::default(), server, client, listed).await
+}
+
+async fn asked_for_labels_at(pace: Pace, server: &mut Server, client: Client, listed: &[Value]) -> (Agent, Stream, Call) {
+    let mut agent = Agent::at(pace, SERVICES, client);
     let watch = server.stream(listed).await;
     agent.listed().await;
     let details = Details { labels: app(), ..Details::default() };
@@ -269,6 +273,38 @@ async fn a_listing_anew_that_fails_is_tried_again_and_disturbs_no_watch() {
     assert_eq!(agent.services(), names(&["new", "web"]));
     watch.event("DELETED", &service("web", "102"));
     assert_eq!(agent.next().await, gone("web"));
+}
+
+#[tokio::test]
+async fn a_listing_anew_that_is_silent_is_given_up_for_pages() {
+    let (mut server, client) = Server::new();
+    let pace = Pace { quiet: Duration::from_millis(200), ..Pace::default() };
+    let (mut agent, watch, call) = asked_for_labels_at(pace, &mut server, client, &[service("web", "1")]).await;
+    // Open, and without a word.
+    let silent = call.stream();
+    let call = server.call().await;
+    assert!(!call.uri.contains("watch"), "in pages, then: {}", call.uri);
+    call.respond(200, &list(&[service("web", "1")], "100", None));
+    agent.until(&Update::ListEnd(Kind::Service)).await;
+    assert!(agent.store.details(Kind::Service).labels == app() && agent.health.is_connected(Kind::Service));
+    drop(silent);
+    watch.event("DELETED", &service("web", "102"));
+    assert_eq!(agent.next().await, gone("web"));
+}
+
+#[tokio::test]
+async fn what_is_asked_for_while_objects_are_listed_anew_lists_them_once_more() {
+    let (mut server, client) = Server::new();
+    let (mut agent, _watch, call) = asked_for_labels(&mut server, client, &[service("web", "1")]).await;
+    let earlier = call.stream();
+    earlier.event("ADDED", &service("web", "1"));
+    agent.next().await;
+    let details = Details { labels: LabelNames::All, ..Details::default() };
+    agent.demand.send_replace(Demand { details, ..Demand::default() });
+    let _again = server.stream(&[service("web", "1")]).await;
+    assert!(earlier.0.is_closed(), "nobody reads the earlier one");
+    agent.listed().await;
+    assert_eq!(agent.store.details(Kind::Service).labels, LabelNames::All);
 }
 
 fn gone(name: &str) -> Update {
