@@ -1,17 +1,14 @@
 //! What a Corefile says about time, obeyed: the agent and the stock CoreDNS with the same Corefile get the same questions, one after the other, while seconds
 //! go by and the upstream server of each answers, fails or is silent. Seen are the answers with their TTLs, and how often the upstream servers are asked.
 
-use super::agent::WAYPOST;
-use super::cluster::{Cluster, tool};
+use super::cluster::Cluster;
+use super::corefile_server::Whose;
 use super::dns_metrics::Page;
-use super::dns_question::{OptRecord, Question, Said, Transport};
+use super::dns_question::Said;
 use super::dns_upstream::{ALWAYS, Mood, Upstream, ZONE};
 use super::processes::{Process, eventually};
-use hickory_proto::rr::RecordType;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::panic::resume_unwind;
-use std::process::Command;
 use std::thread;
 
 /// The option for extended errors, and "Stale Answer" in it (RFC 8914).
@@ -236,13 +233,6 @@ pub fn differences() -> BTreeSet<&'static str> {
     named.collect()
 }
 
-/// A server under test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    Ours,
-    Theirs,
-}
-
 pub fn as_corednss(cluster: &Cluster) {
     let [ours, theirs] = [Whose::Ours, Whose::Theirs].map(|whose| Server::start(cluster, whose));
     let wrong = thread::scope(|scope| {
@@ -265,49 +255,21 @@ struct Server<'a> {
 impl<'a> Server<'a> {
     fn start(cluster: &'a Cluster, whose: Whose) -> Server<'a> {
         let upstream = Upstream::start(whose.upstream());
-        // Of CoreDNS every block has to say where its metrics are.
-        let metrics = if whose == Whose::Theirs { format!("prometheus {}", whose.metrics()) } else { String::new() };
+        let metrics = whose.prometheus();
         let blocks = CACHES.iter().map(|(zone, options)| {
             let cache = format!("cache {{\n success 9984 3600 1\n denial 9984 3600 1\n {options}\n }}");
             let forward =
                 format!("forward . {} {{\n {}\n }}", whose.upstream(), if *zone == BY_TRANSPORT { "" } else { "prefer_udp" });
             format!("{zone}.{ZONE} {{\n {metrics}\n {cache}\n {forward}\n}}\n")
         });
-        let name = format!("corefile-times-{whose:?}").to_lowercase();
-        let path = cluster.directory().join(&name);
-        fs::write(&path, blocks.collect::<String>()).unwrap();
-        let mut command = match whose {
-            Whose::Theirs => tool("coredns"),
-            Whose::Ours => Command::new(WAYPOST),
-        };
-        match whose {
-            Whose::Theirs => command.arg("-conf").arg(&path).args(["-dns.port", whose.port()]),
-            Whose::Ours => command
-                .args(["run", "--role=dns", "--kubeconfig"])
-                .arg(cluster.kubeconfig())
-                .arg("--corefile")
-                .arg(&path)
-                .arg(format!("--dns-address={}", whose.address()))
-                .args(["--dns-health-address=", "--dns-ready-address="])
-                .arg(format!("--dns-metrics-address={}", whose.metrics())),
-        };
-        let process = Process::start(cluster.namespace(), cluster.directory(), &name, &mut command);
+        let process = whose.start(cluster, "corefile-times", &blocks.collect::<String>());
         let server = Server { cluster, whose, upstream, _process: process };
         let warm = format!("a1-warm.{ALWAYS}");
         eventually(&format!("{whose:?} answers"), || {
-            let said = server.question(&warm).try_ask(&whose.address(), Transport::Udp).map_err(|error| error.to_string())?;
+            let said = whose.try_ask(&warm).map_err(|error| error.to_string())?;
             if said.answers.is_empty() { Err(said.code) } else { Ok(()) }
         });
         server
-    }
-
-    fn question(&self, name: &str) -> Question {
-        let plain = Question::plain(&format!("{name}.{ZONE}"), RecordType::A);
-        Question { edns: Some(OptRecord::of_size(1232)), ..plain }
-    }
-
-    fn ask(&self, name: &str) -> Said {
-        self.question(name).ask(&self.whose.address(), Transport::Udp)
     }
 
     /// Takes all steps, and returns what was not as expected.
@@ -318,7 +280,7 @@ impl<'a> Server<'a> {
                 Step::Upstream(mood) => self.upstream.is(*mood),
                 Step::Second => self.second(number),
                 Step::Ask(name, expected) => {
-                    let (said, expected) = (told(&self.ask(name)), expected.of(self.whose));
+                    let (said, expected) = (told(&self.whose.ask(name)), expected.of(self.whose));
                     if !is_as(&said, expected) {
                         wrong.push(format!("{:?}, step {number}: {name} is {said}, not {expected}", self.whose));
                     }
@@ -345,9 +307,9 @@ impl<'a> Server<'a> {
     /// Waits until a name that is asked for now and lives for a second has expired: so has then what was asked for before it.
     fn second(&self, number: usize) {
         let name = format!("a1-{number}.{ALWAYS}");
-        self.ask(&name);
+        self.whose.ask(&name);
         eventually("a second is over", || {
-            let said = told(&self.ask(&name));
+            let said = told(&self.whose.ask(&name));
             if said.starts_with("1/") { Err(said) } else { Ok(()) }
         });
     }
@@ -387,29 +349,5 @@ fn is_as(said: &str, expected: &str) -> bool {
             what == said && number(ttl).zip(number(most)).is_some_and(|(ttl, most)| ttl <= most)
         }
         _ => said == expected,
-    }
-}
-
-impl Whose {
-    fn port(self) -> &'static str {
-        match self {
-            Whose::Ours => "5321",
-            Whose::Theirs => "5322",
-        }
-    }
-
-    fn address(self) -> String {
-        format!("127.0.0.1:{}", self.port())
-    }
-
-    fn metrics(self) -> String {
-        format!("127.0.0.1:9{}", &self.port()[1..])
-    }
-
-    fn upstream(self) -> &'static str {
-        match self {
-            Whose::Ours => "127.0.0.1:5391",
-            Whose::Theirs => "127.0.0.1:5392",
-        }
     }
 }

@@ -73,19 +73,30 @@ impl Page {
     }
 
     /// The values of a label.
-    fn values(&self, name: &str, label: &str) -> BTreeSet<&str> {
+    pub fn values(&self, name: &str, label: &str) -> BTreeSet<&str> {
         let of = self.samples.keys().filter(|(sample, _)| sample == name).flat_map(|(_, labels)| labels.split(','));
         of.filter_map(|pair| pair.strip_prefix(label)?.strip_prefix('=')).collect()
     }
 
-    /// The sum of what has this label with its value.
+    /// Of which type a metric is.
+    pub fn kind(&self, metric: &str) -> Option<&str> {
+        self.types.get(metric).map(String::as_str)
+    }
+
+    /// All combinations of labels that a metric has.
+    pub fn labels(&self, name: &str) -> BTreeSet<&str> {
+        self.samples.keys().filter(|(sample, _)| sample == name).map(|(_, labels)| labels.as_str()).collect()
+    }
+
+    /// The sum of what has this label with its value; of everything, where it is empty.
     pub fn sum(&self, name: &str, label: &str) -> f64 {
-        let is_of = |(sample, labels): &(String, String)| sample == name && labels.split(',').any(|pair| pair == label);
+        let has = |labels: &str| label.is_empty() || labels.split(',').any(|pair| pair == label);
+        let is_of = |(sample, labels): &(String, String)| sample == name && has(labels);
         self.samples.iter().filter(|(key, _)| is_of(key)).map(|(_, value)| value).sum()
     }
 
     /// The names of the labels, and the bounds of the buckets, of all samples of a metric.
-    fn shape(&self, metric: &str) -> BTreeSet<String> {
+    pub fn shape(&self, metric: &str) -> BTreeSet<String> {
         let is_of =
             |sample: &str| sample.strip_prefix(metric).is_some_and(|rest| ["", "_bucket", "_sum", "_count"].contains(&rest));
         let samples = self.samples.keys().filter(|(sample, _)| is_of(sample));

@@ -2,9 +2,9 @@
 //!
 //! Below [`ZONE`] the first label of a name says what its answer is: `a60-…` an address with a TTL of 60 seconds, whose last number is how often the name has
 //! been asked for; `x60-…` that it does not exist, with an SOA record of 60 seconds; `m10-…` the same with one of 60 seconds that has names denied for 10; `e0-…`
-//! nothing at all. Other names do not exist.
+//! nothing at all; `r5-…` the response code 5. Other names do not exist.
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::{A, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::collections::HashMap;
@@ -135,7 +135,7 @@ fn text_of(name: &Name) -> String {
 /// Puts in what the name says.
 fn fill(answer: &mut Message, name: Name, text: &str, number: u8) {
     let (kind, rest) = text.split_at(1);
-    let ttl = rest.split('-').next().and_then(|ttl| ttl.parse().ok()).expect("a name such as a60-x.timed.example");
+    let ttl: u32 = rest.split('-').next().and_then(|ttl| ttl.parse().ok()).expect("a name such as a60-x.timed.example");
     let denial = |ttl, minimum| {
         let zone: Name = format!("{ZONE}.").parse().expect("a name");
         Record::from_rdata(zone.clone(), ttl, RData::SOA(SOA::new(zone.clone(), zone, 1, 7200, 1800, 86400, minimum)))
@@ -146,6 +146,11 @@ fn fill(answer: &mut Message, name: Name, text: &str, number: u8) {
             answer.answers.push(Record::from_rdata(name, ttl, RData::A(A::new(203, 0, 113, number))));
         }
         "e" => answer.metadata.response_code = ResponseCode::NoError,
+        "r" => {
+            let code = u16::try_from(ttl).expect("a code has 12 bits");
+            answer.metadata.response_code = ResponseCode::from((code >> 4) as u8, (code & 0xf) as u8);
+            answer.edns = Some(Edns::new());
+        }
         "x" => answer.authorities.push(denial(ttl, 3600)),
         "m" => answer.authorities.push(denial(60, ttl)),
         other => panic!("{text}: {other:?} is no kind of answer"),

@@ -13,7 +13,9 @@ mod corefile_config_map;
 mod corefile_differences;
 mod corefile_oracle;
 mod corefile_plugin_cases;
+mod corefile_server;
 mod corefile_times;
+mod corefile_upstreams;
 #[path = "../corefiles/mod.rs"]
 mod corefiles;
 mod dns_differences;
@@ -69,6 +71,7 @@ const CASES: &[(&str, Case)] = &[
     ("dns_answers_as_the_stock_coredns_but_for_what_the_documents_list", dns_oracle::as_corednss),
     ("a_corefile_is_obeyed_as_the_stock_coredns_obeys_it", corefile_oracle::as_corednss),
     ("caches_of_a_corefile_keep_time_as_the_stock_corednss", corefile_times::as_corednss),
+    ("upstream_servers_of_a_corefile_that_fail_are_counted_as_the_stock_coredns_counts_them", corefile_upstreams::as_corednss),
     ("a_corefile_in_a_config_map_is_followed_and_a_broken_one_changes_nothing", corefile_config_map::followed),
     ("a_corefile_that_needs_to_know_more_of_the_cluster_comes_into_force_without_a_failure", corefile_config_map::widened),
     ("a_service_made_with_kubectl_is_resolved_and_reached", services::made_with_kubectl),
