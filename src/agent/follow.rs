@@ -77,7 +77,7 @@ impl Follow {
     ) -> Follow {
         let Reports { status, ready, home, notices, service_health, localhost_ports, stale_flows, last_state } = reports;
         let plan = data_path.map(|data_path| Plan::new(config, data_path, notices, service_health, localhost_ports, stale_flows));
-        let dns = names.map(|names| Dns::new(config, names));
+        let dns = names.map(|names| Dns::new(config, names, plan.is_some()));
         let domain = config.dns.domain.clone();
         Follow { store: Store::default(), plan, dns, status, ready, home, last_state, addresses, inquiries, domain, listed: None }
     }
@@ -234,7 +234,7 @@ impl Follow {
                 if plan.hand_over(&self.status)
                     && let Some(dns) = &mut self.dns
                 {
-                    dns.committing = std::mem::take(&mut dns.waiting);
+                    dns.committing(&self.store);
                 }
             }
             None => {
@@ -288,13 +288,7 @@ impl Follow {
         let Some(plan) = &mut self.plan else { return };
         plan.report(&done, &self.status);
         if let Some(dns) = &mut self.dns {
-            let names = std::mem::take(&mut dns.committing);
-            if !plan.attempts.hold_up() {
-                dns.publish(&self.store, names.services);
-                dns.synced(&self.store);
-            } else {
-                dns.wait_on(names);
-            }
+            dns.committed(&self.store, !plan.attempts.hold_up());
         }
     }
 
@@ -314,10 +308,7 @@ impl Follow {
     fn publish_overdue(&mut self) {
         let Some(dns) = &mut self.dns else { return };
         tracing::warn!("the kernel has not taken a change for a second; its names are published all the same");
-        let committing = std::mem::take(&mut dns.committing);
-        dns.publish(&self.store, committing.services);
-        dns.publish_waiting(&self.store);
-        dns.synced(&self.store);
+        dns.publish_overdue(&self.store);
     }
 
     fn compare(&mut self) {

@@ -32,9 +32,9 @@ pub struct Dns {
     /// When the changes of Services whose names are not published yet were triggered.
     triggers: BTreeMap<ObjectKey, Vec<SystemTime>>,
     /// Names that wait until the rules for them are committed.
-    pub waiting: Names,
+    waiting: Names,
     /// Names whose rules are being committed.
-    pub committing: Names,
+    committing: Names,
     pub synced: bool,
     /// What the zones need beyond services and namespaces, and who waits for it.
     chain: Chain,
@@ -62,13 +62,19 @@ pub type Published = (Arc<Records>, Arc<Metrics>, watch::Receiver<Option<Pulses>
 /// Names that are published together.
 #[derive(Default)]
 pub struct Names {
-    pub services: BTreeSet<ObjectKey>,
+    services: BTreeSet<ObjectKey>,
     since: Option<Instant>,
+    /// Whether they are in the records already, which hold them back.
+    prepared: bool,
 }
 
 impl Dns {
-    /// Names that nobody knows yet. What is beside the records says whether they are served.
-    pub fn new(config: &Config, (records, metrics, serving, chain): Published) -> Dns {
+    /// Names that nobody knows yet, nor shall before the first commit, where there are rules to commit. What is beside the records says whether they are
+    /// served.
+    pub fn new(config: &Config, (records, metrics, serving, chain): Published, with_rules: bool) -> Dns {
+        if with_rules {
+            records.hold_back();
+        }
         Dns {
             records,
             metrics,
@@ -129,29 +135,56 @@ impl Dns {
         self.records.set_namespace(name, store.has_namespace(name), store.namespace_labels(name));
     }
 
-    /// Names whose commit failed wait on, until their deadline.
-    pub fn wait_on(&mut self, names: Names) {
+    /// The names that wait are those of the commit that has begun. At a first start they are put into the records meanwhile, where nobody sees them before
+    /// its end: that there are ten thousand of them takes no time then.
+    pub fn committing(&mut self, store: &Store) {
+        self.committing = std::mem::take(&mut self.waiting);
+        if self.records.are_held_back() {
+            self.committing.services.iter().for_each(|key| self.records.publish(key, store.service(key), &store.slices(key)));
+            self.committing.prepared = true;
+        }
+    }
+
+    /// The commit has come to its end: its names are published, or wait on until their deadline.
+    pub fn committed(&mut self, store: &Store, is_in_place: bool) {
+        let names = std::mem::take(&mut self.committing);
+        if is_in_place {
+            self.publish(store, names);
+            self.synced(store);
+            return;
+        }
         self.waiting.services.extend(names.services);
         self.waiting.since = [self.waiting.since, names.since].into_iter().flatten().min();
+    }
+
+    /// Publishes the names whose time is up, whatever became of their rules.
+    pub fn publish_overdue(&mut self, store: &Store) {
+        let committing = std::mem::take(&mut self.committing);
+        self.publish(store, committing);
+        self.publish_waiting(store);
+        self.synced(store);
     }
 
     /// Publishes the names that wait.
     pub fn publish_waiting(&mut self, store: &Store) {
         let names = std::mem::take(&mut self.waiting);
-        self.publish(store, names.services);
+        self.publish(store, names);
     }
 
-    /// Publishes the names of these services as they are now.
-    pub fn publish(&mut self, store: &Store, services: BTreeSet<ObjectKey>) {
-        for key in services {
+    /// Publishes the names of these services: as they are now, or as they were prepared. What has changed since then waits for a commit of its own.
+    fn publish(&mut self, store: &Store, names: Names) {
+        for key in names.services {
             let service = store.service(&key);
-            self.records.publish(&key, service, &store.slices(&key));
+            if !names.prepared {
+                self.records.publish(&key, service, &store.slices(&key));
+            }
             let triggers = self.triggers.remove(&key).unwrap_or_default();
             if let Some(service) = service {
                 let is_headless = service.kind == ServiceKind::Headless;
                 triggers.into_iter().for_each(|time| self.metrics.programmed(is_headless, time));
             }
         }
+        self.records.show();
     }
 
     /// From now on a name that is not known does not exist.

@@ -22,11 +22,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 #[derive(Debug)]
 pub struct Records {
     shape: Shape,
-    services: papaya::HashMap<ServiceLabels, ServiceRecord>,
+    services: Services,
+    /// What readers see in their place while they are held back.
+    nothing: Services,
+    held_back: AtomicBool,
     /// Services of other clusters: names of zones of their own.
     imports: papaya::HashMap<ServiceLabels, ServiceRecord>,
     imports_listed: AtomicBool,
-    reverse: Reverse,
     /// With their labels, where they are known.
     namespaces: papaya::HashMap<Box<[u8]>, Option<Arc<Marks>>>,
     /// Who is at an address: nearly always one pod.
@@ -35,6 +37,13 @@ pub struct Records {
     name_server: RwLock<Vec<IpAddr>>,
     synced: AtomicBool,
     changed: AtomicU32,
+}
+
+/// Services, and who has names at an address.
+#[derive(Debug, Default)]
+struct Services {
+    by_labels: papaya::HashMap<ServiceLabels, ServiceRecord>,
+    reverse: Reverse,
 }
 
 /// Pods of a namespace with the same labels at the same address.
@@ -75,10 +84,11 @@ impl Records {
                 DomainName::parse(domain).expect("the configuration has checked the cluster domain").to_lower(),
                 ttl,
             ),
-            services: papaya::HashMap::new(),
+            services: Services::default(),
+            nothing: Services::default(),
+            held_back: AtomicBool::new(false),
             imports: papaya::HashMap::new(),
             imports_listed: AtomicBool::new(false),
-            reverse: Reverse::default(),
             namespaces: papaya::HashMap::new(),
             pods: papaya::HashMap::new(),
             pods_listed: AtomicBool::new(false),
@@ -96,8 +106,9 @@ impl Records {
     /// Begins to read in this shape, and in one of its zones.
     pub fn view_as<'a>(&'a self, shape: &'a Shape, zone: &'a DomainName) -> View<'a> {
         let is_multicluster = shape.multicluster.contains(zone);
-        let services = if is_multicluster { self.imports.pin() } else { self.services.pin() };
-        let (reverse, namespaces) = (self.reverse.pin(), self.namespaces.pin());
+        let visible = if self.held_back.load(Ordering::Acquire) { &self.nothing } else { &self.services };
+        let services = if is_multicluster { self.imports.pin() } else { visible.by_labels.pin() };
+        let (reverse, namespaces) = (visible.reverse.pin(), self.namespaces.pin());
         View { records: self, shape, zone, is_multicluster, services, reverse, namespaces }
     }
 
@@ -106,11 +117,26 @@ impl Records {
         &self.shape
     }
 
+    /// Holds back what is published of Services, until [`Records::show`]: so their names can be put in while their rules are being committed.
+    pub fn hold_back(&self) {
+        self.held_back.store(true, Ordering::Release);
+    }
+
+    /// Whether what is published of Services is held back.
+    pub fn are_held_back(&self) -> bool {
+        self.held_back.load(Ordering::Acquire)
+    }
+
+    /// From now on all that is published is seen, at once.
+    pub fn show(&self) {
+        self.held_back.store(false, Ordering::Release);
+    }
+
     /// Replaces everything known under `key`, reverse names included. Without a Service and slices the key is forgotten; slices
     /// without a Service have reverse names only.
     pub fn publish(&self, key: &ObjectKey, service: Option<&Service>, slices: &[&Slice]) {
         let Some(labels) = service_labels(key) else { return };
-        let services = self.services.pin();
+        let services = self.services.by_labels.pin();
         let old = services.get(labels.as_ref());
         // Names and addresses keep the labels that they began with.
         let labels = old.map(|record| record.labels.clone()).unwrap_or(labels);
@@ -128,7 +154,7 @@ impl Records {
             Some(record) => drop(services.insert(labels.clone(), record)),
             None => drop(services.remove(labels.as_ref())),
         }
-        self.reverse.move_service(&labels, &before, &after);
+        self.services.reverse.move_service(&labels, &before, &after);
         self.touch();
     }
 
@@ -211,7 +237,7 @@ impl Records {
 
     /// How many Services (or slices without one) are known.
     pub fn service_count(&self) -> usize {
-        self.services.len()
+        self.services.by_labels.len()
     }
 
     pub(super) fn name_server(&self) -> Vec<IpAddr> {
@@ -385,7 +411,7 @@ mod tests {
     }
 
     fn claimed(records: &Records) -> usize {
-        records.reverse.claims()
+        records.services.reverse.claims()
     }
 
     #[test]
@@ -400,6 +426,27 @@ mod tests {
         records.publish(&web, None, &[]);
         records.publish(&other, None, &[]);
         assert_eq!((claimed(&records), records.service_count()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_held_back_is_seen_by_nobody_and_then_all_at_once() {
+        let records = Records::new("cluster.local", 30);
+        let web = ObjectKey::new("default", "web");
+        let labels = service_labels(&web).unwrap();
+        let address = "10.0.0.1".parse().unwrap();
+        records.hold_back();
+        records.publish(&web, None, &[&slice(&web, &["10.0.0.1"])]);
+        let seen = || {
+            let view = records.view();
+            (
+                matches!(view.service(&labels), Ok(Some(_))),
+                view.services_at(address).count(),
+                view.named_at(address).unwrap().count(),
+            )
+        };
+        assert_eq!((seen(), records.service_count()), ((false, 0, 0), 1));
+        records.show();
+        assert_eq!(seen(), (true, 1, 1));
     }
 
     #[test]

@@ -59,6 +59,20 @@ async fn a_name_appears_after_its_rules_and_disappears_before_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_names_of_a_first_start_are_made_during_its_commit_and_seen_after_it() {
+    let (gate, waits) = std::sync::mpsc::channel();
+    let agent = start(Some(waits));
+    for updates in [listing(Kind::Service, vec![web()]), listing(Kind::Slice, vec![slice()]), namespaces(), node()] {
+        agent.send(updates).await;
+    }
+    agent.until("the names are made", |agent| agent.records.service_count() == 1).await;
+    drop(gate);
+    agent.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    assert!(is_served(&agent.records, "web.shop.svc.cluster.local"));
+    assert_eq!(agent.served.lock().unwrap().first(), Some(&(Family::V4, false)), "nobody saw them before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stuck_kernel_does_not_freeze_names() {
     let (gate, waits) = std::sync::mpsc::channel();
     let agent = start(Some(waits));
