@@ -1,7 +1,7 @@
 //! The Services that have names at an address.
 //!
 //! Nearly all addresses are those of pods, of which there may be hundreds of thousands, side by side in the networks of their nodes. So neighbours are kept
-//! together: a list of sixteen addresses at most takes a third of the memory of sixteen entries of a map.
+//! together: a list for sixteen addresses takes a third of the memory of sixteen entries of a map, and less where a Service has several of them.
 
 use super::service_record::ServiceLabels;
 use papaya::{HashMapRef, LocalGuard};
@@ -20,12 +20,17 @@ pub struct Reverse(papaya::HashMap<IpAddr, Neighbours>);
 #[derive(Debug)]
 pub struct PinnedReverse<'a>(HashMapRef<'a, IpAddr, Neighbours, RandomState, LocalGuard<'a>>);
 
-/// Neighbours with their Services: sorted by address, those of one address by their names.
+/// The Services of neighbours, sorted by their names.
 #[derive(Debug, Default)]
 struct Neighbours(Box<[Claim]>);
 
-/// An address, by what tells it from its neighbours, and a Service that has names there.
-type Claim = (u8, ServiceLabels);
+/// A Service that has names at some of the neighbours.
+#[derive(Clone, Debug)]
+struct Claim {
+    service: ServiceLabels,
+    /// A bit for each of them.
+    addresses: u16,
+}
 
 impl Reverse {
     /// Begins to read.
@@ -36,22 +41,25 @@ impl Reverse {
     /// The addresses of a Service were these, and are those. There is one writer, so nothing changes between a look and what follows from it.
     pub fn move_service(&self, labels: &ServiceLabels, before: &BTreeSet<IpAddr>, after: &BTreeSet<IpAddr>) {
         let map = self.0.pin();
-        let changed: Vec<(IpAddr, u8, bool)> = before
-            .symmetric_difference(after)
-            .map(|address| {
-                let (block, own) = split(*address);
-                (block, own, after.contains(address))
-            })
-            .collect();
-        for neighbours in changed.chunk_by(|(one, ..), (next, ..)| one == next) {
-            let block = neighbours[0].0;
+        let changed = before.symmetric_difference(after).map(|address| (split(*address), after.contains(address)));
+        let changed: Vec<((IpAddr, u16), bool)> = changed.collect();
+        for neighbours in changed.chunk_by(|((one, _), _), ((next, _), _)| one == next) {
+            let block = neighbours[0].0.0;
+            let of = |wanted| {
+                let bits = neighbours.iter().filter(|(_, is_there)| *is_there == wanted).map(|((_, bit), _)| bit);
+                bits.fold(0, |all, bit| all | bit)
+            };
+            let (come, gone) = (of(true), of(false));
             let mut claims = map.get(&block).map(|known| known.0.to_vec()).unwrap_or_default();
-            for (_, own, is_there) in neighbours {
-                match (claims.binary_search_by(|(other, service)| (other, service).cmp(&(own, labels))), is_there) {
-                    (Err(place), true) => claims.insert(place, (*own, labels.clone())),
-                    (Ok(place), false) => drop(claims.remove(place)),
-                    (Ok(_), true) | (Err(_), false) => {}
+            match claims.binary_search_by(|claim| claim.service.cmp(labels)) {
+                Ok(place) => {
+                    claims[place].addresses = claims[place].addresses & !gone | come;
+                    if claims[place].addresses == 0 {
+                        claims.remove(place);
+                    }
                 }
+                Err(place) if come != 0 => claims.insert(place, Claim { service: labels.clone(), addresses: come }),
+                Err(_) => {}
             }
             if claims.is_empty() {
                 map.remove(&block);
@@ -64,7 +72,7 @@ impl Reverse {
     /// How many addresses of Services are known.
     #[cfg(test)]
     pub fn claims(&self) -> usize {
-        self.0.pin().values().map(|neighbours| neighbours.0.len()).sum()
+        self.0.pin().values().flat_map(|neighbours| &neighbours.0).map(|claim| claim.addresses.count_ones() as usize).sum()
     }
 }
 
@@ -73,19 +81,18 @@ impl PinnedReverse<'_> {
     pub fn at(&self, address: IpAddr) -> impl Iterator<Item = &ServiceLabels> + Clone {
         let (block, own) = split(address);
         let claims = self.0.get(&block).map(|neighbours| &*neighbours.0).unwrap_or_default();
-        let first = claims.partition_point(|(other, _)| *other < own);
-        claims[first..].iter().take_while(move |(other, _)| *other == own).map(|(_, service)| service)
+        claims.iter().filter(move |claim| claim.addresses & own != 0).map(|claim| &claim.service)
     }
 }
 
-/// The first one of an address's neighbours, and what tells it from that.
-fn split(address: IpAddr) -> (IpAddr, u8) {
+/// The first one of an address's neighbours, and the bit that tells it from the others.
+fn split(address: IpAddr) -> (IpAddr, u16) {
     let mask = (1 << BITS) - 1;
     match address {
-        IpAddr::V4(address) => (IpAddr::V4((address.to_bits() & !mask).into()), (address.to_bits() & mask) as u8),
+        IpAddr::V4(address) => (IpAddr::V4((address.to_bits() & !mask).into()), 1 << (address.to_bits() & mask)),
         IpAddr::V6(address) => {
             let mask = u128::from(mask);
-            (IpAddr::V6((address.to_bits() & !mask).into()), (address.to_bits() & mask) as u8)
+            (IpAddr::V6((address.to_bits() & !mask).into()), 1 << (address.to_bits() & mask))
         }
     }
 }

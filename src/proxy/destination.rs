@@ -59,8 +59,15 @@ pub struct Destination {
     pub balancing: Balancing,
     /// What becomes of connections that find no endpoint.
     pub refusal: Option<Refusal>,
-    /// Who may connect (`loadBalancerSourceRanges`, `waypost.dev/allowed-sources`), merged so that no two overlap; `None` means everybody.
-    pub sources: Option<Vec<IpNet>>,
+    /// Who may connect, where that is not everybody: few destinations have any, and all are in memory.
+    pub sources: Option<Box<Sources>>,
+}
+
+/// Who may connect to a destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Who may (`loadBalancerSourceRanges`, `waypost.dev/allowed-sources`), merged so that no two overlap; `None` means everybody.
+    pub allowed: Option<Vec<IpNet>>,
     /// Who may not, whoever else may (`waypost.dev/denied-sources`), merged.
     pub denied: Vec<IpNet>,
 }

@@ -1,6 +1,6 @@
 //! What the table's sets hold: the elements that a destination expands into.
 
-use super::{AffinityMap, Backend, Balancing, Dest, Destination, Draw, Entry, List, Refusal, Remember, Remembered};
+use super::{AffinityMap, Backend, Balancing, Dest, Destination, Draw, Entry, List, Refusal, Remember, Remembered, Sources};
 use crate::model::{Balance, Protocol};
 use ipnet::IpNet;
 use std::fmt;
@@ -261,11 +261,13 @@ impl Destination {
         let local_slots = self.local.iter().zip(Element::LOCAL_SLOTS..);
         elements.extend(local_slots.map(|(backend, slot)| Element::Endpoint(dest, slot, *backend)));
         elements.extend(self.refusal.map(|refusal| Element::Unserved(dest, refusal)));
-        if let Some(sources) = &self.sources {
-            elements.push(Element::Guarded(dest));
-            elements.extend(sources.iter().map(|network| Element::AllowedSource(dest, *network)));
+        if let Some(Sources { allowed, denied }) = self.sources.as_deref() {
+            if let Some(allowed) = allowed {
+                elements.push(Element::Guarded(dest));
+                elements.extend(allowed.iter().map(|network| Element::AllowedSource(dest, *network)));
+            }
+            elements.extend(denied.iter().map(|network| Element::DeniedSource(dest, *network)));
         }
-        elements.extend(self.denied.iter().map(|network| Element::DeniedSource(dest, *network)));
         elements
     }
 

@@ -20,7 +20,7 @@ mod walk;
 mod warming;
 
 pub use balancing::{AffinityMap, Balancing, Draw, KnownClient, List, PortId, Remember, Remembered};
-pub use destination::{Backend, Dest, Destination, Entry, Refusal};
+pub use destination::{Backend, Dest, Destination, Entry, Refusal, Sources};
 pub use detect_local::DetectLocal;
 pub use element::{Chain, Difference, Element, Set, difference};
 pub use hash::{HASH_SEED, hashed_slot};

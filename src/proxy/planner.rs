@@ -334,8 +334,7 @@ fn plan_port(
     plan.elements.extend(choice.hairpins.iter().map(|backend| Element::Hairpin(backend.address)));
     for (kind, address, number) in addresses {
         let mut destination = destination(service, kind, &cluster, &local, balancing);
-        destination.sources = sources::allowed(service, kind, family, context);
-        destination.denied = sources::denied(service, family);
+        destination.sources = sources::of(service, kind, family, context);
         let dest = Dest { address, protocol: port.protocol, port: number };
         plan.destinations.entry(dest).or_insert(Wanted { kind, destination, serving: serving.clone() });
     }

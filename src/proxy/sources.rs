@@ -1,14 +1,20 @@
 //! Who may connect to an address of a Service.
 
-use super::Context;
+use super::{Context, Sources};
 use crate::model::{AddressKind, Family, Service};
 use ipnet::IpNet;
+
+/// Who may connect to the addresses of one kind in one family; `None` means everybody.
+pub fn of(service: &Service, kind: AddressKind, family: Family, context: &Context) -> Option<Box<Sources>> {
+    let sources = Sources { allowed: allowed(service, kind, family, context), denied: denied(service, family) };
+    (sources != Sources::default()).then(|| Box::new(sources))
+}
 
 /// Who may connect to the addresses of one kind in one family, merged so that no two networks overlap; `None` means everybody.
 ///
 /// `loadBalancerSourceRanges` count for load balancer addresses only, `waypost.dev/allowed-sources` for every address; where both are given both
 /// must be met.
-pub fn allowed(service: &Service, kind: AddressKind, family: Family, context: &Context) -> Option<Vec<IpNet>> {
+fn allowed(service: &Service, kind: AddressKind, family: Family, context: &Context) -> Option<Vec<IpNet>> {
     let ranges = if kind == AddressKind::LoadBalancer { load_balancer_ranges(service, family) } else { None };
     let annotated = service.options.allowed_sources.as_deref().and_then(|networks| unless_everybody(networks, family));
     let mut allowed = match (ranges, annotated) {
@@ -26,7 +32,7 @@ pub fn allowed(service: &Service, kind: AddressKind, family: Family, context: &C
 }
 
 /// Who may not connect, whoever else may: `waypost.dev/denied-sources`, merged.
-pub fn denied(service: &Service, family: Family) -> Vec<IpNet> {
+fn denied(service: &Service, family: Family) -> Vec<IpNet> {
     IpNet::aggregate(&of_family(&service.options.denied_sources, family))
 }
 

@@ -15,6 +15,8 @@ impl Table {
         let left = std::mem::replace(&mut self.elements, of_node.iter().copied().collect());
         let mut is_as_left = left == self.elements;
         let mut changes = self.adopt_elements(&left);
+        // At a first start each has its change; room that a list makes for itself is up to twice as much.
+        changes.reserve_exact(self.wanted.destinations.len());
         let mut found = of_dests.chunk_by(|one, next| one.dest() == next.dest()).peekable();
         let mut still_wanted = BTreeMap::new();
         for (dest, wanted) in std::mem::take(&mut self.wanted.destinations) {

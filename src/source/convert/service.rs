@@ -96,8 +96,10 @@ fn cluster_ip_texts(spec: &objects::ServiceSpec) -> Vec<&str> {
 }
 
 fn cluster_ips(spec: &objects::ServiceSpec) -> Result<Vec<IpAddr>, Complaint> {
-    let mut found: Vec<IpAddr> = Vec::new();
-    for (index, text) in cluster_ip_texts(spec).into_iter().enumerate() {
+    let texts = cluster_ip_texts(spec);
+    // Room for no more: a vector that grows has it for four.
+    let mut found: Vec<IpAddr> = Vec::with_capacity(texts.len());
+    for (index, text) in texts.into_iter().enumerate() {
         let field = || format!("spec.clusterIPs[{index}]");
         let new = address(field, text)?;
         if found.iter().any(|other| Family::of(*other) == Family::of(new)) {
@@ -128,8 +130,9 @@ fn source_ranges(spec: &objects::ServiceSpec) -> Result<Vec<ipnet::IpNet>, Compl
 
 fn ports(type_: Type, spec: &objects::ServiceSpec, names: &mut Interner) -> Result<Vec<ServicePort>, Complaint> {
     let has_node_ports = matches!(type_, Type::NodePort | Type::LoadBalancer);
-    let mut found = Vec::new();
-    for (index, entry) in spec.ports.as_deref().unwrap_or_default().iter().enumerate() {
+    let entries = spec.ports.as_deref().unwrap_or_default();
+    let mut found = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
         let field = |name: &str| format!("spec.ports[{index}].{name}");
         let number = port(|| field("port"), entry.port)?;
         if number == 0 {

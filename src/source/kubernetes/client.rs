@@ -18,6 +18,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A peer that vanished without a word is noticed after this and three unanswered probes, at no cost to the server.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How much of an answer a connection may have in memory undecoded. Each watch has a connection, and a buffer stays as large as a listing has made it.
+const READ_BUFFER: usize = 64 << 10;
 
 /// Why there is no way to talk to an API server. (Whether one answers shows later: the watches retry for ever.)
 #[derive(Debug, thiserror::Error)]
@@ -140,7 +142,7 @@ fn connect(config: Config) -> Result<Client, ClientError> {
         .layer(config.extra_headers_layer().map_err(ClientError::Credentials)?)
         .timeout(ANSWER_TIMEOUT)
         .map_err(BoxError::from)
-        .service(HttpClient::builder(TokioExecutor::new()).build(https));
+        .service(HttpClient::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build(https));
     Ok(Client::new(service, config.default_namespace))
 }
 
