@@ -43,8 +43,10 @@ pub const KNOWN: &[(&str, Explains)] = &[
     ("corefile-forward-tcp", is_failure_over_tcp),
 ];
 
-/// Those that one answer does not show.
-pub const NOT_COMPARED: [&str; 2] = ["corefile-listeners", "corefile-silence"];
+/// That CoreDNS listens where the Corefile says.
+pub const LISTENERS: &str = "corefile-listeners";
+/// Those that no test can rely on.
+pub const NOT_COMPARED: [&str; 1] = ["corefile-silence"];
 
 /// CoreDNS's cache keeps the cluster's names too, five seconds at least, and counts down.
 fn is_kept(difference: &Difference) -> bool {

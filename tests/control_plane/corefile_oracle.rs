@@ -4,7 +4,7 @@
 use super::agent::WAYPOST;
 use super::cluster::{Cluster, tool};
 use super::corefile_cases::{Asked, CASES, KUBEADM, OF_OTHERS};
-use super::corefile_differences::{Difference, KNOWN, NOT_COMPARED, without_word};
+use super::corefile_differences::{Difference, KNOWN, LISTENERS, NOT_COMPARED, without_word};
 use super::corefiles::Lab;
 use super::dns_differences::RULES;
 use super::dns_question::{Field, OptRecord, Question, Said, Transport};
@@ -15,11 +15,15 @@ use super::{corefile_plugin_cases, corefile_times};
 use hickory_proto::rr::{DNSClass, RecordType};
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 
 const OURS: &str = "192.0.2.1:5311";
 const THEIRS: &str = "192.0.2.1:5312";
+/// The first of the ports of `health`, `ready` and `prometheus`.
+const OUR_PORT: u16 = 8070;
+const THEIR_PORT: u16 = 8060;
 const UPSTREAM: &str = "127.0.0.1:5398";
 /// Others over TLS, of which the second wants to know its clients.
 const TLS_UPSTREAMS: [(&str, &str); 2] = [("TLS_UPSTREAM", "tls://127.0.0.1:5853"), ("TLS_OF_CLIENTS", "tls://127.0.0.1:5854")];
@@ -118,7 +122,7 @@ pub fn as_corednss(cluster: &Cluster) {
     let listed = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `corefile-")?.split_once('`'));
     let listed: BTreeSet<String> = listed.map(|(id, _)| format!("corefile-{id}")).collect();
     let compared = KNOWN.iter().map(|(id, _)| *id).chain(corefile_times::differences());
-    let known = compared.chain(NOT_COMPARED).map(str::to_string).collect();
+    let known = compared.chain([LISTENERS]).chain(NOT_COMPARED).map(str::to_string).collect();
     assert_eq!(listed, known, "docs/differences.md lists what corefile_differences.rs allows");
     let objects = [OBJECTS, LABELLED, IMPORTS_CRD, IMPORTS];
     for path in objects {
@@ -206,8 +210,12 @@ impl<'a> Comparison<'a> {
         let with_ports = |first: u16| {
             (0..3).fold(corefile.to_string(), |text, port| text.replace(&format!("PORT{port}"), &(first + port).to_string()))
         };
+        let listening = |first: u16| {
+            let named = (0..3).filter(|port| corefile.contains(&format!("PORT{port}"))).map(|port| first + port);
+            named.map(|port| TcpStream::connect(("127.0.0.1", port)).is_ok()).collect::<Vec<_>>()
+        };
         let [our_name, their_name] = ["ours", "theirs"].map(|whose| format!("corefile-{number}-{whose}"));
-        let (ours, theirs) = (self.file(&our_name, &with_ports(8070)), self.file(&their_name, &with_ports(8060)));
+        let (ours, theirs) = (self.file(&our_name, &with_ports(OUR_PORT)), self.file(&their_name, &with_ports(THEIR_PORT)));
         let _theirs = self.start(&their_name, tool("coredns").arg("-conf").arg(theirs).args(["-dns.port", "5312"]));
         let mut waypost = Command::new(WAYPOST);
         waypost.args(["run", "--role=dns", "--kubeconfig"]).arg(self.cluster.kubeconfig()).arg("--corefile").arg(ours);
@@ -217,6 +225,11 @@ impl<'a> Comparison<'a> {
         for server in [OURS, THEIRS] {
             wait_for(server, what, corefile);
         }
+        eventually(&format!("CoreDNS listens where the Corefile of {what} says ({LISTENERS})"), || {
+            let all = listening(THEIR_PORT);
+            if all.contains(&false) { Err(format!("{all:?}")) } else { Ok(()) }
+        });
+        assert!(!listening(OUR_PORT).contains(&true), "Waypost listens where the settings say, and not the Corefile of {what}");
         for (question, transport) in asked.iter().map(|text| question(text)) {
             self.ask(what, corefile, &question, transport);
         }

@@ -16,7 +16,7 @@
 //! | [`explain`] | the configuration in words; pure |
 //! | `extras` | the parts of a block beside cluster names, cache and forwarding |
 //! | [`rewrite`], [`template`], [`hosts`], [`log`] | single plugins |
-//! | `text` | records written as text |
+//! | `text`, `rdata` | records written as text, and their data |
 //! | `walk` | one question's way through a block |
 
 mod elsewhere;
@@ -27,6 +27,7 @@ pub mod listener;
 pub mod log;
 pub mod model;
 pub mod plan;
+mod rdata;
 pub mod rewrite;
 pub mod server;
 pub mod template;

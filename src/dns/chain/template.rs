@@ -2,6 +2,7 @@
 
 use super::model;
 use super::rewrite::regex;
+use super::text;
 use super::values::{self, ANY, RecordClass, RecordKind};
 use crate::dns::name::DomainName;
 use regex::Regex;
@@ -60,7 +61,9 @@ impl Template {
                 spec.class
             ));
         }
-        let texts = |texts: &[String]| texts.iter().map(|text| Text::new(text)).collect::<Result<Vec<_>, _>>();
+        let texts = |texts: &[String]| {
+            texts.iter().map(|text| Text::new(text)?.whose_data_can_be_read(spec.r#type)).collect::<Result<Vec<_>, _>>()
+        };
         Ok(Template {
             class: spec.class,
             kind: spec.r#type,
@@ -168,6 +171,30 @@ impl Text {
         }
         pieces.push(Piece::Plain(rest.to_string()));
         Ok(Text(pieces))
+    }
+
+    /// The same, if it is of a record type that can be read, or of one that the question or a pattern says.
+    fn whose_data_can_be_read(self, kind: RecordKind) -> Result<Text, String> {
+        let stand_in = |value: &Value| match value {
+            Value::Zone | Value::Name => "name.example.".to_string(),
+            Value::Class => RecordClass::In.to_string(),
+            Value::Kind => kind.to_string(),
+            Value::Remote | Value::Match(_) | Value::Group(_) | Value::Number { .. } => "1".to_string(),
+        };
+        let written: String = self
+            .0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Plain(plain) => plain.clone(),
+                Piece::Value(value) => stand_in(value),
+            })
+            .collect();
+        match text::unreadable(&written) {
+            Some(kind) if kind != ANY => Err(format!(
+                "data of {kind} records are not read here; write their bytes in base 16 behind their number: {kind} \\# LENGTH HEX (RFC 3597)"
+            )),
+            _ => Ok(self),
+        }
     }
 
     /// The text; `None` where it speaks of a group that is not there.
@@ -284,6 +311,22 @@ mod tests {
         let falls_through = model::Template { fallthrough: vec![".".into()], ..template };
         assert_eq!(ask(&falls_through, "b.example", 1), Outcome::Next);
         assert_eq!(ask(&spec("A", &[], &["{{ index .Match 7 }}"]), "a.example", 1), Outcome::Failed);
+    }
+
+    #[test]
+    fn a_record_of_a_type_that_is_not_read_is_refused_unless_its_bytes_are_given() {
+        for text in ["{{ .Name }} 60 IN LOC 52 22 23 N 4 53 32 E -2m", "{{ .Name }} {{ .Type }} {{ index .Match 0 }}"] {
+            let error = Template::new(&spec("LOC", &[], &[text]), &[]).unwrap_err();
+            assert!(error.starts_with("data of LOC records are not read here; "), "{error}");
+        }
+        for (kind, text) in [
+            ("LOC", "{{ .Name }} 60 IN LOC \\# 16 00121613a8c0b0f3b0a00000000000aa"),
+            ("DS", "{{ .Name }} 60 {{ .Class }} {{ .Type }} 60485 5 1 2BB183AF"),
+            ("ANY", "{{ .Name }} 60 IN {{ .Type }} x"),
+            ("ANY", "{{ .Name }} 60 IN {{ index .Match 1 }} x"),
+        ] {
+            assert!(Template::new(&spec(kind, &["(.*)"], &[text]), &[]).is_ok(), "{text}");
+        }
     }
 
     #[test]
