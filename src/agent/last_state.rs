@@ -193,3 +193,7 @@ fn report(outcome: io::Result<()>, folder: &Path, status: &Status, taken: System
         }
     }
 }
+
+#[cfg(test)]
+#[path = "last_state_tests.rs"]
+mod tests;

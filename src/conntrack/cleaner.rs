@@ -121,6 +121,12 @@ impl Cleaner {
         Ok(Cleaner { touched: Some(touched), thread: Some(thread) })
     }
 
+    /// A handle whose wishes a test receives.
+    #[cfg(test)]
+    pub(crate) fn told(touched: Sender<Touched>) -> Cleaner {
+        Cleaner { touched: Some(touched), thread: None }
+    }
+
     /// Asks for a look at the flows to these destinations. The first call, whatever it asks for, says that the first rules are in place.
     pub fn look(&self, touched: Touched) {
         if self.touched.as_ref().is_none_or(|sender| sender.send(touched).is_err()) {
@@ -309,6 +315,105 @@ mod tests {
         let metrics = ConntrackMetrics::new(&Registry::new()).unwrap();
         assert!(!look(&mut kernel, &nobody, &metrics), "it did not succeed");
         assert_eq!((kernel.looks, kernel.flows.len()), (ATTEMPTS, 20 - ATTEMPTS), "what was shown is used");
+    }
+
+    /// A table that does not change by itself, and what was asked of it.
+    #[derive(Default)]
+    struct Quiet {
+        flows: Vec<Flow>,
+        /// Whether the kernel deletes by a filter.
+        filters: bool,
+        looks: Vec<(Family, Option<SocketAddr>)>,
+        one_by_one: usize,
+        by_filter: Vec<(SocketAddr, SocketAddr)>,
+    }
+
+    impl Tracked for Quiet {
+        fn each_udp_flow(
+            &mut self,
+            family: Family,
+            to: Option<SocketAddr>,
+            each: &mut dyn FnMut(Flow),
+        ) -> Result<bool, NftError> {
+            self.looks.push((family, to));
+            self.flows.iter().filter(|flow| to.is_none_or(|to| flow.to == to)).for_each(|flow| each(*flow));
+            Ok(true)
+        }
+
+        fn delete(&mut self, flow: &Flow) -> Result<bool, NftError> {
+            self.one_by_one += 1;
+            let before = self.flows.len();
+            self.flows.retain(|one| one != flow);
+            Ok(self.flows.len() < before)
+        }
+
+        fn delete_all(&mut self, to: SocketAddr, server: SocketAddr) -> Result<bool, NftError> {
+            if self.filters {
+                self.by_filter.push((to, server));
+                self.flows.retain(|flow| (flow.to, flow.server) != (to, server));
+            }
+            Ok(self.filters)
+        }
+    }
+
+    /// So many flows to this destination that lead to this server.
+    fn flows(to: &str, server: &str, count: usize) -> impl Iterator<Item = Flow> {
+        let (to, server) = (to.parse().unwrap(), server.parse().unwrap());
+        (0..count).map(move |id| Flow {
+            client: SocketAddr::new([10, 244, 0, 9].into(), 4000 + id as u16),
+            to,
+            server,
+            id: id as u32,
+        })
+    }
+
+    #[test]
+    fn stale_flows_go_and_no_others_many_of_one_server_by_one_message_where_the_kernel_can() {
+        const TO: &str = "10.96.0.1:53";
+        let serving = || flows(TO, "10.244.0.2:53", 2 * BY_FILTER).chain(flows("10.96.0.9:53", "10.244.0.77:53", 2 * BY_FILTER));
+        let touched: Touched = touched(53).into_keys().map(|dest| (dest, Some([backend("10.244.0.2:53")].into()))).collect();
+        for filters in [true, false] {
+            let stale = flows(TO, "10.244.0.77:53", BY_FILTER).chain(flows(TO, "10.244.0.78:53", BY_FILTER - 1));
+            let mut kernel = Quiet { flows: stale.chain(serving()).collect(), filters, ..Quiet::default() };
+            let done = reconcile(&mut kernel, Family::V4, &touched).unwrap();
+            assert_eq!(done, Reconciled { deleted: 2 * BY_FILTER - 1, whole: true });
+            assert_eq!(kernel.flows, serving().collect::<Vec<_>>());
+            let many = (TO.parse().unwrap(), "10.244.0.77:53".parse().unwrap());
+            match filters {
+                true => assert_eq!((kernel.by_filter, kernel.one_by_one), (vec![many], BY_FILTER - 1)),
+                false => assert_eq!((kernel.by_filter, kernel.one_by_one), (vec![], 2 * BY_FILTER - 1)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_few_destinations_are_asked_about_one_by_one_more_at_once_and_each_family_about_its_own() {
+        let metrics = ConntrackMetrics::new(&Registry::new()).unwrap();
+        let v6 = Dest { address: "fd00:96::1".parse().unwrap(), protocol: Protocol::Udp, port: 53 };
+        let looks = |count: u16| {
+            let touched = (1..=count).flat_map(touched).chain([(v6, None)]).collect();
+            let mut kernel = Quiet::default();
+            assert!(look(&mut kernel, &touched, &metrics));
+            kernel.looks
+        };
+        let of_v4 = |port| (Family::V4, Some(SocketAddr::new([10, 96, 0, 1].into(), port)));
+        let of_v6 = (Family::V6, Some(SocketAddr::new(v6.address, 53)));
+        assert_eq!(looks(ONE_BY_ONE as u16), (1..=ONE_BY_ONE as u16).map(of_v4).chain([of_v6]).collect::<Vec<_>>());
+        assert_eq!(looks(ONE_BY_ONE as u16 + 1), [(Family::V4, None), of_v6]);
+        assert_eq!(looks(0), [of_v6]);
+    }
+
+    #[test]
+    fn a_flow_that_was_gone_already_is_not_counted() {
+        let mut kernel = Quiet::default();
+        let flow = flows("10.96.0.1:53", "10.244.0.77:53", 1).next().unwrap();
+        let stale = Stale([((flow.to, flow.server), vec![flow])].into());
+        assert_eq!(delete(&mut kernel, stale).unwrap(), 0);
+    }
+
+    fn backend(text: &str) -> crate::proxy::Backend {
+        let server: SocketAddr = text.parse().unwrap();
+        crate::proxy::Backend { address: server.ip(), port: server.port() }
     }
 
     fn touched(port: u16) -> Touched {

@@ -13,7 +13,7 @@ const UDP: usize = 8192;
 const TCP: usize = 4096;
 /// Questions over TCP that are worked on for the cache alone, because their clients have gone. Without a bound of their own one client could take
 /// all places, by connections that it closes.
-const ORPHANS: usize = 256;
+pub(super) const ORPHANS: usize = 256;
 /// Answers over TCP that their clients have not taken yet, bytes. Beyond that a connection ends that has another answer waiting; one alone may
 /// always go.
 const UNSENT: usize = 64 << 20;

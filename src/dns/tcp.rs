@@ -207,6 +207,7 @@ impl Conversation {
             unsent: Arc::default(),
             way: Arc::new(Mutex::new(Some(to))),
             broken: Arc::default(),
+            idle: IDLE,
         };
         Conversation {
             client,
@@ -253,7 +254,7 @@ impl Conversation {
         let mut since = Instant::now();
         loop {
             let ends = *stop.borrow() == Stop::Ends;
-            let idle = if ends { IDLE_AT_THE_END } else { IDLE };
+            let idle = if ends { IDLE_AT_THE_END } else { self.outbox.idle };
             // Who is in the middle of a question has this long for the rest of it.
             let part_since = self.inbox.part_since();
             tokio::select! {
@@ -438,6 +439,8 @@ struct Outbox {
     way: Arc<Mutex<Option<OwnedWriteHalf>>>,
     /// Told when there is no way left.
     broken: Arc<Notify>,
+    /// How long the client may say nothing, or take nothing of an answer.
+    idle: Duration,
 }
 
 impl Outbox {
@@ -460,7 +463,7 @@ impl Outbox {
     /// Sends, or takes the way away: after a part of an answer the next one would be taken for the rest of it.
     async fn write(&self, way: &mut Option<OwnedWriteHalf>, bytes: &[u8]) {
         let Some(stream) = way.as_mut() else { return };
-        let sent = timeout(IDLE, stream.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let sent = timeout(self.idle, stream.write_all(bytes)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if let Err(error) = sent {
             debug!(client = %self.client, %error, "the answer could not be sent");
             *way = None;
@@ -468,3 +471,7 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "tcp_tests.rs"]
+mod tests;

@@ -149,6 +149,23 @@ async fn narrow(server: SocketAddr) -> TcpStream {
     socket.connect(server).await.unwrap()
 }
 
+/// The oldest one ends for a new one only where there are as many as there may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_have_ended_take_no_place_from_those_that_go_on() {
+    const PLACES: usize = 16;
+    let running = Running::configured(cluster(), &[("dns-tcp-connections", &PLACES.to_string())]);
+    let question = query("web.default.svc.cluster.local", 1);
+    let mut oldest = TcpStream::connect(running.ipv4()).await.unwrap();
+    for _ in 0..3 * PLACES {
+        let mut short = TcpStream::connect(running.ipv4()).await.unwrap();
+        assert_eq!(exchange(&mut short, &question).await.answers.len(), 1);
+        short.shutdown().await.unwrap();
+        assert_eq!(timeout(LIMIT, short.read(&mut [0; 16])).await.expect("the server ends it").unwrap(), 0);
+    }
+    assert_eq!(exchange(&mut oldest, &question).await.answers.len(), 1);
+    running.serving.shutdown().await;
+}
+
 /// More than its share of what may lie about: long answers, none of which is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_whose_client_asks_and_takes_no_answers_ends_and_others_go_on() {
