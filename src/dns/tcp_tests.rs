@@ -14,6 +14,7 @@ use hickory_proto::op::{Message as Parsed, Query};
 use hickory_proto::rr::RecordType;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -162,12 +163,16 @@ async fn a_connection_without_a_question_ends_and_one_whose_answer_is_awaited_do
     let (mut conversation, _client) = asked(&server.responder, ELSEWHERE, 0).await;
     conversation.outbox.idle = idle;
     timeout(PATIENCE, conversation.hold(server.stop.subscribe())).await.expect("it has nothing to say");
-    let (mut conversation, _client) = asked(&server.responder, ELSEWHERE, 1).await;
+    let (mut conversation, mut client) = asked(&server.responder, ELSEWHERE, 1).await;
     conversation.outbox.idle = idle;
-    let holding = tokio::spawn(conversation.hold(server.stop.subscribe()));
-    let (asker, _) = server.upstream.accept().await.unwrap();
-    assert!(timeout(10 * idle, holding).await.is_err(), "its answer is still to come");
-    drop(asker);
+    let mut holding = tokio::spawn(conversation.hold(server.stop.subscribe()));
+    let (_asker, _) = server.upstream.accept().await.unwrap();
+    assert!(timeout(10 * idle, &mut holding).await.is_err(), "its answer is still to come");
+    // And it is still listened to.
+    let more = question(CROWD.0);
+    client.write_all(&[&(more.len() as u16).to_be_bytes(), &more[..]].concat()).await.unwrap();
+    assert!(timeout(PATIENCE, client.read_u16()).await.expect("another answer").unwrap() > CROWD.1);
+    holding.abort();
 }
 
 #[tokio::test]
