@@ -95,7 +95,10 @@ fn parts(block: &Block) -> Vec<(&'static str, String)> {
         say("minimal", "positive answers have an answer section only".into());
     }
     for template in &block.template {
-        say("template", format!("{} {} is answered with {}", template.class, template.r#type, template.answer.join("; ")));
+        let code = template.rcode.map(|code| code.to_string());
+        let says = [code.as_slice(), &template.answer].concat().join("; ");
+        let says = if says.is_empty() { "NOERROR without a record" } else { &says };
+        say("template", format!("{} {} is answered with {says}", template.class, template.r#type));
     }
     if let Some(hosts) = &block.hosts {
         say("hosts", of_hosts(hosts));

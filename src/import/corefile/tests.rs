@@ -99,6 +99,7 @@ example.org:5353 a.example {
 fn what_is_not_there_is_an_error_that_says_what_to_do() {
     for (text, expected) in [
         (". {\n  errors\n  nonsense\n}", "Corefile:3: neither the stock CoreDNS nor Waypost has a plugin \"nonsense\""),
+        (". {\n  forward . 192.0.2.1 {\n    failover SERVFAIL NXDOMAIN\n  }\n}", "Corefile:3: an answer of NXDOMAIN counts"),
         (". {\n  k8s_external x\n}", "Corefile:2: the plugin k8s_external is not there: "),
         (". {\n  kubernetes {\n    pods some\n  }\n}", "Corefile:3: \"some\" is not allowed"),
         (". {\n  rewrite edns0 local set 0xffee 0x61\n}", "Corefile:2: rewrite edns0 is not there"),

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// CoreDNS's TTL of cluster names.
 const KUBERNETES_TTL: u32 = 5;
+/// After these codes of one server another is asked ([`crate::dns::forward`]).
+const FAILOVER: [&str; 4] = ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"];
 /// The longest time for which upstream servers that have failed are not asked again (RFC 8767, section 5).
 const LONGEST_RECHECK: Duration = Duration::from_secs(300);
 /// CoreDNS's longest times in the cache.
@@ -442,13 +444,24 @@ impl Translation {
                     }
                     _ => return Err(wrong(place, "tls takes a CA, or a certificate and a key, and perhaps a CA")),
                 },
+                "failover" => {
+                    let other = option.arguments.iter().find(|code| !FAILOVER.contains(&code.to_ascii_uppercase().as_str()));
+                    if let Some(code) = other {
+                        let problem = format!(
+                            "an answer of {code} counts, whoever it is from; another server is asked after {}",
+                            FAILOVER.join(", ")
+                        );
+                        return Err(wrong(place, problem));
+                    }
+                    self.remark(option, "forward", "another server is asked in any case where one fails or refuses");
+                }
                 "max_idle_conns" | "max_age" | "read_timeout" | "max_connect_attempts" => self.remark(
                     option,
                     "forward",
                     "16 idle connections to a server are kept; another server is asked long before a time-out",
                 ),
                 _ => {
-                    let known = "policy, max_fails, max_concurrent, except, force_tcp, prefer_udp, expire, health_check, tls and tls_servername";
+                    let known = "policy, max_fails, max_concurrent, except, force_tcp, prefer_udp, expire, health_check, failover, tls and tls_servername";
                     return Err(unknown("forward", option, known));
                 }
             }
