@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// `NFT_TABLE_F_DORMANT`.
 const DORMANT: u32 = 1;
+/// There is room for so many endpoints at most before they are read, whatever somebody's chain says.
+const MOST_EXPECTED: usize = 1 << 20;
 
 impl Netlink {
     /// Reads the table back once: by several dumps, which contradict each other when somebody commits between them.
@@ -33,7 +35,11 @@ impl Netlink {
             Err(strange) => return Ok(Reading::Edited(strange)),
         };
         let mut elements = Vec::new();
-        for set in Set::ALL {
+        // Endpoints last: by then chains say how many there are. A list that makes room for itself as it grows is in memory twice.
+        for set in Set::ALL.into_iter().filter(|set| *set != Set::Endpoints).chain([Set::Endpoints]) {
+            if set == Set::Endpoints {
+                elements.reserve_exact(slots(&elements).min(MOST_EXPECTED));
+            }
             if !self.read_set(set, layout.family, &mut elements)? {
                 return Ok(Reading::Edited(format!("the set {} holds elements that are not ours", set.name())));
             }
@@ -166,6 +172,11 @@ impl Netlink {
             None => Ok(false),
         }
     }
+}
+
+/// How many slots the chains draw from that elements lead to.
+fn slots(elements: &[Element]) -> usize {
+    elements.iter().filter_map(|element| element.chain()?.slots()).map(|slots| slots.len()).sum()
 }
 
 /// The comment of our table, or an empty one, and whether it is switched off; `None` when there is no table.
