@@ -171,14 +171,17 @@ impl Dns {
         self.publish(store, names);
     }
 
-    /// Publishes the names of these services: as they are now, or as they were prepared. What has changed since then waits for a commit of its own.
+    /// Publishes the names of these services as they are now; those of a start as they were prepared, and what has changed since then waits for a commit
+    /// of its own.
     fn publish(&mut self, store: &Store, names: Names) {
         for key in names.services {
             let service = store.service(&key);
             if !names.prepared {
                 self.records.publish(&key, service, &store.slices(&key));
             }
-            let triggers = self.triggers.remove(&key).unwrap_or_default();
+            // What has changed since it was prepared is programmed by its own commit.
+            let is_later = names.prepared && self.waiting.services.contains(&key);
+            let triggers = if is_later { Vec::new() } else { self.triggers.remove(&key).unwrap_or_default() };
             if let Some(service) = service {
                 let is_headless = service.kind == ServiceKind::Headless;
                 triggers.into_iter().for_each(|time| self.metrics.programmed(is_headless, time));

@@ -199,7 +199,7 @@ fn fill(view: &View<'_>, node: &Node<'_>, owner: Owner, rtype: u16, answer: &mut
     let before = answer.answers.len();
     let mut put = |ttl, data| answer.answers.push(Record { owner: owner.clone(), ttl, data });
     match node {
-        Node::Missing if view.records().is_synced() => answer.code = Code::NxDomain,
+        Node::Missing if view.is_synced() => answer.code = Code::NxDomain,
         Node::Missing | Node::Unheard => {
             *answer = Answer { code: Code::ServFail, ..Answer::default() };
             return;

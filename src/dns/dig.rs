@@ -285,7 +285,7 @@ impl Desk {
         let view = self.records.view_as(shape, zone);
         let label = |label: &[u8]| String::from_utf8_lossy(label).into_owned();
         Some(vec![match lookup::find(&view, name.as_wire()) {
-            Node::Missing if !self.records.is_synced() => "the cluster is not fully known yet".to_string(),
+            Node::Missing if !view.is_synced() => "the cluster is not fully known yet".to_string(),
             Node::Missing => format!("nothing in {zone} has this name"),
             Node::Unheard => "what decides it is not known of the cluster yet".to_string(),
             Node::Bare => "a name that has others below it, and no records".to_string(),

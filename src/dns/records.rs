@@ -67,6 +67,7 @@ pub struct View<'a> {
     records: &'a Records,
     shape: &'a Shape,
     zone: &'a DomainName,
+    is_synced: bool,
     is_multicluster: bool,
     services: Pinned<'a, ServiceLabels, ServiceRecord>,
     reverse: PinnedReverse<'a>,
@@ -106,10 +107,12 @@ impl Records {
     /// Begins to read in this shape, and in one of its zones.
     pub fn view_as<'a>(&'a self, shape: &'a Shape, zone: &'a DomainName) -> View<'a> {
         let is_multicluster = shape.multicluster.contains(zone);
+        // First: what had everything by then has nothing held back any more, and a name that this view does not find is not there.
+        let is_synced = self.is_synced();
         let visible = if self.held_back.load(Ordering::Acquire) { &self.nothing } else { &self.services };
         let services = if is_multicluster { self.imports.pin() } else { visible.by_labels.pin() };
         let (reverse, namespaces) = (visible.reverse.pin(), self.namespaces.pin());
-        View { records: self, shape, zone, is_multicluster, services, reverse, namespaces }
+        View { records: self, shape, zone, is_synced, is_multicluster, services, reverse, namespaces }
     }
 
     /// The shape that they were made with: one zone.
@@ -253,6 +256,11 @@ impl View<'_> {
     /// The records that are looked at.
     pub(super) fn records(&self) -> &Records {
         self.records
+    }
+
+    /// Whether what it does not find does not exist: everything had been listed when it was begun.
+    pub(super) fn is_synced(&self) -> bool {
+        self.is_synced
     }
 
     /// How they are shown.
@@ -445,7 +453,11 @@ mod tests {
             )
         };
         assert_eq!((seen(), records.service_count()), ((false, 0, 0), 1));
+        let begun_before = records.view();
         records.show();
+        records.set_synced();
+        assert!(!begun_before.is_synced(), "it does not find what is there now, and must not say that it does not exist");
+        assert!(records.view().is_synced());
         assert_eq!(seen(), (true, 1, 1));
     }
 

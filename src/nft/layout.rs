@@ -6,7 +6,7 @@ use super::expr::{
     META_L4PROTO, META_MARK, Verdict,
 };
 use crate::model::{Balance, Family, Protocol};
-use crate::proxy::{AffinityMap, Chain, DetectLocal, HASH_SEED, List, Remember, Remembered, Set};
+use crate::proxy::{AffinityMap, Chain, DetectLocal, Element, HASH_SEED, List, Remember, Remembered, Set};
 use std::ops::Range;
 
 /// The name of the table, in both families.
@@ -141,12 +141,14 @@ impl Layout {
     }
 
     /// Chooses one of the slots of the destination. A packet keeps the rules that it began with but finds elements as they are now: where a batch
-    /// makes the list shorter in between, the drawn slot may be gone. Then the first is taken, and if no endpoint of the node is left, the first of all.
+    /// makes the list shorter in between, the drawn slot may be gone, and the first is taken. Where the batch changes the policy of a ClusterIP, the whole
+    /// list is gone, and the other one serves. Not so at addresses for clients outside: they have both lists, and what is local only must stay here.
     fn choose(&self, slots: Range<u32>, method: Balance) -> Vec<Vec<Expr>> {
         let first = |start: u32| self.draw(start..start + 1, Balance::Random);
         let of_list = (slots.len() > 1).then(|| first(slots.start));
-        let of_all = (slots.start > 0).then(|| first(0));
-        [self.draw(slots, method)].into_iter().chain(of_list).chain(of_all).collect()
+        let other = if slots.start == 0 { Element::LOCAL_SLOTS } else { 0 };
+        let of_other = [self.address_in(false, Set::ClusterIps, Answer::Present), first(other)].concat();
+        [self.draw(slots, method)].into_iter().chain(of_list).chain([of_other]).collect()
     }
 
     fn draw(&self, slots: Range<u32>, method: Balance) -> Vec<Expr> {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
+use waypost::lab::connect;
 use waypost::model::Protocol::Tcp;
 use waypost::model::{Family, Protocol};
 use waypost::proxy::{Dest, DetectLocal, Fate, Packet, Walk};
@@ -151,9 +152,22 @@ pub fn a_connection_that_draws_a_slot_that_is_gone_takes_another() -> Result<(),
             let answered: BTreeSet<String> = (0..24).map(|_| world.reach(client, Tcp, to)).collect();
             assert_eq!(answered.len(), 1, "{method}, {to}: {answered:?}");
         }
-        // And where none of the node is left, by the first of all.
+        // What may only be served here is served nowhere else, though there are others.
         world.nft(&["delete", "element", "ip", "waypost", "endpoints", "{ 192.0.2.10 . tcp . 30080 . 65536 }"]);
-        world.reach(&world.outside, Tcp, "192.0.2.10:30080");
+        let elsewhere = connect(&world.outside, Tcp, "192.0.2.10:30080".parse().unwrap(), Duration::from_secs(1));
+        assert!(elsewhere.by().is_none(), "{method}: {elsewhere}");
+        // The policy of a ClusterIP changes, and with it goes the whole list.
+        for (family, address, endpoint) in [("ip", "10.96.0.1", "10.244.0.12"), ("ip6", "fd00:96::1", "fd00:244::12")] {
+            let change = |what, slot: &str| {
+                let element = format!("{{ {address} . tcp . 80 . {slot} }}");
+                world.nft(&[what, "element", family, "waypost", "endpoints", &element]);
+            };
+            change("add", &format!("65536 : {endpoint} . 8080"));
+            change("delete", "0");
+        }
+        for to in ADDRESSES {
+            assert_eq!(world.reach(&world.client, Tcp, to), "pod-2", "{method}");
+        }
     }
     Ok(())
 }

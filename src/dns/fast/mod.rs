@@ -163,7 +163,7 @@ impl Composer {
             // Seldom asked, and made of other things than one service.
             Node::Apex | Node::Version | Node::NameServer => return None,
             Node::Unheard => return Some(SERV_FAIL),
-            Node::Missing if !view.records().is_synced() => return Some(SERV_FAIL),
+            Node::Missing if !view.is_synced() => return Some(SERV_FAIL),
             // Asked elsewhere.
             Node::Missing if view.shape().lets_through(name) => return None,
             Node::Missing => return self.nothing(view).then_some(NX_DOMAIN),
