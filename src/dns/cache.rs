@@ -164,12 +164,35 @@ impl Cache {
         lock(own).put(key, Entry::new(kind, answer, ttl, now))
     }
 
+    /// Forgets what there is: the upstreams have answered, with what is not to be kept.
+    pub fn remove(&self, key: &Key) {
+        [&self.positive, &self.negative].into_iter().for_each(|half| lock(half).remove(key));
+    }
+
     /// Notes that a refresh has failed, so that the upstreams are left in peace for a moment; what there is of an answer is stale or fresh.
     pub fn failed(&self, key: &Key, now: Instant) {
+        self.each(key, |entry| entry.failed(now, &self.config));
+    }
+
+    /// Notes that no refresh came in time for who was then served this answer. Where another one has taken its place meanwhile, nothing has failed.
+    pub fn late(&self, key: &Key, served: &Arc<[u8]>, now: Instant) {
+        let note = |entry: &mut Entry| {
+            if Arc::ptr_eq(&entry.answer, served) {
+                entry.failed(now, &self.config);
+            }
+        };
+        self.each(key, note);
+    }
+
+    /// Notes that a refresh of which the cache knows what came has ended. Whoever was told since then to ask anew has joined it, and asks no more.
+    pub fn ended(&self, key: &Key) {
+        self.each(key, |entry| entry.refreshing = false);
+    }
+
+    fn each(&self, key: &Key, mut note: impl FnMut(&mut Entry)) {
         for half in [&self.positive, &self.negative] {
             if let Some(entry) = lock(half).entry(key) {
-                entry.refreshing = false;
-                entry.recheck = Some(now + self.config.stale_recheck);
+                note(entry);
             }
         }
     }
@@ -279,6 +302,11 @@ impl Entry {
     /// The TTL with which it is served.
     fn shown(&self, left: u64, config: &CacheConfig) -> u32 {
         if config.keep_ttl { self.ttl } else { left as u32 }
+    }
+
+    fn failed(&mut self, now: Instant, config: &CacheConfig) {
+        self.refreshing = false;
+        self.recheck = Some(now + config.stale_recheck);
     }
 
     fn may_refresh(&self, now: Instant) -> bool {

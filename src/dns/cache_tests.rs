@@ -102,6 +102,18 @@ fn a_popular_name_is_asked_again_once_before_it_expires() {
 }
 
 #[test]
+fn only_the_answer_that_was_served_too_late_for_a_refresh_is_not_asked_for_again() {
+    let (cache, start) = (Cache::new(&CacheConfig { prefetch: 1, ..config() }), Instant::now());
+    let (old, new) = (answer("1"), answer("2"));
+    cache.put(&key("a"), Kind::Positive, old.clone(), 30, start);
+    cache.put(&key("a"), Kind::Positive, new.clone(), 30, start + seconds(40));
+    cache.late(&key("a"), &old, start + seconds(69));
+    assert!(matches!(cache.get(&key("a"), start + seconds(69)), Found::Fresh { refresh: true, .. }));
+    cache.late(&key("a"), &new, start + seconds(71));
+    assert!(matches!(cache.get(&key("a"), start + seconds(71)), Found::Stale { refresh: Refresh::Later, .. }));
+}
+
+#[test]
 fn what_is_stale_waits_for_the_upstreams_only_until_they_have_failed() {
     let (cache, start) = (Cache::new(&config()), Instant::now());
     cache.put(&key("a"), Kind::Positive, answer("1"), 30, start);

@@ -2,7 +2,7 @@
 
 use super::cache::{Cache, Found, Key, Kind, Refresh};
 use super::fast::Wanted;
-use super::forward::{ForwardError, Forwarder, PROBE_TYPE, is_helpful};
+use super::forward::{ForwardError, Forwarder, PROBE_TYPE};
 use super::metrics::{Metrics, Place, Transport};
 use super::name::DomainName;
 use super::reply;
@@ -153,13 +153,13 @@ impl Resolver {
                     // It goes on when it takes longer than this client has to wait.
                     let fetching = tokio::spawn(self.fetch(server, key.clone(), question, client));
                     if let Ok(Ok(Ok(message))) = timeout(cache.config().stale_after, fetching).await
-                        && is_helpful(&message)
+                        && is_refresh(&message)
                     {
                         // As CoreDNS counts it: there was an answer, though another one is given.
                         self.0.count_hit(server, kind);
                         return Ok(Resolved { message: Arc::unwrap_or_clone(message), cached: false });
                     }
-                    cache.failed(&key, Instant::now());
+                    cache.late(&key, &answer, Instant::now());
                 } else if refresh == Refresh::Meanwhile {
                     count(Metrics::cache_prefetched);
                     tokio::spawn(self.fetch(server, key, question, client));
@@ -203,7 +203,7 @@ impl Resolver {
         }
         under_way.last += 1;
         let number = under_way.last;
-        let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), number, kept: false };
+        let asking = Asking { inner: self.0.clone(), server: server.clone(), key: key.clone(), number, noted: false };
         let fetching = trace::carried(asking.ask(question, client)).boxed().shared();
         under_way.asked.extend(fetching.downgrade().map(|fetching| (key, (number, fetching))));
         fetching
@@ -277,7 +277,8 @@ struct Asking {
     server: Place,
     key: Key,
     number: u64,
-    kept: bool,
+    /// The cache knows what came of it.
+    noted: bool,
 }
 
 impl Asking {
@@ -306,6 +307,9 @@ impl Asking {
             }
             self.keep(kind, &answer, lifetime);
         }
+        if !self.noted && is_refresh(&answer) && !answer.metadata.truncation {
+            self.forget();
+        }
         Ok(Arc::new(answer))
     }
 
@@ -313,7 +317,16 @@ impl Asking {
         let (Some(cache), Some(bytes)) = (&self.inner.cache, reply::to_bytes(answer)) else { return };
         let evicted = cache.put(&self.key, kind, bytes.into(), lifetime, Instant::now());
         self.inner.metrics.cache_kept(&self.server, kind, evicted, cache.entries());
-        self.kept = true;
+        self.noted = true;
+    }
+
+    /// What was kept is not what the upstream servers say, and that is not to be kept.
+    fn forget(&mut self) {
+        if let Some(cache) = &self.inner.cache {
+            cache.remove(&self.key);
+            self.inner.metrics.cache_kept(&self.server, Kind::Negative, 0, cache.entries());
+        }
+        self.noted = true;
     }
 }
 
@@ -323,8 +336,10 @@ impl Drop for Asking {
         if under_way.asked.get(&self.key).is_none_or(|(number, _)| *number != self.number) {
             return;
         }
-        if let Some(cache) = self.inner.cache.as_ref().filter(|_| !self.kept) {
-            cache.failed(&self.key, Instant::now());
+        match &self.inner.cache {
+            Some(cache) if self.noted => cache.ended(&self.key),
+            Some(cache) => cache.failed(&self.key, Instant::now()),
+            None => {}
         }
         under_way.asked.remove(&self.key);
     }
@@ -332,6 +347,12 @@ impl Drop for Asking {
 
 fn is_in(zones: &[DomainName], name: &DomainName) -> bool {
     zones.iter().any(|zone| zone.is_above(name.as_wire()))
+}
+
+/// Whether an answer takes the place of one that has expired (RFC 8767, section 5): with any other code the servers have failed.
+fn is_refresh(answer: &Message) -> bool {
+    let code = answer.metadata.response_code;
+    matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
 }
 
 /// The sort of an answer and the smallest TTL in it; `None` for what must not be kept (RFC 2308).
@@ -385,3 +406,7 @@ fn failure(question: Message) -> Message {
     failure.add_queries(question.queries);
     failure
 }
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::model::{self, Block};
 use super::plan::{Wrong, part};
-use super::values;
+use super::values::{self, LONGEST_RECHECK};
 use crate::config::{
     CacheConfig, DnsConfig, ForwardConfig, NameServer, Over, Policy, TlsConfig, Upstream, Upstreams, name_server,
 };
@@ -128,6 +128,13 @@ fn cache(spec: &model::Cache, defaults: &CacheConfig) -> Result<CacheConfig, Str
     if !(10..=90).contains(&percent) {
         return Err(format!("{percent} % is not allowed for prefetching; give 10 to 90"));
     }
+    let stale_recheck = spec.stale_recheck.map_or(defaults.stale_recheck, |time| time.0);
+    if stale_recheck > LONGEST_RECHECK {
+        let seconds = stale_recheck.as_secs();
+        return Err(format!(
+            "servers that have failed are asked again within 5 minutes (RFC 8767), not after {seconds} seconds; give stale-recheck 5m at most"
+        ));
+    }
     let failure_ttl = spec.failure_ttl.map_or(u64::from(defaults.failure_ttl), |time| time.0.as_secs());
     Ok(CacheConfig {
         positive_ttl: spec.positive_ttl.unwrap_or(defaults.positive_ttl),
@@ -147,7 +154,7 @@ fn cache(spec: &model::Cache, defaults: &CacheConfig) -> Result<CacheConfig, Str
         serve_stale: spec.serve_stale.map_or(defaults.serve_stale, |time| time.0),
         stale_after: spec.stale_after.map_or(defaults.stale_after, |time| time.0),
         stale_ttl: spec.stale_ttl.unwrap_or(defaults.stale_ttl),
-        stale_recheck: spec.stale_recheck.map_or(defaults.stale_recheck, |time| time.0),
+        stale_recheck,
         keep_ttl: spec.keep_ttl,
     })
 }

@@ -212,7 +212,9 @@ mod tests {
     use super::*;
     use crate::config::{RunArgs, Surroundings, load};
     use crate::dns::chain::listener::DS;
+    use crate::dns::chain::values;
     use crate::dns::name::DomainName;
+    use std::time::Duration;
 
     fn defaults(flags: &[(&str, &str)]) -> DnsConfig {
         let flags = [&[("role", "dns"), ("dns-address", "192.0.2.1,192.0.2.2")], flags].concat();
@@ -294,7 +296,13 @@ mod tests {
             forward: vec![model::Forward { to: to.iter().map(ToString::to_string).collect(), ..Default::default() }],
             ..block(&["a.example"])
         };
+        let recheck = |seconds| {
+            let stale_recheck = Some(values::Time(Duration::from_secs(seconds)));
+            Block { cache: Some(model::Cache { stale_recheck, ..Default::default() }), ..forward(&["192.0.2.53"]) }
+        };
+        assert!(plan(vec![recheck(300)]).is_ok());
         for (blocks, part, problem) in [
+            (vec![recheck(301)], "cache", "give stale-recheck 5m at most"),
             (vec![block(&["a.example"]), block(&["b.example", "A.example."])], "zones", "another block answers for a.example."),
             (vec![block(&["a..b"])], "zones", "is no domain name"),
             (vec![forward(&[])], "forward", "give 1 to 15"),

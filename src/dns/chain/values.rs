@@ -8,6 +8,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The longest time for which upstream servers that have failed are not asked again (RFC 8767, section 5).
+pub const LONGEST_RECHECK: Duration = Duration::from_secs(300);
+
 /// A duration, written as in Go: `1h30m`, `5s`, `500ms`. A bare number means seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time(pub Duration);

@@ -12,7 +12,7 @@ use tokio::net::UdpSocket;
 const LONGEST_ANSWER: usize = 4096;
 
 /// Whether a reply settles the question, as opposed to saying that the server could not or would not.
-pub(in crate::dns) fn is_helpful(answer: &Message) -> bool {
+pub(super) fn is_helpful(answer: &Message) -> bool {
     let code = answer.metadata.response_code;
     !matches!(code, ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp | ResponseCode::FormErr)
 }

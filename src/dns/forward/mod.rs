@@ -23,7 +23,6 @@ mod server;
 mod sockets;
 mod tls;
 
-pub(super) use exchange::is_helpful;
 pub(super) use loops::PROBE_TYPE;
 pub use roster::Roster;
 pub(super) use sockets::Sockets;

@@ -7,7 +7,7 @@ use crate::dns::chain::model::{
     Acl, AclAction, AclRule, Autopath, Cache, Chaos, Dns64, ExtendedError, Forward, ForwardPolicy, Header, Hosts, Kubernetes,
     Log, LogClass, Pods, Template,
 };
-use crate::dns::chain::values::{Flag, Time};
+use crate::dns::chain::values::{Flag, LONGEST_RECHECK, Time};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,8 +17,6 @@ use std::time::Duration;
 const KUBERNETES_TTL: u32 = 5;
 /// After these codes of one server another is asked ([`crate::dns::forward`]).
 const FAILOVER: [&str; 4] = ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"];
-/// The longest time for which upstream servers that have failed are not asked again (RFC 8767, section 5).
-const LONGEST_RECHECK: Duration = Duration::from_secs(300);
 /// CoreDNS's longest times in the cache.
 const CACHE_TTL: (u32, u32) = (3600, 1800);
 
