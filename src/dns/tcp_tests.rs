@@ -37,7 +37,8 @@ async fn silent(places: usize) -> Silent {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let registry = prometheus::Registry::new();
     let metrics = Arc::new(Metrics::new(&registry).unwrap());
-    let forwarder = Forwarder::to(&[upstream.local_addr().unwrap()].into_iter().collect(), metrics.clone());
+    let upstreams = [upstream.local_addr().unwrap()].into_iter().collect();
+    let forwarder = Forwarder::to(&upstreams, metrics.clone()).with_deadline(10 * PATIENCE);
     let records = Arc::new(Records::new("cluster.local", 30));
     publish_crowd(&records);
     let plan = Plan::simple(records.shape().clone(), Resolver::new(forwarder, &CacheConfig::default(), metrics.clone()));

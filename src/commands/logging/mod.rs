@@ -45,8 +45,10 @@ pub(super) fn init(config: &LogConfig) -> anyhow::Result<()> {
     started.map_err(|error| anyhow!("logging cannot start: {error}"))?;
     // Not std's handle, whose lock would be held for as long as a write takes.
     let stderr = File::from(std::io::stderr().as_fd().try_clone_to_owned().context("standard error")?);
-    let lost = |lines| tracing::warn!(lines, "log lines were lost: standard error is not read as fast as they come");
-    lines.write_to(stderr, lost).context("starting the thread that writes the log")?;
+    let lost = |lines| {
+        tracing::warn!(lines, "log lines were lost: standard error does not take them, or is not read as fast as they come")
+    };
+    lines.write_to(stderr, lines::until_it_takes_more, lost).context("starting the thread that writes the log")?;
     LINES.get_or_init(|| lines);
     panic::set_hook(Box::new(tell_of_panic));
     Ok(())

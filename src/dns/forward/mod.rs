@@ -123,6 +123,13 @@ impl Forwarder {
         }
     }
 
+    /// This one, but its questions may take so long: for tests that end while one is under way, however slow the machine is.
+    #[cfg(test)]
+    pub fn with_deadline(mut self, deadline: std::time::Duration) -> Forwarder {
+        self.pool.give_time(deadline);
+        self
+    }
+
     /// Addresses of our own, which are never asked: that would be a loop.
     pub fn never_ask(&self, own: &[SocketAddr]) {
         self.pool.never_ask(own);

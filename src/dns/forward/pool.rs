@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     upstreams: Upstreams,
     behind_resolved: PathBuf,
+    /// [`DEADLINE`], but where a test needs more.
+    deadline: Duration,
     state: RwLock<State>,
     config: ForwardConfig,
     /// Where the next round begins, with the policy round_robin.
@@ -74,6 +76,7 @@ impl Pool {
         let pool = Pool {
             upstreams: upstreams.clone(),
             behind_resolved: behind_resolved.to_path_buf(),
+            deadline: DEADLINE,
             state: RwLock::new(State { files, ..State::default() }),
             config: config.clone(),
             next: AtomicUsize::new(0),
@@ -84,6 +87,11 @@ impl Pool {
         pool.choose(&mut pool.state.write().unwrap_or_else(PoisonError::into_inner));
         pool.refresh();
         pool
+    }
+
+    #[cfg(test)]
+    pub fn give_time(&mut self, deadline: Duration) {
+        self.deadline = deadline;
     }
 
     pub fn never_ask(&self, own: &[SocketAddr]) {
@@ -120,7 +128,7 @@ impl Pool {
 
     /// Asks one after the other, the second one early (a hedge), so that a single slow server costs little.
     async fn ask_in_order(&self, message: &Message, way: Way, order: &[Arc<Server>]) -> Result<Message, ForwardError> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + self.deadline;
         let mut attempts = Attempts(Vec::new());
         let mut failed = HashSet::new();
         let mut second_best = None;
