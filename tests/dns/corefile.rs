@@ -233,6 +233,7 @@ async fn what_cannot_be_done_is_named_with_its_line() {
         (". {\n    forward . quic://192.0.2.1\n}", "Corefile:2: forward: servers are not asked over quic"),
         ("tls://. {\n    whoami\n}", "Corefile:1: tls://.: DNS is served over UDP and TCP only"),
         (". {\n    template IN A {\n        answer \"{{ range .Match }}\"\n    }\n}", "Corefile:2: template: "),
+        (". {\n    template IN A {\n        answer \"{{ .Name }} 1y IN A 192.0.2.1\"\n    }\n}", "Corefile:2: template: "),
         (". {\n    whoami\n    rewrite class CH IN\n}", "Corefile:3: rewrite class is not there: questions of other classes"),
         (". {\n    chaos\n    template CH TXT\n}", "Corefile:3: template: CH: questions of other classes"),
     ] {

@@ -1,12 +1,14 @@
 //! The data of resource records, written as text (RFC 1035, section 5.1, and the documents of the types). Pure.
 //!
-//! What the library has no reader for is written here, field by field; any type may be written as `\# LENGTH HEX` (RFC 3597).
+//! What the library has no reader for, or one that takes texts otherwise than zone files, is written here, field by field; any type may be written as `\# LENGTH HEX` (RFC 3597).
 
 use super::text::word;
 use super::values::RecordKind;
 use crate::dns::name::DomainName;
+use crate::dns::reply::name_to_hickory;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
-use hickory_proto::rr::rdata::NULL;
+use hickory_proto::rr::rdata::svcb::{Mandatory, SvcParamValue};
+use hickory_proto::rr::rdata::{HTTPS, NULL};
 use hickory_proto::rr::{RData, RecordType};
 use std::net::Ipv4Addr;
 
@@ -30,22 +32,26 @@ enum Field {
     Octets(usize),
     /// Octets in base 16 behind their number; a hyphen for none.
     Salt,
-    /// All that is left: texts, each behind its length.
+    /// One text of 255 bytes at most behind its length.
+    String,
+    /// All that is left: texts, each behind its length; longer ones than 255 bytes in several, as by the library of CoreDNS.
     Texts,
     /// All that is left: one text.
     Text,
 }
 
-use Field::{Address, Algorithm, Base64, Certificate, Hex, Name, Octets, Salt, Text, Texts, U8, U16, U32};
+use Field::{Address, Algorithm, Base64, Certificate, Hex, Name, Octets, Salt, String as Str, Text, Texts, U8, U16, U32};
 
 const DIGEST: &[Field] = &[U16, Algorithm, U8, Hex];
 const KEY: &[Field] = &[U16, U8, Algorithm, Base64];
+const MATCHED: &[Field] = &[U8, U8, U8, Hex];
 const PREFERRED: &[Field] = &[U16, Name];
 
 /// The types that are written field by field.
 const LAYOUTS: &[(&str, &[Field])] = &[
     ("AFSDB", PREFERRED),
     ("AVC", &[Texts]),
+    ("CAA", &[U8, Str, Text]),
     ("CDNSKEY", KEY),
     ("CDS", DIGEST),
     ("CERT", &[Certificate, U16, Algorithm, Base64]),
@@ -59,6 +65,7 @@ const LAYOUTS: &[(&str, &[Field])] = &[
     ("EUI64", &[Octets(8)]),
     ("GID", &[U32]),
     ("GPOS", &[Texts]),
+    ("HINFO", &[Str, Str]),
     ("ISDN", &[Texts]),
     ("KEY", KEY),
     ("KX", PREFERRED),
@@ -71,19 +78,25 @@ const LAYOUTS: &[(&str, &[Field])] = &[
     ("MG", &[Name]),
     ("MINFO", &[Name, Name]),
     ("MR", &[Name]),
+    ("NAPTR", &[U16, U16, Str, Str, Str, Name]),
     ("NID", &[U16, Octets(8)]),
     ("NIMLOC", &[Hex]),
     ("NINFO", &[Texts]),
     ("NSAP-PTR", &[Name]),
     ("NSEC3PARAM", &[U8, U8, U16, Salt]),
+    ("OPENPGPKEY", &[Base64]),
     ("PX", &[U16, Name, Name]),
     ("RESINFO", &[Texts]),
     ("RKEY", KEY),
     ("RP", &[Name, Name]),
     ("RT", PREFERRED),
+    ("SMIMEA", MATCHED),
     ("SPF", &[Texts]),
+    ("SSHFP", &[U8, U8, Hex]),
     ("TA", DIGEST),
     ("TALINK", &[Name, Name]),
+    ("TLSA", MATCHED),
+    ("TXT", &[Texts]),
     ("UID", &[U32]),
     ("UINFO", &[Texts]),
     ("URI", &[U16, U16, Text]),
@@ -92,27 +105,7 @@ const LAYOUTS: &[(&str, &[Field])] = &[
 ];
 
 /// Those that the library reads.
-const READ: [&str; 19] = [
-    "A",
-    "AAAA",
-    "CAA",
-    "CNAME",
-    "CSYNC",
-    "HINFO",
-    "HTTPS",
-    "MX",
-    "NAPTR",
-    "NS",
-    "OPENPGPKEY",
-    "PTR",
-    "SMIMEA",
-    "SOA",
-    "SRV",
-    "SSHFP",
-    "SVCB",
-    "TLSA",
-    "TXT",
-];
+const READ: [&str; 11] = ["A", "AAAA", "CNAME", "CSYNC", "HTTPS", "MX", "NS", "PTR", "SOA", "SRV", "SVCB"];
 
 /// Algorithms of DNSSEC.
 const ALGORITHMS: [(&str, u16); 16] = [
@@ -161,6 +154,7 @@ pub fn is_generic(text: &str) -> bool {
 
 /// The data in this text; `None` where it has none of the type.
 pub fn data(kind: RecordKind, text: &str) -> Option<RData> {
+    let text = &*uncommented(text);
     let bytes = if is_generic(text) {
         let (length, rest) = word(text.trim_start().trim_start_matches("\\#"))?;
         let bytes = hex(&joined(rest))?;
@@ -186,14 +180,45 @@ fn read(kind: RecordKind, text: &str) -> Option<RData> {
         "MX" | "SVCB" | "HTTPS" => &[1],
         "SRV" => &[3],
         "SOA" => &[0, 1],
-        "NAPTR" => &[5],
         _ => return RData::try_from_str(RecordType::from(kind.0), text.trim()).ok(),
     };
-    let words = text.split_whitespace().enumerate().map(|(place, word)| match names.contains(&place) && !word.ends_with('.') {
-        true => format!("{word}."),
-        false => word.to_string(),
+    let is_service = matches!(&*kind.to_string(), "SVCB" | "HTTPS");
+    if is_service && !text.split_whitespace().skip(2).all(is_parameter) {
+        return None;
+    }
+    let words = text.split_whitespace().enumerate().map(|(place, word)| match names.contains(&place) {
+        // The library reads and writes escapes in base 8; of other letters that it would take for its own it knows none.
+        true if word.contains('\\') => {
+            let name = name_to_hickory(&DomainName::parse_escaped(word)?).to_ascii();
+            (!name.contains([';', '(', ')', '"', '@', '$'])).then_some(name)
+        }
+        true if !word.ends_with('.') => Some(format!("{word}.")),
+        _ => Some(word.to_string()),
     });
-    RData::try_from_str(RecordType::from(kind.0), &words.collect::<Vec<_>>().join(" ")).ok()
+    let words = words.collect::<Option<Vec<_>>>()?.join(" ");
+    let mut data = RData::try_from_str(RecordType::from(kind.0), &words).ok()?;
+    if let RData::SVCB(service) | RData::HTTPS(HTTPS(service)) = &mut data {
+        // They may be written in any order, and are sent in that of their numbers (RFC 9460, section 2.2).
+        service.svc_params.sort_by_key(|(key, _)| u16::from(*key));
+        for (_, value) in &mut service.svc_params {
+            if let SvcParamValue::Mandatory(Mandatory(keys)) = value {
+                keys.sort_by_key(|key| u16::from(*key));
+            }
+        }
+    }
+    Some(data)
+}
+
+/// Whether a parameter of a service can be given to the library, which panics at some values and takes others as they are written.
+fn is_parameter(word: &str) -> bool {
+    let Some((key, value)) = word.split_once('=') else { return word != "alpn" };
+    let value = value.strip_prefix('"').map_or(Some(value), |value| value.strip_suffix('"'));
+    let is_item = |item: &str| match key {
+        "alpn" => !item.is_empty() && item.chars().all(|c| c.is_ascii_alphanumeric() || "-./_+".contains(c)),
+        "mandatory" | "ipv4hint" | "ipv6hint" => !item.is_empty(),
+        _ => true,
+    };
+    value.is_some_and(|value| !value.contains(['"', '\\']) && value.split(',').all(is_item))
 }
 
 fn layout(name: &str) -> Option<&'static [Field]> {
@@ -207,14 +232,29 @@ impl Field {
             Hex => bytes.extend(hex(&joined(text))?),
             Base64 => bytes.extend(BASE64.decode(joined(text).as_bytes()).ok()?),
             Texts => {
-                for text in texts(text)? {
-                    bytes.push(u8::try_from(text.len()).ok()?);
-                    bytes.extend(text);
+                let (mut text, mut rest) = character_string(text)?;
+                loop {
+                    let parts: Vec<&[u8]> = if text.is_empty() { vec![&[]] } else { text.chunks(255).collect() };
+                    for part in parts {
+                        bytes.push(u8::try_from(part.len()).ok()?);
+                        bytes.extend(part);
+                    }
+                    if rest.trim().is_empty() {
+                        break;
+                    }
+                    (text, rest) = character_string(rest)?;
                 }
             }
             Text => {
-                let [text] = &texts(text)?[..] else { return None };
+                let (text, rest) = character_string(text)?;
                 bytes.extend(text);
+                return Some(rest);
+            }
+            Str => {
+                let (text, rest) = character_string(text)?;
+                bytes.push(u8::try_from(text.len()).ok()?);
+                bytes.extend(text);
+                return Some(rest);
             }
             _ => {
                 let (word, rest) = word(text)?;
@@ -240,7 +280,7 @@ impl Field {
                 bytes.push(u8::try_from(salt.len()).ok()?);
                 bytes.extend(salt);
             }
-            Hex | Base64 | Texts | Text => return None,
+            Hex | Base64 | Str | Texts | Text => return None,
         }
         Some(())
     }
@@ -261,11 +301,48 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()
 }
 
-/// Texts with and without quotes.
-fn texts(text: &str) -> Option<Vec<Box<[u8]>>> {
-    match RData::try_from_str(RecordType::TXT, text.trim()) {
-        Ok(RData::TXT(texts)) => Some(texts.txt_data.to_vec()),
-        _ => None,
+/// The text without comments and without the parentheses that let a record go over several lines.
+fn uncommented(text: &str) -> String {
+    let (mut kept, mut quoted, mut comment) = (String::new(), false, false);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        comment &= letter != '\n';
+        match letter {
+            _ if comment => {}
+            '\\' => kept.extend([Some(letter), letters.next()].into_iter().flatten()),
+            ';' if !quoted => comment = true,
+            '(' | ')' if !quoted => kept.push(' '),
+            _ => {
+                quoted ^= letter == '"';
+                kept.push(letter);
+            }
+        }
+    }
+    kept
+}
+
+/// The character-string that the text begins with, in quotes or without, and what is left (RFC 1035, section 5.1).
+fn character_string(text: &str) -> Option<(Vec<u8>, &str)> {
+    let text = text.trim_start();
+    let quoted = text.starts_with('"');
+    let (mut bytes, mut rest) = (Vec::new(), if quoted { &text[1..] } else { text });
+    loop {
+        let Some(letter) = rest.chars().next() else { return (!quoted && !bytes.is_empty()).then_some((bytes, rest)) };
+        let after = &rest[letter.len_utf8()..];
+        if letter == '"' || !quoted && letter.is_whitespace() {
+            return (quoted || !bytes.is_empty()).then_some((bytes, if quoted { after } else { rest }));
+        }
+        rest = if letter != '\\' {
+            bytes.extend(rest[..letter.len_utf8()].bytes());
+            after
+        } else if after.starts_with(|digit: char| digit.is_ascii_digit()) {
+            bytes.push(after.get(..3)?.parse().ok()?);
+            &after[3..]
+        } else {
+            let end = after.chars().next()?.len_utf8();
+            bytes.extend(after[..end].bytes());
+            &after[end..]
+        };
     }
 }
 
@@ -300,6 +377,65 @@ mod tests {
             ("LOC", "\\# 0", b""),
         ] {
             assert_eq!(bytes(kind, text).as_deref(), Some(expected), "{kind} {text}");
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_at_255_bytes_and_escapes_are_decimal() {
+        let mut long = vec![255];
+        long.extend([b'x'; 255]);
+        long.extend([45]);
+        long.extend([b'x'; 45]);
+        for kind in ["TXT", "SPF", "AVC", "NINFO", "RESINFO"] {
+            assert_eq!(bytes(kind, &format!("\"{}\"", "x".repeat(300))), Some(long.clone()), "{kind}");
+        }
+        for (kind, text, expected) in [
+            ("TXT", r#""a\"\\\195\164" b\032c """#, Some(&b"\x05a\"\\\xc3\xa4\x03b c\x00"[..])),
+            ("TXT", "( \"v=DKIM1; p=\"\n \"(x)\" ) ; a key", Some(b"\x0bv=DKIM1; p=\x03(x)")),
+            ("TXT", r"\300", None),
+            ("TXT", "", None),
+            ("HINFO", r#"a\032b "c d""#, Some(b"\x03a b\x03c d")),
+            ("URI", r#"1 2 "a\098""#, Some(b"\x00\x01\x00\x02ab")),
+            ("CAA", r#"0 issue "a\098;c""#, Some(b"\x00\x05issueab;c")),
+            ("NAPTR", r#"1 2 "u" "a b" "" x.y"#, Some(b"\x00\x01\x00\x02\x01u\x03a b\x00\x01x\x01y\x00")),
+            ("SSHFP", "4 2 0a 0B", Some(b"\x04\x02\x0a\x0b")),
+            ("TLSA", "3 1 1 (0a\n0b) ; x", Some(b"\x03\x01\x01\x0a\x0b")),
+            ("OPENPGPKEY", "AQ ID", Some(b"\x01\x02\x03")),
+        ] {
+            assert_eq!(bytes(kind, text).as_deref(), expected, "{kind} {text}");
+        }
+    }
+
+    #[test]
+    fn escapes_in_names_are_decimal() {
+        for (text, expected) in
+            [(r"a\098c.example", Some("abc.example.")), (r"a\.b.example.", Some(r"a\.b.example.")), (r"a\;b.example", None)]
+        {
+            let name = data("CNAME".parse().unwrap(), text).map(|data| data.to_string());
+            assert_eq!(name.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_services_are_sorted_and_those_that_the_library_falls_over_are_no_data() {
+        let read = |text: &str| data("HTTPS".parse().unwrap(), text).map(|data| data.to_string());
+        let sorted = read("1 . alpn=h2,h3 ipv4hint=192.0.2.1 port=443");
+        assert!(sorted.is_some());
+        assert_eq!(read("1 . port=443 ipv4hint=192.0.2.1 alpn=\"h2,h3\""), sorted);
+        assert_eq!(read("1 x mandatory=port,alpn alpn=h2 port=1"), read("1 x mandatory=alpn,port alpn=h2 port=1"));
+        for parameter in [
+            "alpn=,h2",
+            "alpn=h2,,h3",
+            "alpn=",
+            "alpn=\"",
+            "alpn=@",
+            "alpn=$",
+            "alpn=h2\\044",
+            "key9=\"",
+            "key9=\"a",
+            "ipv4hint=",
+        ] {
+            assert_eq!(read(&format!("1 . {parameter}")), None, "{parameter}");
         }
     }
 

@@ -62,7 +62,7 @@ impl Template {
             ));
         }
         let texts = |texts: &[String]| {
-            texts.iter().map(|text| Text::new(text)?.whose_data_can_be_read(spec.r#type)).collect::<Result<Vec<_>, _>>()
+            texts.iter().map(|text| Text::new(text)?.that_can_be_sent(spec.r#type)).collect::<Result<Vec<_>, _>>()
         };
         Ok(Template {
             class: spec.class,
@@ -173,8 +173,9 @@ impl Text {
         Ok(Text(pieces))
     }
 
-    /// The same, if it is of a record type that can be read, or of one that the question or a pattern says.
-    fn whose_data_can_be_read(self, kind: RecordKind) -> Result<Text, String> {
+    /// The same, if it is of a record type that can be read, or of one that the question or a pattern says, and is one that can be
+    /// sent, as far as that is known before a question comes.
+    fn that_can_be_sent(self, kind: RecordKind) -> Result<Text, String> {
         let stand_in = |value: &Value| match value {
             Value::Zone | Value::Name => "name.example.".to_string(),
             Value::Class => RecordClass::In.to_string(),
@@ -193,8 +194,27 @@ impl Text {
             Some(kind) if kind != ANY => Err(format!(
                 "data of {kind} records are not read here; write their bytes in base 16 behind their number: {kind} \\# LENGTH HEX (RFC 3597)"
             )),
-            _ => Ok(self),
+            Some(_) => Ok(self),
+            None if self.is_sendable(&written, kind) => Ok(self),
+            None => Err(format!(
+                "{written:?} is no record that can be sent; a record is OWNER [TTL] [CLASS] TYPE DATA, as in a zone file"
+            )),
         }
+    }
+
+    /// Whether the record that was written with stand-ins can be sent. One whose data are not known yet, or whose type, counts as such.
+    fn is_sendable(&self, written: &str, kind: RecordKind) -> bool {
+        let of_any_form = |piece: &Piece| match piece {
+            Piece::Plain(_) | Piece::Value(Value::Zone | Value::Name | Value::Class) => false,
+            Piece::Value(Value::Kind) => kind == ANY,
+            Piece::Value(_) => true,
+        };
+        let known = match self.0.last() {
+            _ if !self.0.iter().any(of_any_form) => written,
+            Some(Piece::Plain(plain)) if !self.0.contains(&Piece::Value(Value::Kind)) || kind != ANY => plain,
+            _ => return true,
+        };
+        text::is_sendable(written, known).unwrap_or(known.len() < written.len())
     }
 
     /// The text; `None` where it speaks of a group that is not there.
@@ -326,6 +346,29 @@ mod tests {
             ("ANY", "{{ .Name }} 60 IN {{ index .Match 1 }} x"),
         ] {
             assert!(Template::new(&spec(kind, &["(.*)"], &[text]), &[]).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_could_never_be_sent_is_refused() {
+        for text in [
+            "{{ .Name }} 60 IN A nonsense",
+            "{{ .Name }} 1y IN A 192.0.2.1",
+            "{{ .Group.a }}.example {{ .Group.ttl }} IN SSHFP 4 2 xyz",
+            "{{ .Name }} 60 IN HTTPS 1 . alpn=h2 alpn=h3",
+            "{{ .Name }} 60 IN {{ .Type }} 2001:db8::1",
+        ] {
+            let error = Template::new(&spec("A", &["(.*)"], &[text]), &[]).unwrap_err();
+            assert!(error.contains("is no record that can be sent"), "{error}");
+        }
+        let dkim = format!("{{{{ .Name }}}} 1d IN TXT \"v=DKIM1; p={}\"", "x".repeat(400));
+        for text in [
+            &dkim,
+            "{{ .Name }} {{ .Group.ttl }} IN A {{ .Group.a }}.2.3",
+            "{{ .Name }} {{ index .Match 1 }}",
+            "{{ .Group.all }}",
+        ] {
+            assert!(Template::new(&spec("A", &["(.*)"], &[text]), &[]).is_ok(), "{text}");
         }
     }
 

@@ -1,10 +1,11 @@
 //! Resource records written as text, as in master files (RFC 1035, section 5.1): one to a line.
 
 use super::rdata;
-use super::values::{RecordKind, Time};
+use super::values::RecordKind;
 use crate::dns::name::DomainName;
 use crate::dns::reply::name_to_hickory;
 use hickory_proto::rr::{DNSClass, Record};
+use hickory_proto::serialize::binary::BinEncodable;
 
 /// The TTL of a record that has none (that of the library which CoreDNS reads records with).
 const TTL: u32 = 3600;
@@ -32,6 +33,12 @@ pub fn unreadable(text: &str) -> Option<RecordKind> {
     (!rdata::is_written(kind) && !rdata::is_generic(data)).then_some(kind)
 }
 
+/// Whether this text is a record that can be sent; `None` where it has no type or more data than `known`, the end of the text that is certain.
+pub fn is_sendable(text: &str, known: &str) -> Option<bool> {
+    let Head { data, .. } = head(text)?;
+    (data.len() <= known.len()).then(|| record(text).is_some_and(|record| record.to_bytes().is_ok()))
+}
+
 fn head(text: &str) -> Option<Head<'_>> {
     let (owner, mut rest) = word(text)?;
     let owner = DomainName::parse_escaped(owner)?;
@@ -44,11 +51,32 @@ fn head(text: &str) -> Option<Head<'_>> {
             "CH" => class = DNSClass::CH,
             "HS" => class = DNSClass::HS,
             number if number.starts_with(|digit: char| digit.is_ascii_digit()) => {
-                ttl = u32::try_from(next.parse::<Time>().ok()?.0.as_secs()).ok()?;
+                ttl = seconds(next)?;
             }
             kind => return Some(Head { owner, ttl, class, kind: kind.parse().ok()?, data }),
         }
     }
+}
+
+/// A TTL as in master files: a number of seconds, or numbers with units in either case, such as `1d12h`.
+fn seconds(text: &str) -> Option<u32> {
+    let (mut total, mut number) = (0_u32, None);
+    for letter in text.chars() {
+        if let Some(digit) = letter.to_digit(10) {
+            number = Some(number.unwrap_or(0_u32).checked_mul(10)?.checked_add(digit)?);
+            continue;
+        }
+        let factor = match letter.to_ascii_lowercase() {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86400,
+            'w' => 604_800,
+            _ => return None,
+        };
+        total = total.checked_add(number.take()?.checked_mul(factor)?)?;
+    }
+    total.checked_add(number.unwrap_or(0))
 }
 
 pub(super) fn word(text: &str) -> Option<(&str, &str)> {
@@ -60,7 +88,6 @@ pub(super) fn word(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hickory_proto::rr::RData;
 
     #[test]
     fn records_are_read_with_and_without_ttl_and_class() {
@@ -68,6 +95,8 @@ mod tests {
             ("a.example 60 IN A 192.0.2.1", "a.example. 60 IN A 192.0.2.1"),
             ("a.example. IN 60 AAAA 2001:db8::1", "a.example. 60 IN AAAA 2001:db8::1"),
             ("a.example 1h30m IN A 192.0.2.1", "a.example. 5400 IN A 192.0.2.1"),
+            ("a.example 1W1D IN A 192.0.2.1", "a.example. 691200 IN A 192.0.2.1"),
+            ("a.example 1H IN A 192.0.2.1", "a.example. 3600 IN A 192.0.2.1"),
             ("a.example CNAME b.example", "a.example. 3600 IN CNAME b.example."),
             ("a.example 1 MX 10 mail.example", "a.example. 1 IN MX 10 mail.example."),
             (
@@ -78,11 +107,17 @@ mod tests {
         ] {
             assert_eq!(record(text).map(|record| record.to_string()).as_deref(), Some(expected));
         }
-        let RData::TXT(text) = record("a.example 5 IN TXT \"one two\" three").unwrap().data else { panic!("no text") };
-        assert_eq!(text.txt_data.iter().map(|part| part.to_vec()).collect::<Vec<_>>(), [b"one two".to_vec(), b"three".to_vec()]);
-        for text in
-            ["", "a.example", "a.example 60 IN", "a.example 60 IN A nonsense", "a..b 60 IN A 192.0.2.1", "a.example 60 BOGUS x"]
-        {
+        for text in [
+            "",
+            "a.example",
+            "a.example 60 IN",
+            "a.example 60 IN A nonsense",
+            "a..b 60 IN A 192.0.2.1",
+            "a.example 60 BOGUS x",
+            "a.example 500ms IN A 192.0.2.1",
+            "a.example 1y IN A 192.0.2.1",
+            "a.example 9999999999 IN A 192.0.2.1",
+        ] {
             assert!(record(text).is_none(), "{text}");
         }
         let unreadable = |text| super::unreadable(text).map(|kind| kind.to_string());
