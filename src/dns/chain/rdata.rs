@@ -209,7 +209,7 @@ fn read(kind: RecordKind, text: &str) -> Option<RData> {
     Some(data)
 }
 
-/// Whether a parameter of a service can be given to the library, which panics at some values and takes others as they are written.
+/// Whether a parameter of a service can be given to the library, which takes empty lists, lone quotes and escapes for what they are not.
 fn is_parameter(word: &str) -> bool {
     let Some((key, value)) = word.split_once('=') else { return word != "alpn" };
     let value = value.strip_prefix('"').map_or(Some(value), |value| value.strip_suffix('"'));
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_of_services_are_sorted_and_those_that_the_library_falls_over_are_no_data() {
+    fn parameters_of_services_are_sorted_and_those_that_the_library_misreads_are_no_data() {
         let read = |text: &str| data("HTTPS".parse().unwrap(), text).map(|data| data.to_string());
         let sorted = read("1 . alpn=h2,h3 ipv4hint=192.0.2.1 port=443");
         assert!(sorted.is_some());
