@@ -10,7 +10,7 @@ endif
 CARGO_DENY_VERSION := 0.20.2
 SCRIPTS := $(shell grep -rlE '^\#!.*\b(bash|sh)$$' scripts tests benches .ci 2>/dev/null) $(wildcard scripts/*/*.sh)
 
-.PHONY: help demo test fuzz check lab cluster cluster-down bench kind image manifests
+.PHONY: help demo test fuzz check lab cluster cluster-down bench conformance kind image manifests
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ cluster: ## A real Kubernetes cluster in namespaces, with Waypost in it; prints 
 
 cluster-down: ## Ends the cluster and leaves nothing but its logs
 	@scripts/cluster down
+
+conformance: ## Kubernetes' own tests of services and DNS on a cluster of their own (FOCUS=regular expression of names); half an hour
+	@scripts/conformance $(if $(FOCUS),"$(FOCUS)")
 
 bench: ## Measured beside kube-proxy and CoreDNS: target/bench/report.md (ROW=name for one row, SCALE=big for 50,000 services, SIZES=100,1000)
 	@scripts/setup cargo cc go nft dig knotd

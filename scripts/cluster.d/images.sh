@@ -107,6 +107,31 @@ fill_node_local_dns() {
     cp scripts/cluster.d/node-local-dns "$1/node-cache"
 }
 
+# What Kubernetes' own tests have in their pods, by the names that those of the network ask for, in a registry that KUBE_TEST_REPO_LIST puts in
+# the place of theirs: one image for nearly all of them.
+e2e_images() {
+    local registry=localhost/e2e names
+    names=$(printf ",$registry/%s" agnhost:2.63.0 agnhost:2.55 busybox:1.37.0-1 glibc-dns-testing:2.0.0 distroless-iptables:v0.9.6)
+    make_image "e2e$names" fill_e2e /agnhost target/tools/agnhost target/tools/coredns
+    make_image "e2e-invalid,$registry/regression-issue-74839:1.4" fill_e2e_invalid /regression-issue-74839 target/tools/regression-issue-74839
+}
+
+# A server that sends packets outside of the window of its connections.
+fill_e2e_invalid() { cp target/tools/regression-issue-74839 "$1/regression-issue-74839"; }
+
+fill_e2e() {
+    local program
+    add_program "$1" busybox bash conntrack curl dash dig getent nc.openbsd ss wget
+    # shellcheck disable=SC2046 # names without blanks
+    add_applets "$1" $(busybox --list)
+    # Not busybox's, which lack what the tests use of them; a shell that has no applets of its own runs these.
+    for program in bash conntrack curl dig getent ss wget; do ln -sf "$(readlink -f "$(command -v "$program")")" "$1/bin/$program"; done
+    ln -sf "$(readlink -f "$(command -v dash)")" "$1/bin/sh"
+    ln -sf "$(readlink -f "$(command -v nc.openbsd)")" "$1/bin/nc"
+    cp target/tools/agnhost "$1/agnhost"
+    cp target/tools/coredns "$1/coredns"
+}
+
 # The image as users build it, but without optimisation unless PROFILE=release: that takes minutes.
 waypost_image() {
     scripts/image "${PROFILE:-dev}"
