@@ -400,7 +400,7 @@ fn unix_time() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Endpoint, Family, Policy, ServiceKind, ServiceOptions};
+    use crate::model::{Endpoint, Family, ServiceKind};
 
     fn slice(key: &ObjectKey, addresses: &[&str]) -> Slice {
         let endpoint = |address: &&str| Endpoint::at(address.parse().unwrap());
@@ -477,23 +477,8 @@ mod tests {
     fn the_serial_number_stays_when_nothing_changes() {
         let records = Records::new("cluster.local", 30);
         let web = ObjectKey::new("default", "web");
-        let service = Service {
-            key: web.clone(),
-            kind: ServiceKind::ClusterIp,
-            cluster_ips: vec!["10.96.0.1".parse().unwrap()],
-            external_ips: vec![],
-            load_balancer_ips: vec![],
-            source_ranges: vec![],
-            ports: vec![],
-            internal_policy: Policy::Cluster,
-            external_policy: Policy::Cluster,
-            affinity_seconds: None,
-            health_check_node_port: 0,
-            proxied: true,
-            created: 0,
-            options: ServiceOptions::default(),
-            labels: None,
-        };
+        let cluster_ips = vec!["10.96.0.1".parse().unwrap()];
+        let service = Service { cluster_ips, ..Service::of_kind(web.clone(), ServiceKind::ClusterIp) };
         records.publish(&web, Some(&service), &[]);
         records.set_namespace(&"default".into(), true, None);
         records.changed.store(7, Ordering::Relaxed);

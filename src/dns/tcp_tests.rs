@@ -8,7 +8,7 @@ use crate::dns::limits::ORPHANS;
 use crate::dns::metrics::Metrics;
 use crate::dns::records::Records;
 use crate::dns::resolve::Resolver;
-use crate::model::{Endpoint, Family, ObjectKey, Policy, Service, ServiceKind, ServiceOptions, Slice};
+use crate::model::{Endpoint, Family, ObjectKey, Service, ServiceKind, Slice};
 use futures::FutureExt;
 use hickory_proto::op::{Message as Parsed, Query};
 use hickory_proto::rr::RecordType;
@@ -49,23 +49,7 @@ async fn silent(places: usize) -> Silent {
 
 fn publish_crowd(records: &Records) {
     let key = ObjectKey::new("data", "crowd");
-    let service = Service {
-        key: key.clone(),
-        kind: ServiceKind::Headless,
-        cluster_ips: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        ports: Vec::new(),
-        internal_policy: Policy::Cluster,
-        external_policy: Policy::Cluster,
-        affinity_seconds: None,
-        health_check_node_port: 0,
-        proxied: true,
-        created: 0,
-        options: ServiceOptions::default(),
-        labels: None,
-    };
+    let service = Service::of_kind(key.clone(), ServiceKind::Headless);
     let address = |number: u16| IpAddr::from([10, 77, (number >> 8) as u8, number as u8]);
     let slice = Slice {
         key: ObjectKey::new("data", "crowd-1"),

@@ -71,6 +71,27 @@ pub enum Balance {
 }
 
 impl Service {
+    /// A Service of which nothing else is known.
+    pub fn of_kind(key: ObjectKey, kind: ServiceKind) -> Service {
+        Service {
+            key,
+            kind,
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: Vec::new(),
+            ports: Vec::new(),
+            internal_policy: Policy::Cluster,
+            external_policy: Policy::Cluster,
+            affinity_seconds: None,
+            health_check_node_port: 0,
+            proxied: true,
+            created: 0,
+            options: ServiceOptions::default(),
+            labels: None,
+        }
+    }
+
     /// The addresses of one kind.
     pub fn addresses(&self, kind: AddressKind) -> &[IpAddr] {
         match kind {

@@ -68,7 +68,7 @@ fn intersection(one: &[IpNet], other: &[IpNet]) -> Vec<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ObjectKey, Policy, ServiceKind, ServiceOptions};
+    use crate::model::{ObjectKey, ServiceKind, ServiceOptions};
 
     fn networks(text: &str) -> Vec<IpNet> {
         text.split_whitespace().map(|network| network.parse().unwrap()).collect()
@@ -76,25 +76,16 @@ mod tests {
 
     fn service(ranges: &str, allowed: Option<&str>, denied: &str) -> Service {
         Service {
-            key: ObjectKey::new("shop", "web"),
-            kind: ServiceKind::ClusterIp,
             cluster_ips: vec!["10.96.0.1".parse().unwrap()],
             external_ips: vec!["198.51.100.1".parse().unwrap()],
             load_balancer_ips: vec!["198.51.100.2".parse().unwrap()],
             source_ranges: networks(ranges),
-            ports: vec![],
-            internal_policy: Policy::Cluster,
-            external_policy: Policy::Cluster,
-            affinity_seconds: None,
-            health_check_node_port: 0,
-            proxied: true,
-            created: 0,
             options: ServiceOptions {
                 allowed_sources: allowed.map(|text| networks(text).into()),
                 denied_sources: networks(denied).into(),
                 ..ServiceOptions::default()
             },
-            labels: None,
+            ..Service::of_kind(ObjectKey::new("shop", "web"), ServiceKind::ClusterIp)
         }
     }
 

@@ -103,7 +103,7 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Endpoint, Family, Policy, ServiceKind, ServiceOptions};
+    use crate::model::{Endpoint, Family, ServiceKind, ServiceOptions};
 
     fn key() -> ObjectKey {
         ObjectKey::new("shop", "web")
@@ -124,23 +124,7 @@ mod tests {
     }
 
     fn service(options: ServiceOptions) -> Service {
-        Service {
-            key: key(),
-            kind: ServiceKind::ClusterIp,
-            cluster_ips: vec![],
-            external_ips: vec![],
-            load_balancer_ips: vec![],
-            source_ranges: vec![],
-            ports: vec![],
-            internal_policy: Policy::Cluster,
-            external_policy: Policy::Cluster,
-            affinity_seconds: None,
-            health_check_node_port: 0,
-            proxied: true,
-            created: 0,
-            options,
-            labels: None,
-        }
+        Service { options, ..Service::of_kind(key(), ServiceKind::ClusterIp) }
     }
 
     fn see(slow_start: &mut SlowStart, numbers: &[u8], now: Instant) -> Vec<u32> {

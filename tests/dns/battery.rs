@@ -15,9 +15,7 @@ use std::path::Path;
 use waypost::dns::answer::{self, Answer, Code, Data, Owner, Question, Verdict};
 use waypost::dns::name::DomainName;
 use waypost::dns::records::Records;
-use waypost::model::{
-    Endpoint, Family, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice, SlicePort,
-};
+use waypost::model::{Endpoint, Family, ObjectKey, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort};
 use waypost::source::{manifests, translate::Translator};
 use waypost::store::Store;
 
@@ -178,23 +176,7 @@ pub fn headless(key: &str) -> Service {
 }
 
 fn headless_of_kind(name: &str, kind: ServiceKind) -> Service {
-    Service {
-        key: key(name),
-        kind,
-        cluster_ips: Vec::new(),
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        ports: Vec::new(),
-        internal_policy: Policy::Cluster,
-        external_policy: Policy::Cluster,
-        affinity_seconds: None,
-        health_check_node_port: 0,
-        proxied: true,
-        created: 0,
-        options: ServiceOptions::default(),
-        labels: None,
-    }
+    Service::of_kind(key(name), kind)
 }
 
 /// A slice of a service.

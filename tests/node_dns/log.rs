@@ -5,6 +5,8 @@ use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use libtest_mimic::{Failed, Trial};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -127,18 +129,14 @@ fn resolves(name: &str, address: Ipv4Addr) {
             return;
         }
         assert!(began.elapsed() < PATIENCE, "{name} has not got its address");
-        thread::sleep(Duration::from_millis(10));
     }
 }
 
 /// Waits until it ends by itself.
 fn ended(agent: &mut Agent) -> Result<ExitStatus, Failed> {
-    let began = Instant::now();
-    loop {
-        if let Some(status) = agent.process.try_wait()? {
-            return Ok(status);
-        }
-        assert!(began.elapsed() < PATIENCE, "it does not end");
-        thread::sleep(Duration::from_millis(10));
-    }
+    let end = pidfd_open(Pid::from_child(&agent.process), PidfdFlags::empty())?;
+    let patience = Timespec::try_from(PATIENCE)?;
+    let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&patience))?;
+    assert_eq!(ended, 1, "it does not end");
+    Ok(agent.process.wait()?)
 }

@@ -22,8 +22,7 @@ use crate::dns::pulse::Pulses;
 use crate::dns::records::Records;
 use crate::dns::shape::Shape;
 use crate::model::{
-    Endpoint, Family, Kind, Node, ObjectKey, Policy, Protocol, Service, ServiceKind, ServiceOptions, ServicePort, Slice,
-    SlicePort, Update,
+    Endpoint, Family, Kind, Node, ObjectKey, Protocol, Service, ServiceKind, ServicePort, Slice, SlicePort, Update,
 };
 use crate::nft::{Batch, Committer, Kernel, Layout, Memory, NftError, Reading, Usable};
 use crate::notices::{Notice, Notices};
@@ -280,21 +279,9 @@ fn namespaces() -> Vec<Update> {
 
 fn web() -> Update {
     Update::Service(Box::new(Service {
-        key: ObjectKey::new("shop", "web"),
-        kind: ServiceKind::ClusterIp,
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
-        external_ips: vec![],
-        load_balancer_ips: vec![],
-        source_ranges: vec![],
         ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 30080 }],
-        internal_policy: Policy::Cluster,
-        external_policy: Policy::Cluster,
-        affinity_seconds: None,
-        health_check_node_port: 0,
-        proxied: true,
-        created: 0,
-        options: ServiceOptions::default(),
-        labels: None,
+        ..Service::of_kind(ObjectKey::new("shop", "web"), ServiceKind::ClusterIp)
     }))
 }
 
